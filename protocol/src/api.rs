@@ -1,0 +1,327 @@
+//! The types of the API, version 1. JSON, but for frames ([`crate::upload`]), recipes
+//! ([`crate::recipe`]) and the question which chunks are missing ([`encode_missing`]).
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `POST /api/v1/token` | [`TokenRequest`] | [`TokenAnswer`] |
+//! | `DELETE /api/v1/token` | | 204; the session token of the request is worth nothing from then on |
+//! | `GET /api/v1/caches/{cache}` | | [`CacheInfo`] |
+//! | `POST /api/v1/caches/{cache}/pushes` | [`OpenPush`] | [`OpenedPush`] |
+//! | `POST /api/v1/caches/{cache}/pushes/{push}/missing-chunks` | chunk names, 32 bytes each | one bit each, [`encode_missing`] |
+//! | `POST /api/v1/caches/{cache}/pushes/{push}/frames` | [`crate::upload`] | [`UploadAnswer`] |
+//! | `POST /api/v1/caches/{cache}/pushes/{push}/recipes` | [`crate::recipe`] | [`RecipesAnswer`] |
+//! | `POST /api/v1/caches/{cache}/pushes/{push}/commit` | | [`CommittedPush`] |
+//!
+//! All but the first and third need `Authorization: Bearer <token>`. Whatever is refused is
+//! answered with an [`ErrorAnswer`].
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ChunkId, NarHash, PublicKey, Signature, StorePath, StorePathHash};
+
+/// The version of the API that this crate describes.
+pub const API_VERSION: u32 = 1;
+
+/// The most chunks that one question or one upload may name.
+pub const MAX_CHUNKS_ASKED: usize = 65_536;
+
+/// The most paths that one push may have.
+pub const MAX_PUSHED_PATHS: usize = 200_000;
+
+/// A cache's name: 1 to 64 of lower-case letters, digits, `-`, `_` and `.`, beginning with a letter or
+/// digit. (An isolated cache's `~` is made by the service alone.)
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CacheName(String);
+
+/// What is no cache name.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not a cache name (1 to 64 of a-z, 0-9, '-', '_', '.', beginning with a letter or digit)")]
+pub struct InvalidCacheName(String);
+
+impl FromStr for CacheName {
+    type Err = InvalidCacheName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCacheName> {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let fits = (1..=64).contains(&text.len())
+            && text.bytes().next().is_some_and(plain)
+            && text.bytes().all(|b| plain(b) || b"-_.".contains(&b))
+            && text != "api";
+        if fits { Ok(Self(text.to_owned())) } else { Err(InvalidCacheName(text.chars().take(100).collect())) }
+    }
+}
+
+impl CacheName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for CacheName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for CacheName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A push's name: 16 random bytes in hexadecimal. Only the identity that opened it can use it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PushId(pub [u8; 16]);
+
+/// What is no push's name.
+#[derive(Debug, thiserror::Error)]
+#[error("not a push's name (32 hexadecimal digits)")]
+pub struct InvalidPushId;
+
+impl FromStr for PushId {
+    type Err = InvalidPushId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPushId> {
+        let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).map_err(|_| InvalidPushId)?;
+        bytes.try_into().map(Self).map_err(|_| InvalidPushId)
+    }
+}
+
+impl fmt::Display for PushId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for PushId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+crate::serde_as_text!(CacheName, PushId);
+
+/// Asks for a session token.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    /// The ID token of the job, for the service's audience.
+    pub id_token: String,
+    /// The cache to push to.
+    pub cache: CacheName,
+}
+
+/// A session token and what it may do.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct TokenAnswer {
+    /// Opaque; a secret. To be sent as `Authorization: Bearer`.
+    pub token: String,
+    /// Seconds until the token ends.
+    pub expires_in: u64,
+    /// What the token permits in the cache.
+    pub permissions: Vec<Permission>,
+    /// The cache that the token is for.
+    pub cache: CacheInfo,
+}
+
+/// What a grant may allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Permission {
+    /// Bring paths into the cache.
+    Push,
+    /// Read from a cache that is not public.
+    Read,
+}
+
+/// What a reader or a client must know of a cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheInfo {
+    /// The version of the API that the service speaks.
+    pub api: u32,
+    /// The cache's name.
+    pub name: CacheName,
+    /// The URL for Nix's `substituters`, without a slash at its end.
+    pub url: String,
+    /// As in `nix-cache-info`.
+    pub store_dir: String,
+    /// As in `nix-cache-info`.
+    pub priority: u32,
+    /// The keys that sign the cache's paths, for Nix's `trusted-public-keys`.
+    pub public_keys: Vec<PublicKey>,
+    /// The binary caches whose paths need not be pushed here.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// Another binary cache that paths may come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// Its URL, as in Nix's `substituters`.
+    pub url: String,
+    /// The keys that sign its paths.
+    pub public_keys: Vec<PublicKey>,
+}
+
+/// What a narinfo says of a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathInfo {
+    /// The path.
+    pub path: StorePath,
+    /// The SHA-256 of its NAR.
+    pub nar_hash: NarHash,
+    /// The length of its NAR in bytes.
+    pub nar_size: u64,
+    /// The store paths that it refers to, itself included if it does, sorted.
+    pub references: Vec<StorePath>,
+    /// The derivation that it was built from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deriver: Option<StorePath>,
+    /// The content address, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+    /// What others have signed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signatures: Vec<Signature>,
+}
+
+/// Opens a push.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenPush {
+    /// The whole closure: every path that a root needs and an upstream does not surely have.
+    pub paths: Vec<PathInfo>,
+    /// What retention shall keep: paths of the closure.
+    pub roots: Vec<StorePath>,
+}
+
+/// An open push, and what the service has of it. From here on all that it has is leased.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OpenedPush {
+    /// The name for the requests that follow.
+    pub push: PushId,
+    /// Paths whose NARs are to be sent: recipes, and the chunks that are missing.
+    pub missing: Vec<StorePathHash>,
+    /// Paths that the cache lacks but whose NARs it has: nothing is to be sent.
+    pub reused: Vec<StorePathHash>,
+    /// Paths that the cache has. (With another NAR hash: see `divergences` at commit.)
+    pub present: Vec<StorePathHash>,
+    /// Paths that an upstream has.
+    pub upstream: Vec<StorePathHash>,
+    /// The largest body that the service takes, in bytes.
+    pub max_body: u64,
+    /// Present if nothing was missing, and the push therefore is committed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed: Option<CommittedPush>,
+}
+
+/// What of an upload is durable.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct UploadAnswer {
+    /// Chunks that came with this body and are now stored.
+    pub stored: u64,
+    /// Chunks of this body that were here already.
+    pub present: u64,
+}
+
+/// Which recipes hold.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct RecipesAnswer {
+    /// NARs that were read back and have the structure, size and SHA-256 that were claimed.
+    pub verified: Vec<NarHash>,
+    /// NARs that are not, each with its reason.
+    pub rejected: Vec<RejectedRecipe>,
+}
+
+/// A recipe that does not hold.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RejectedRecipe {
+    /// The NAR that it was for.
+    pub nar_hash: NarHash,
+    /// Why, as a sentence.
+    pub reason: String,
+    /// Chunks that it names and nobody has; at most 1,000 of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_chunks: Vec<ChunkId>,
+}
+
+/// What a push published.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommittedPush {
+    /// How many paths became visible by this push.
+    pub published: u64,
+    /// The cache's signatures of the push's paths (published now or before).
+    pub signatures: BTreeMap<StorePath, Vec<Signature>>,
+    /// Paths that the cache has with another content and keeps as they were.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub divergences: Vec<Divergence>,
+}
+
+/// A path that was pushed with another content than the cache has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Divergence {
+    /// The path.
+    pub path: StorePath,
+    /// The NAR that the cache has and keeps.
+    pub kept: NarHash,
+    /// The NAR that was pushed.
+    pub pushed: NarHash,
+}
+
+/// Why a request was refused.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ErrorAnswer {
+    /// For programs.
+    pub error: ErrorCode,
+    /// For people: what is wrong and what to do about it.
+    pub message: String,
+    /// References that neither the cache, nor the push, nor an upstream has; at most 1,000.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_references: Vec<StorePath>,
+}
+
+/// The kinds of refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorCode {
+    /// 400: the request cannot be read.
+    BadRequest,
+    /// 401: no token, or one that is not valid (any more).
+    Unauthorized,
+    /// 403: the token is valid, but nothing grants this.
+    Denied,
+    /// 404: no such cache, push or page.
+    NotFound,
+    /// 409: the push is in a state in which this cannot be.
+    Conflict,
+    /// 413: the body is larger than `max_body`.
+    TooLarge,
+    /// 422: what was sent does not hold: a wrong hash, size, structure, a missing reference.
+    Invalid,
+    /// 429: too many requests of this kind; never on reads.
+    TooMany,
+    /// 500: a fault of the service.
+    Internal,
+    /// 503: the service cannot now; `Retry-After` says when.
+    Unavailable,
+    /// Of a newer service.
+    #[serde(other)]
+    Other,
+}
+
+/// One bit for each chunk that was asked about, set where it is missing; the first chunk in the lowest bit of
+/// the first byte.
+pub fn encode_missing(missing: impl ExactSizeIterator<Item = bool>) -> Vec<u8> {
+    let mut bits = vec![0u8; missing.len().div_ceil(8)];
+    for (position, missing) in missing.enumerate() {
+        bits[position / 8] |= u8::from(missing) << (position % 8);
+    }
+    bits
+}
+
+/// Whether the chunk at `position` of the question is missing; `None` beyond the answer's end.
+pub fn is_missing(bits: &[u8], position: usize) -> Option<bool> {
+    bits.get(position / 8).map(|byte| byte >> (position % 8) & 1 == 1)
+}

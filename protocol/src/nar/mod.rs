@@ -1,0 +1,7 @@
+//! Nix's archive of a path's contents (`libutil/archive.cc`).
+
+mod check;
+mod dump;
+
+pub use check::{NarChecker, NarError};
+pub use dump::{DumpError, dump};

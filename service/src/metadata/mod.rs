@@ -1,0 +1,92 @@
+//! The only SQL: what the service knows of caches, pushes, paths, NARs, chunks and objects.
+//!
+//! SQLite in WAL mode: one writer, several readers. A transaction that writes begins with the lock
+//! (`BEGIN IMMEDIATE`), so that it never fails in its middle for want of one.
+
+use std::{path::Path, time::Duration};
+
+use sqlx::{
+    Sqlite, SqlitePool, Transaction,
+    migrate::Migrator,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// How many rows one statement may write or ask for.
+pub(crate) const BATCH: usize = 1000;
+
+/// The database failed, or could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum MetadataError {
+    /// A query failed.
+    #[error("the database failed: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The schema could not be brought up to date.
+    #[error("the database's schema could not be brought up to date: {0}")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    /// A row holds what it cannot hold.
+    #[error("the database is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+/// The database.
+#[derive(Clone)]
+pub struct Metadata {
+    reader: SqlitePool,
+    writer: SqlitePool,
+}
+
+impl Metadata {
+    /// Opens the database at `path`, makes it if there is none, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, is no database, or is of a newer Larder.
+    pub async fn open(path: &Path) -> Result<Self, MetadataError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(30))
+            .pragma("cache_size", "-16384")
+            .pragma("mmap_size", "268435456");
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(Duration::from_secs(30))
+            .connect_with(options.clone())
+            .await?;
+        MIGRATIONS.run(&writer).await?;
+        let reader = SqlitePoolOptions::new()
+            .max_connections(4)
+            .acquire_timeout(Duration::from_secs(10))
+            .connect_with(options.read_only(true))
+            .await?;
+        Ok(Self { reader, writer })
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ping(&self) -> Result<(), MetadataError> {
+        sqlx::query("SELECT 1").execute(&self.reader).await?;
+        Ok(())
+    }
+
+    /// Ends all connections, so that nothing is left in the write-ahead log.
+    pub async fn close(&self) {
+        self.reader.close().await;
+        self.writer.close().await;
+    }
+
+    pub(crate) fn reader(&self) -> &SqlitePool {
+        &self.reader
+    }
+
+    /// Begins a transaction that may write. Dropped without `commit`, it leaves nothing.
+    pub(crate) async fn write(&self) -> Result<Transaction<'static, Sqlite>, MetadataError> {
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+}
