@@ -6,9 +6,9 @@ const DIGITS: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 /// The digit that each byte stands for; 0xff where it is none.
 const VALUES: [u8; 256] = {
     let mut values = [0xff; 256];
-    let mut digit = 0;
+    let mut digit = 0u8;
     while digit < 32 {
-        values[DIGITS[digit] as usize] = digit as u8;
+        values[DIGITS[digit as usize] as usize] = digit;
         digit += 1;
     }
     values
