@@ -1,6 +1,6 @@
 //! Ed25519 signatures in Nix's key format: `<key name>:<base64>` (`libutil/signature`).
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use data_encoding::BASE64;
 use ed25519_dalek::{Signer as _, SigningKey as Ed25519Key, Verifier as _, VerifyingKey};
@@ -8,12 +8,15 @@ use ed25519_dalek::{Signer as _, SigningKey as Ed25519Key, Verifier as _, Verify
 use crate::{NarHash, StorePath};
 
 /// The text that Nix signs for a path: what a narinfo says that a reader must be able to rely on.
+///
+/// Nix keeps references as a sorted set and signs them so; in whatever order they come here.
 pub fn fingerprint<'a>(
     path: &StorePath,
     nar_hash: &NarHash,
     nar_size: u64,
     references: impl IntoIterator<Item = &'a StorePath>,
 ) -> String {
+    let references: BTreeSet<&StorePath> = references.into_iter().collect();
     let mut text = format!("1;{};{nar_hash};{nar_size};", path.absolute());
     for (position, reference) in references.into_iter().enumerate() {
         if position > 0 {

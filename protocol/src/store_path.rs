@@ -1,6 +1,6 @@
 //! Store paths: `/nix/store/<hash>-<name>`.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{cmp::Ordering, fmt, str::FromStr, sync::Arc};
 
 use crate::base32;
 
@@ -10,9 +10,23 @@ pub const STORE_DIR: &str = "/nix/store";
 /// The longest name that Nix takes (`libstore/path.cc`).
 const MAX_NAME: usize = 211;
 
-/// The first part of a store path's base name: 160 bits, 32 digits of Nix's base-32.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// The first part of a store path's base name: 160 bits, 32 digits of Nix's base-32. Ordered as its
+/// digits are, so that store paths stand in the order in which Nix signs references.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StorePathHash(pub [u8; 20]);
+
+impl Ord for StorePathHash {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // The first digit holds the last byte's highest bits.
+        self.0.iter().rev().cmp(other.0.iter().rev())
+    }
+}
+
+impl PartialOrd for StorePathHash {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl StorePathHash {
     /// The number of digits when written.
@@ -158,6 +172,21 @@ mod tests {
         assert_eq!(path.name(), "hello-2.12.1");
         assert_eq!(path.absolute(), format!("/nix/store/{HASH}-hello-2.12.1"));
         assert_eq!(path.to_string().parse::<StorePath>().unwrap(), path);
+    }
+
+    #[test]
+    fn stands_in_the_order_of_its_text() {
+        let mut paths: Vec<StorePath> = (0..=255u8)
+            .map(|n| {
+                StorePath::new(StorePathHash(std::array::from_fn(|at| n.wrapping_mul(57 + at as u8))), "x")
+            })
+            .map(Result::unwrap)
+            .collect();
+        paths.extend(["a", "a-b", "B", "a.b"].map(|name| StorePath::new(paths[7].hash(), name).unwrap()));
+        let mut texts: Vec<String> = paths.iter().map(StorePath::to_string).collect();
+        paths.sort();
+        texts.sort();
+        assert_eq!(paths.iter().map(StorePath::to_string).collect::<Vec<_>>(), texts);
     }
 
     #[test]
