@@ -14,10 +14,16 @@ const VALUES: [u8; 256] = {
     values
 };
 
+/// The digit of Nix's base-32 that `byte` stands for; 0xff if it is none.
+#[inline]
+pub(crate) fn digit_value(byte: u8) -> u8 {
+    VALUES[usize::from(byte)]
+}
+
 /// Whether `byte` is a digit of Nix's base-32.
 #[inline]
 pub fn is_digit(byte: u8) -> bool {
-    VALUES[byte as usize] != 0xff
+    digit_value(byte) != 0xff
 }
 
 /// The number of digits that `bytes` bytes take.
@@ -53,7 +59,7 @@ pub fn decode<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     }
     let mut bytes = [0u8; N];
     for (position, digit) in text.iter().rev().enumerate() {
-        let value = VALUES[usize::from(*digit)];
+        let value = digit_value(*digit);
         if value == 0xff {
             return None;
         }

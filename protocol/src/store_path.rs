@@ -178,7 +178,10 @@ mod tests {
     fn stands_in_the_order_of_its_text() {
         let mut paths: Vec<StorePath> = (0..=255u8)
             .map(|n| {
-                StorePath::new(StorePathHash(std::array::from_fn(|at| n.wrapping_mul(57 + at as u8))), "x")
+                StorePath::new(
+                    StorePathHash(std::array::from_fn(|at| n.wrapping_mul(57 + u8::try_from(at).unwrap()))),
+                    "x",
+                )
             })
             .map(Result::unwrap)
             .collect();

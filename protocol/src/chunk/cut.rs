@@ -1,10 +1,14 @@
 //! Cutting a NAR's bytes into chunks.
 
-use std::{collections::HashSet, mem};
+use std::mem;
 
 use fastcdc::v2020::FastCDC;
 
-use super::{ChunkId, HOLE, MAX_CUT, MEAN_CUT, MIN_CUT, holes::find_store_hashes, max_holes_cut};
+use super::{
+    ChunkId, HOLE, MAX_CUT, MEAN_CUT, MIN_CUT,
+    holes::{KnownHashes, find_store_hashes},
+    max_holes_cut,
+};
 use crate::StorePathHash;
 
 /// A chunk as the cutter makes it.
@@ -25,7 +29,7 @@ const GATHER: usize = 4 * MAX_CUT;
 
 /// Cuts a stream into chunks: FastCDC over the bytes with their store hashes zeroed.
 pub struct Cutter {
-    hashes: HashSet<StorePathHash>,
+    known: KnownHashes,
     /// Bytes not yet cut. Up to `scanned`, store hashes are zeroed and stand in `found`.
     buffer: Vec<u8>,
     /// The last bytes that were cut off, so that a hash can be told by the `/nix/store/` before it.
@@ -39,8 +43,8 @@ impl Cutter {
     /// whatever store hash follows `/nix/store/`.
     pub fn new(references: impl IntoIterator<Item = StorePathHash>) -> Self {
         Self {
-            hashes: references.into_iter().collect(),
-            buffer: Vec::with_capacity(GATHER + (64 << 10)),
+            known: KnownHashes::new(references),
+            buffer: Vec::with_capacity(GATHER),
             before: Vec::new(),
             scanned: 0,
             found: Vec::new(),
@@ -80,7 +84,7 @@ impl Cutter {
     /// Cuts what can be cut: until less than a largest chunk with a hole behind it is left, or, at
     /// the end, everything.
     fn cut<E>(&mut self, end: bool, chunk: &mut impl FnMut(CutChunk) -> Result<(), E>) -> Result<(), E> {
-        self.scan(end);
+        self.scan();
         let mut start = 0;
         let mut holes = mem::take(&mut self.found).into_iter().peekable();
         while start < self.buffer.len() && (end || self.scanned - start >= MAX_CUT + HOLE) {
@@ -103,15 +107,16 @@ impl Cutter {
         self.before.clear();
         self.before.extend_from_slice(&self.buffer[start.saturating_sub(16)..start]);
         self.buffer.drain(..start);
-        self.scanned -= start;
+        // At the end, less than a hash is left unscanned.
+        self.scanned = self.scanned.saturating_sub(start);
         Ok(())
     }
 
     /// Finds and zeroes the store hashes in what was added.
-    fn scan(&mut self, end: bool) {
-        let (hashes, found, before) = (&self.hashes, &mut self.found, &self.before);
+    fn scan(&mut self) {
+        let found = &mut self.found;
         self.scanned =
-            find_store_hashes(&mut self.buffer, self.scanned, before, end, hashes, |offset, hash| {
+            find_store_hashes(&mut self.buffer, self.scanned, &self.before, &self.known, |offset, hash| {
                 found.push((offset, hash));
             });
     }

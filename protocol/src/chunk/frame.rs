@@ -79,21 +79,14 @@ impl FrameEncoder {
     }
 
     /// Makes the frame of a chunk. `content` is zero in its holes, which begin at `holes`.
-    pub fn encode(&mut self, id: ChunkId, content: &[u8], holes: &[u32]) -> EncodedFrame {
-        let frame =
-            if holes.is_empty() { self.compress(content) } else { self.compress_around(content, holes) };
-        match frame {
-            Some(frame) if self.holds(id, content, &frame) => frame,
-            // zstd found the filling of a hole elsewhere in the content, or failed. What is not
-            // compressed can always be filled.
-            _ => store(content, holes),
-        }
-    }
-
-    fn holds(&mut self, id: ChunkId, content: &[u8], frame: &EncodedFrame) -> bool {
-        frame.holes.is_empty()
-            || FrameEntry::of(id, content.len(), frame)
-                .is_some_and(|entry| self.decoder.check(&entry, &frame.bytes).is_ok())
+    pub fn encode(&mut self, content: &[u8], holes: &[u32]) -> EncodedFrame {
+        let frame = if holes.is_empty() {
+            self.compress(content)
+        } else {
+            (0..FILLINGS).find_map(|attempt| self.compress_around(content, holes, attempt))
+        };
+        // What is not compressed can always be filled.
+        frame.unwrap_or_else(|| store(content, holes))
     }
 
     fn compress(&mut self, content: &[u8]) -> Option<EncodedFrame> {
@@ -102,7 +95,8 @@ impl FrameEncoder {
         Some(EncodedFrame { bytes, holes: Vec::new() })
     }
 
-    fn compress_around(&mut self, content: &[u8], holes: &[u32]) -> Option<EncodedFrame> {
+    /// `None` if zstd found the filling of a hole elsewhere in the content.
+    fn compress_around(&mut self, content: &[u8], holes: &[u32], attempt: u32) -> Option<EncodedFrame> {
         self.context.reset(ResetDirective::SessionOnly).ok()?;
         self.context.set_pledged_src_size(Some(content.len() as u64)).ok()?;
         let mut bytes = Vec::with_capacity(max_frame(content.len(), holes.len()));
@@ -114,7 +108,7 @@ impl FrameEncoder {
             if start > at {
                 self.feed(&mut out, content.get(at..start)?, ZSTD_EndDirective::ZSTD_e_flush)?;
             }
-            let filling = filling(*hole);
+            let filling = filling(*hole, attempt);
             self.feed(&mut out, &filling, ZSTD_EndDirective::ZSTD_e_flush)?;
             let frame_offset = out.pos().checked_sub(HOLE)?;
             if out.as_slice()[frame_offset..] != filling {
@@ -125,7 +119,13 @@ impl FrameEncoder {
             at = start + HOLE;
         }
         self.feed(&mut out, content.get(at..)?, ZSTD_EndDirective::ZSTD_e_end)?;
-        Some(EncodedFrame { bytes, holes: frame_holes })
+        let mut frame = EncodedFrame { bytes, holes: frame_holes };
+        // The filling has no zero byte: what a later match copied from it comes out changed.
+        for hole in &frame.holes {
+            fill_hole(&mut frame.bytes, hole.frame_offset, &[0; HOLE])?;
+        }
+        let decoded = self.decoder.decode(&frame.bytes, u32::try_from(content.len()).ok()?);
+        decoded.is_ok_and(|decoded| decoded == content).then_some(frame)
     }
 
     fn feed(&mut self, out: &mut OutBuffer<'_, Vec<u8>>, bytes: &[u8], end: ZSTD_EndDirective) -> Option<()> {
@@ -143,9 +143,14 @@ impl FrameEncoder {
     }
 }
 
-/// What a hole is filled with while the frame is made: bytes that nothing resembles, another for each hole.
-fn filling(offset: u32) -> [u8; HOLE] {
-    blake3::derive_key("larder 2026 filling of a hole", &offset.to_le_bytes())
+/// How often a frame is made with other fillings before the chunk is stored as it is.
+const FILLINGS: u32 = 4;
+
+/// What a hole is filled with while the frame is made: bytes that nothing resembles, another for each hole,
+/// none of them zero.
+fn filling(offset: u32, attempt: u32) -> [u8; HOLE] {
+    let seed = u64::from(offset) | u64::from(attempt) << 32;
+    blake3::derive_key("larder 2026 filling of a hole", &seed.to_le_bytes()).map(|byte| byte.max(1))
 }
 
 /// A frame of raw blocks alone.
@@ -204,12 +209,15 @@ pub fn fill_holes(
         return Err(FrameError::Hole("the recipe has another number of hashes than the chunk has holes"));
     }
     for (offset, hash) in frame_offsets.zip(hashes) {
-        let hole = frame
-            .get_mut(offset as usize..offset as usize + HOLE)
-            .ok_or(FrameError::Hole("it lies outside the frame"))?;
-        hole.copy_from_slice(&hash.digits());
+        fill_hole(frame, offset, &hash.digits()).ok_or(FrameError::Hole("it lies outside the frame"))?;
     }
     Ok(())
+}
+
+fn fill_hole(frame: &mut [u8], offset: u32, bytes: &[u8; HOLE]) -> Option<()> {
+    let offset = offset as usize;
+    frame.get_mut(offset..offset + HOLE)?.copy_from_slice(bytes);
+    Some(())
 }
 
 /// Decodes and checks frames. Keeps its buffers: one for each thread.
@@ -249,7 +257,7 @@ impl FrameDecoder {
         } else {
             self.frame.clear();
             self.frame.extend_from_slice(frame);
-            fill(&mut self.frame, entry, &[0; HOLE]);
+            fill_all(&mut self.frame, entry, &[0; HOLE]);
             decode(&mut self.context, &self.frame, content_len, &mut self.content)?;
             self.check_holes(entry)?;
         }
@@ -261,7 +269,7 @@ impl FrameDecoder {
     /// filling the holes with 32 different bytes, none of them zero, shows each place where they go.
     fn check_holes(&mut self, entry: &FrameEntry) -> Result<(), FrameError> {
         let pattern: [u8; HOLE] = std::array::from_fn(|n| 0x80 | u8::try_from(n).unwrap_or(0));
-        fill(&mut self.frame, entry, &pattern);
+        fill_all(&mut self.frame, entry, &pattern);
         decode(&mut self.context, &self.frame, entry.content_len as usize, &mut self.other)?;
         for hole in &entry.holes {
             let start = hole.content_offset as usize;
@@ -277,11 +285,10 @@ impl FrameDecoder {
     }
 }
 
-fn fill(frame: &mut [u8], entry: &FrameEntry, bytes: &[u8; HOLE]) {
+/// Fills all holes alike. `check_kind` has seen that they lie inside.
+fn fill_all(frame: &mut [u8], entry: &FrameEntry, bytes: &[u8; HOLE]) {
     for hole in &entry.holes {
-        // `check_kind` has seen that it lies inside.
-        let start = hole.frame_offset as usize;
-        frame[start..start + HOLE].copy_from_slice(bytes);
+        let _ = fill_hole(frame, hole.frame_offset, bytes);
     }
 }
 
@@ -295,7 +302,7 @@ fn decode(
         return Err(FrameError::Kind("its content is larger than 1 MiB"));
     }
     out.clear();
-    // Not a byte more than this is written: zstd is given the capacity.
+    // zstd is given the capacity, and writes no more than the frame declares.
     out.reserve_exact(len);
     context
         .decompress(out, frame)

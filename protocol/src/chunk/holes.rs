@@ -4,9 +4,41 @@
 use std::collections::HashSet;
 
 use super::HOLE;
-use crate::{StorePathHash, base32::is_digit};
+use crate::{
+    StorePathHash,
+    base32::{digit_value, is_digit},
+};
 
 const STORE_PREFIX: &[u8] = b"/nix/store/";
+
+/// Store hashes to look for.
+pub(super) struct KnownHashes {
+    digits: HashSet<[u8; HOLE]>,
+    /// A bit for each beginning of three digits. Where digits run on for long (decimal numbers do),
+    /// a look-up at each of them would take most of the time.
+    beginnings: Vec<u64>,
+}
+
+impl KnownHashes {
+    pub(super) fn new(hashes: impl IntoIterator<Item = StorePathHash>) -> Self {
+        let digits: HashSet<_> = hashes.into_iter().map(|hash| hash.digits()).collect();
+        let mut beginnings = vec![0; 32 * 32 * 32 / 64];
+        for digits in &digits {
+            let beginning = beginning(digits);
+            beginnings[beginning / 64] |= 1 << (beginning % 64);
+        }
+        Self { digits, beginnings }
+    }
+
+    fn contains(&self, digits: &[u8; HOLE]) -> bool {
+        let beginning = beginning(digits);
+        self.beginnings[beginning / 64] >> (beginning % 64) & 1 == 1 && self.digits.contains(digits)
+    }
+}
+
+fn beginning(digits: &[u8; HOLE]) -> usize {
+    digits[..3].iter().fold(0, |value, digit| value << 5 | usize::from(digit_value(*digit) & 0x1f))
+}
 
 /// Finds store hashes in `bytes` from `from` on, zeroes each and reports its offset: those in `known`,
 /// and those that follow `/nix/store/` (of which a part may stand in `before`, the bytes that went before
@@ -15,27 +47,30 @@ pub(super) fn find_store_hashes(
     bytes: &mut [u8],
     from: usize,
     before: &[u8],
-    end: bool,
-    known: &HashSet<StorePathHash>,
+    known: &KnownHashes,
     mut report: impl FnMut(usize, StorePathHash),
 ) -> usize {
     let mut at = from;
-    while at + HOLE <= bytes.len() {
-        let window = &bytes[at..at + HOLE];
-        if let Some(last) = window.iter().rposition(|byte| !is_digit(*byte)) {
-            at += last + 1;
+    // Up to here, all bytes from `at` on are digits.
+    let mut digits_end = at;
+    while let Some(window) = bytes.get(at..).and_then(|rest| rest.first_chunk::<HOLE>()) {
+        let unseen = digits_end.saturating_sub(at);
+        if let Some(last) = window[unseen..].iter().rposition(|byte| !is_digit(*byte)) {
+            at += unseen + last + 1;
             continue;
         }
-        match StorePathHash::from_digits(window) {
-            Some(hash) if known.contains(&hash) || follows_store_dir(bytes, at, before) => {
-                bytes[at..at + HOLE].fill(0);
-                report(at, hash);
-                at += HOLE;
-            }
-            _ => at += 1,
+        digits_end = at + HOLE;
+        if (known.contains(window) || follows_store_dir(bytes, at, before))
+            && let Some(hash) = StorePathHash::from_digits(window)
+        {
+            bytes[at..digits_end].fill(0);
+            report(at, hash);
+            at = digits_end;
+        } else {
+            at += 1;
         }
     }
-    if end { bytes.len() } else { at.min(bytes.len()) }
+    at
 }
 
 fn follows_store_dir(bytes: &[u8], at: usize, before: &[u8]) -> bool {
