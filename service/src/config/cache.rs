@@ -1,0 +1,134 @@
+//! `[[cache]]`: a named set of store paths with its own keys and rules.
+
+use larder_protocol::{
+    PublicKey,
+    api::{CacheName, Upstream},
+};
+use serde::Deserialize;
+use url::Url;
+
+use super::{ConfigError, trust};
+use crate::trust::TrustRules;
+
+/// Where every store path of every cache lies.
+pub const STORE_DIR: &str = "/nix/store";
+
+/// The public cache's priority is 40. A number above it would make this cache the last that Nix asks, and
+/// Nix fails a build when the last substituter errs.
+const LAST_PRIORITY: u32 = 40;
+const DEFAULT_PRIORITY: u32 = 30;
+
+/// One cache, checked.
+#[derive(Debug, Clone)]
+pub struct CacheConfig {
+    /// The first part of its URL.
+    pub name: CacheName,
+    /// As in `nix-cache-info`; lower is asked first.
+    pub priority: u32,
+    /// Other binary caches whose paths need not be pushed here.
+    pub upstreams: Vec<Upstream>,
+    /// Who may push.
+    pub trust: TrustRules,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        let name = default_name();
+        Self {
+            trust: TrustRules::new(name.clone(), Vec::new()),
+            name,
+            priority: DEFAULT_PRIORITY,
+            upstreams: default_upstreams(),
+        }
+    }
+}
+
+/// As the file says it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) name: CacheName,
+    #[serde(default = "default_priority")]
+    pub(super) priority: u32,
+    #[serde(default)]
+    pub(super) upstream: Option<Vec<UpstreamFile>>,
+    #[serde(default)]
+    pub(super) trust: Vec<trust::File>,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self { name: default_name(), priority: DEFAULT_PRIORITY, upstream: None, trust: Vec::new() }
+    }
+}
+
+/// `[[cache.upstream]]`, as the file says it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UpstreamFile {
+    url: String,
+    public_keys: Vec<PublicKey>,
+}
+
+#[expect(clippy::expect_used, reason = "constants, which a test reads")]
+fn default_name() -> CacheName {
+    "main".parse().expect("a cache name")
+}
+
+fn default_priority() -> u32 {
+    DEFAULT_PRIORITY
+}
+
+#[expect(clippy::expect_used, reason = "constants, which a test reads")]
+fn default_upstreams() -> Vec<Upstream> {
+    let key = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+    vec![Upstream {
+        url: "https://cache.nixos.org".to_owned(),
+        public_keys: vec![key.parse().expect("a public key")],
+    }]
+}
+
+pub(super) fn check_priority(key: &str, priority: u32) -> Result<u32, ConfigError> {
+    if priority > LAST_PRIORITY {
+        let problem = format!(
+            "{priority} is above {LAST_PRIORITY}, where the public cache stands: Nix would ask this cache last, and \
+             it fails a build when the last cache that it asks is down. Write {LAST_PRIORITY} or less (30 if you \
+             leave it out)"
+        );
+        return Err(ConfigError::value(format!("{key}, priority"), problem));
+    }
+    Ok(priority)
+}
+
+/// The upstreams, with the public cache where the file says nothing. An empty list means none.
+pub(super) fn check_upstreams(
+    key: &str,
+    upstreams: Option<Vec<UpstreamFile>>,
+) -> Result<Vec<Upstream>, ConfigError> {
+    let Some(upstreams) = upstreams else { return Ok(default_upstreams()) };
+    upstreams
+        .into_iter()
+        .map(|upstream| {
+            let url = upstream.url.trim_end_matches('/').to_owned();
+            let fits = Url::parse(&url).is_ok_and(|url| {
+                matches!(url.scheme(), "https" | "http") && url.query().is_none() && url.username().is_empty()
+            });
+            if !fits {
+                let problem = format!(
+                    "{:?} is not the URL of a binary cache. Write it as in Nix's substituters, for example \
+                     \"https://cache.nixos.org\"",
+                    upstream.url
+                );
+                return Err(ConfigError::value(format!("{key}, upstream.url"), problem));
+            }
+            if upstream.public_keys.is_empty() {
+                let problem = format!(
+                    "is empty, so that nothing from {url} could be checked. Write the keys that it signs with, as \
+                     in Nix's trusted-public-keys"
+                );
+                return Err(ConfigError::value(format!("{key}, upstream.public_keys"), problem));
+            }
+            Ok(Upstream { url, public_keys: upstream.public_keys })
+        })
+        .collect()
+}

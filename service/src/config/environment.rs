@@ -1,0 +1,93 @@
+//! The variables of the environment that `larderd` reads. Each overrides the key of the file beside it.
+
+use std::{collections::BTreeMap, env, fmt, path::PathBuf, str::FromStr};
+
+use super::ConfigError;
+
+/// The configuration's file.
+pub const CONFIG: &str = "LARDER_CONFIG";
+/// `listen`: the address to listen on.
+pub const LISTEN: &str = "LARDER_LISTEN";
+/// `public_url`: the URL by which workflows and readers name the service.
+pub const PUBLIC_URL: &str = "LARDER_PUBLIC_URL";
+/// `data_dir`: where the database, the keys and what is stored lie.
+pub const DATA_DIR: &str = "LARDER_DATA_DIR";
+/// `limits.max_body`.
+pub const MAX_BODY: &str = "LARDER_MAX_BODY";
+/// `limits.max_nar_size`.
+pub const MAX_NAR_SIZE: &str = "LARDER_MAX_NAR_SIZE";
+/// `limits.max_push_bytes`.
+pub const MAX_PUSH_BYTES: &str = "LARDER_MAX_PUSH_BYTES";
+/// `limits.upload_window`.
+pub const UPLOAD_WINDOW: &str = "LARDER_UPLOAD_WINDOW";
+/// What is logged, for example `info,larder_service=debug`.
+pub const LOG: &str = "LARDER_LOG";
+/// The same, for those who are used to it; [`LOG`] wins.
+pub const RUST_LOG: &str = "RUST_LOG";
+/// How logs are written: `text` or `json`.
+pub const LOG_FORMAT: &str = "LARDER_LOG_FORMAT";
+
+/// systemd's `StateDirectory=`, where the data go by default.
+const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
+const XDG_DATA_HOME: &str = "XDG_DATA_HOME";
+const HOME: &str = "HOME";
+
+/// The variables that matter here, as they were when the process started.
+#[derive(Debug, Clone, Default)]
+pub struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    /// The process's own. Variables that are not UTF-8 are left out.
+    pub fn of_process() -> Self {
+        Self(
+            env::vars_os()
+                .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+                .collect(),
+        )
+    }
+
+    /// The value of a variable. An empty one counts as unset.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The variable's value, read as `T`. `remedy` says how it is written.
+    pub(super) fn parsed<T: FromStr<Err: fmt::Display>>(
+        &self,
+        name: &str,
+        remedy: &str,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        value.parse().map(Some).map_err(|error| {
+            ConfigError::value(name, format!("{value:?} cannot be read: {error}. Write it as {remedy}"))
+        })
+    }
+
+    /// Where the data go if nobody says.
+    pub(super) fn default_data_dir(&self) -> Result<PathBuf, ConfigError> {
+        // systemd separates several directories by colons; the first is the one.
+        if let Some(directories) = self.get(STATE_DIRECTORY) {
+            return Ok(directories.split(':').next().unwrap_or(directories).into());
+        }
+        if rustix::process::geteuid().is_root() {
+            return Ok("/var/lib/larder".into());
+        }
+        if let Some(directory) = self.get(XDG_DATA_HOME) {
+            return Ok(PathBuf::from(directory).join("larder"));
+        }
+        match self.get(HOME) {
+            Some(home) => Ok(PathBuf::from(home).join(".local/share/larder")),
+            None => Err(ConfigError::value(
+                "data_dir",
+                "is missing, and there is no HOME to put the data under. Write data_dir = \"/var/lib/larder\" or \
+                 set LARDER_DATA_DIR",
+            )),
+        }
+    }
+}
+
+impl<const N: usize> From<[(&str, &str); N]> for Environment {
+    fn from(variables: [(&str, &str); N]) -> Self {
+        Self(variables.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
+    }
+}

@@ -1,0 +1,230 @@
+//! The configuration: one TOML file, overridden by the environment, checked whole before anything starts.
+//!
+//! Every field below is a key of the file. What cannot be is refused with the key, the value and the remedy.
+
+pub mod cache;
+pub mod environment;
+pub mod issuer;
+pub mod limits;
+pub mod public_url;
+pub mod size;
+pub mod trust;
+
+use std::{
+    collections::HashSet,
+    fs, io,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+pub use self::{
+    cache::CacheConfig, environment::Environment, issuer::IssuerUrl, limits::Limits, public_url::PublicUrl,
+    size::ByteSize,
+};
+use crate::trust::TrustRules;
+
+/// Where the configuration is looked for when nobody says where it is.
+pub const DEFAULT_FILE: &str = "/etc/larder/larder.toml";
+
+/// What `larderd` runs with: defaults, the file and the environment put together, and checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The address to listen on. Port 0 asks the system for a free one.
+    pub listen: SocketAddr,
+    /// The URL by which workflows and readers name the service.
+    pub public_url: Option<PublicUrl>,
+    /// Where the database, the signing keys and what is stored lie.
+    pub data_dir: PathBuf,
+    /// The caches, at least one, each with a name of its own.
+    pub caches: Vec<CacheConfig>,
+    /// The issuers whose ID tokens are taken.
+    pub issuers: Vec<IssuerUrl>,
+    /// What one request or push may take.
+    pub limits: Limits,
+}
+
+/// The configuration cannot be used. The text says which key, which value and what to write instead.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{file}: cannot be read: {source}. Give another file by --config or LARDER_CONFIG")]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is no TOML, or a key or value in it is not known.
+    #[error("{file}: {source}")]
+    Syntax {
+        /// The file.
+        file: PathBuf,
+        /// Where and what.
+        source: Box<toml::de::Error>,
+    },
+    /// A value that can be read makes no sense.
+    #[error("{key}: {problem}")]
+    Value {
+        /// The key, or the variable of the environment.
+        key: String,
+        /// What is wrong with which value, and the remedy.
+        problem: String,
+    },
+}
+
+impl ConfigError {
+    pub(crate) fn value(key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Value { key: key.into(), problem: problem.into() }
+    }
+}
+
+/// The file, as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    listen: Option<SocketAddr>,
+    public_url: Option<PublicUrl>,
+    data_dir: Option<PathBuf>,
+    #[serde(default)]
+    cache: Vec<cache::File>,
+    #[serde(default)]
+    issuer: Option<Vec<issuer::File>>,
+    #[serde(default)]
+    limits: limits::File,
+}
+
+impl Config {
+    /// The configuration of `larderd` as it was called: `file`, else [`DEFAULT_FILE`] if there is one, else
+    /// defaults alone; each overridden by `environment`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or anything in it or in the environment is wrong.
+    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
+        let unreadable = |file: &Path| {
+            let file = file.to_owned();
+            move |source| ConfigError::Unreadable { file, source }
+        };
+        let (name, text) = match file {
+            Some(file) => (file, fs::read_to_string(file).map_err(unreadable(file))?),
+            None => {
+                let file = Path::new(DEFAULT_FILE);
+                match fs::read_to_string(file) {
+                    Ok(text) => (file, text),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => (file, String::new()),
+                    Err(error) => return Err(unreadable(file)(error)),
+                }
+            }
+        };
+        Self::parse(name, &text, environment)
+    }
+
+    /// The configuration that `text` says, read from the file `name`, overridden by `environment`.
+    ///
+    /// # Errors
+    /// When anything in it is wrong.
+    pub fn parse(name: &Path, text: &str, environment: &Environment) -> Result<Self, ConfigError> {
+        let file: File = toml::from_str(text)
+            .map_err(|source| ConfigError::Syntax { file: name.to_owned(), source: Box::new(source) })?;
+
+        let listen = environment.parsed(environment::LISTEN, "host:port, for example 127.0.0.1:8080")?;
+        let public_url =
+            environment.parsed(environment::PUBLIC_URL, "for example https://cache.example.org")?;
+        let data_dir = match environment.get(environment::DATA_DIR).map(PathBuf::from).or(file.data_dir) {
+            Some(directory) => directory,
+            None => environment.default_data_dir()?,
+        };
+        let issuers = issuer::check(file.issuer)?;
+        let caches = if file.cache.is_empty() { vec![cache::File::default()] } else { file.cache };
+        let caches = caches
+            .into_iter()
+            .map(|file| CacheConfig::check(file, &issuers))
+            .collect::<Result<Vec<_>, _>>()?;
+
+        let config = Self {
+            listen: listen.or(file.listen).unwrap_or((Ipv4Addr::LOCALHOST, 8080).into()),
+            public_url: public_url.or(file.public_url),
+            data_dir,
+            caches,
+            issuers,
+            limits: Limits::check(file.limits, environment)?,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Defaults, with everything in `data_dir`: for tests and for a first look.
+    pub fn in_dir(data_dir: &Path) -> Self {
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            public_url: None,
+            data_dir: data_dir.to_owned(),
+            caches: vec![CacheConfig::default()],
+            issuers: vec![IssuerUrl::default()],
+            limits: Limits::default(),
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let mut names = HashSet::new();
+        for cache in &self.caches {
+            if !names.insert(&cache.name) {
+                let problem = format!(
+                    "there are two caches named {}. Put what you say of it in one [[cache]], or rename one",
+                    cache.name
+                );
+                return Err(ConfigError::value("cache.name", problem));
+            }
+        }
+        // Without it the audience would be what a client says, and a token for another service would do.
+        if self.public_url.is_none() && self.caches.iter().any(|cache| !cache.trust.is_empty()) {
+            return Err(ConfigError::value(
+                "public_url",
+                "is missing, and a trust rule needs it: ID tokens must be made for this service alone. Write the \
+                 URL that workflows will name, for example public_url = \"https://cache.example.org\"",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The URL that people and programs reach the service by, without a slash at its end.
+    ///
+    /// Where none is configured, the address that is listened on, as seen from this machine.
+    pub fn base_url(&self) -> String {
+        match &self.public_url {
+            Some(url) => url.origin().to_owned(),
+            None if self.listen.ip().is_unspecified() => format!("http://127.0.0.1:{}", self.listen.port()),
+            None => format!("http://{}", self.listen),
+        }
+    }
+
+    /// The URL of a cache, as for Nix's `substituters`.
+    pub fn cache_url(&self, cache: &CacheConfig) -> String {
+        format!("{}/{}", self.base_url(), cache.name)
+    }
+}
+
+impl CacheConfig {
+    fn check(file: cache::File, issuers: &[IssuerUrl]) -> Result<Self, ConfigError> {
+        let key = format!("cache {:?}", file.name.as_str());
+        let rules = file
+            .trust
+            .into_iter()
+            .enumerate()
+            .map(|(position, rule)| {
+                trust::check(rule, &format!("{key}, trust rule {}", position + 1), issuers)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let trust = TrustRules::new(file.name.clone(), rules);
+        Ok(Self {
+            priority: cache::check_priority(&key, file.priority)?,
+            upstreams: cache::check_upstreams(&key, file.upstream)?,
+            name: file.name,
+            trust,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
