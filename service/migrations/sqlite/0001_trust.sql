@@ -1,13 +1,15 @@
 -- Session tokens and tokens for people, as SHA-256.
 CREATE TABLE tokens (
-    hash        BLOB PRIMARY KEY,
-    cache       TEXT NOT NULL,
-    -- JSON: what the token grants, and the verified identity it stands for.
-    grants      TEXT NOT NULL,
+    hash         BLOB PRIMARY KEY,
+    cache        TEXT NOT NULL,
+    -- JSON: a list of permissions.
+    permissions  TEXT NOT NULL,
+    -- JSON: the verified identity that the token stands for.
+    identity     TEXT NOT NULL,
     -- NULL for a session; the name that a person gave otherwise.
-    name        TEXT UNIQUE,
-    created_at  INTEGER NOT NULL,
-    expires_at  INTEGER NOT NULL
+    name         TEXT UNIQUE,
+    created_at   INTEGER NOT NULL,
+    expires_at   INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX tokens_by_expiry ON tokens (expires_at);
 
@@ -15,6 +17,7 @@ CREATE INDEX tokens_by_expiry ON tokens (expires_at);
 CREATE TABLE used_id_tokens (
     issuer      TEXT NOT NULL,
     jti         TEXT NOT NULL,
+    -- Until when the token could be used again, leeway included.
     expires_at  INTEGER NOT NULL,
     PRIMARY KEY (issuer, jti)
 ) STRICT, WITHOUT ROWID;

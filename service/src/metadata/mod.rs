@@ -3,6 +3,8 @@
 //! SQLite in WAL mode: one writer, several readers. A transaction that writes begins with the lock
 //! (`BEGIN IMMEDIATE`), so that it never fails in its middle for want of one.
 
+pub mod tokens;
+
 use std::{path::Path, time::Duration};
 
 use sqlx::{

@@ -1,0 +1,204 @@
+//! Session tokens, people's tokens, and the ID tokens that were used.
+
+use larder_protocol::api::CacheName;
+use sqlx::{Row, Sqlite, Transaction, sqlite::SqliteRow};
+
+use super::{Metadata, MetadataError};
+use crate::trust::{Grant, TokenHash};
+
+/// How many expired rows an exchange clears away: more than it adds, so that they never pile up.
+const SWEPT_PER_WRITE: i64 = 100;
+
+/// A person's token, as `larderd token list` shows it.
+#[derive(Debug, Clone)]
+pub struct NamedToken {
+    /// The name that it was made with.
+    pub name: String,
+    /// The cache that it is for.
+    pub cache: CacheName,
+    /// When it was made, in seconds since 1970.
+    pub created_at: i64,
+    /// When it ends.
+    pub expires_at: i64,
+}
+
+/// An ID token that is about to be used.
+pub struct UsedIdToken<'a> {
+    /// Its issuer.
+    pub issuer: &'a str,
+    /// Its `jti`.
+    pub id: &'a str,
+    /// Until when it could be used again.
+    pub expires_at: i64,
+}
+
+impl Metadata {
+    /// Stores a session for an ID token that was never used before, at one moment. `false`, and nothing is stored,
+    /// if it was used.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn open_session(
+        &self,
+        hash: TokenHash,
+        grant: &Grant,
+        used: UsedIdToken<'_>,
+        now: i64,
+        expires_at: i64,
+    ) -> Result<bool, MetadataError> {
+        let mut transaction = self.write().await?;
+        sweep(&mut transaction, now).await?;
+        let first_use = sqlx::query(
+            "INSERT INTO used_id_tokens (issuer, jti, expires_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        )
+        .bind(used.issuer)
+        .bind(used.id)
+        .bind(used.expires_at)
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected()
+            == 1;
+        if first_use {
+            insert(&mut transaction, hash, grant, None, now, expires_at).await?;
+            transaction.commit().await?;
+        }
+        Ok(first_use)
+    }
+
+    /// Stores a person's token. `false`, and nothing is stored, if one of that name is still good.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn create_named_token(
+        &self,
+        hash: TokenHash,
+        grant: &Grant,
+        name: &str,
+        now: i64,
+        expires_at: i64,
+    ) -> Result<bool, MetadataError> {
+        let mut transaction = self.write().await?;
+        sqlx::query("DELETE FROM tokens WHERE name = ? AND expires_at <= ?")
+            .bind(name)
+            .bind(now)
+            .execute(&mut *transaction)
+            .await?;
+        let created = insert(&mut transaction, hash, grant, Some(name), now, expires_at).await?;
+        transaction.commit().await?;
+        Ok(created)
+    }
+
+    /// What the token grants, if it is known and has not ended.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn grant_of(&self, hash: TokenHash, now: i64) -> Result<Option<Grant>, MetadataError> {
+        let row =
+            sqlx::query("SELECT cache, permissions, identity FROM tokens WHERE hash = ? AND expires_at > ?")
+                .bind(hash.0.as_slice())
+                .bind(now)
+                .fetch_optional(self.reader())
+                .await?;
+        let Some(row) = row else { return Ok(None) };
+        let damaged = |_| MetadataError::Damaged("a token's grant cannot be read");
+        Ok(Some(Grant {
+            cache: cache_of(&row)?,
+            permissions: serde_json::from_str(row.try_get("permissions")?).map_err(damaged)?,
+            identity: serde_json::from_str(row.try_get("identity")?).map_err(damaged)?,
+        }))
+    }
+
+    /// Ends a session. People's tokens stay.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn end_session(&self, hash: TokenHash) -> Result<(), MetadataError> {
+        let mut transaction = self.write().await?;
+        sqlx::query("DELETE FROM tokens WHERE hash = ? AND name IS NULL")
+            .bind(hash.0.as_slice())
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Ends a person's token. Whether there was one.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn revoke_named_token(&self, name: &str) -> Result<bool, MetadataError> {
+        let mut transaction = self.write().await?;
+        let result =
+            sqlx::query("DELETE FROM tokens WHERE name = ?").bind(name).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(result.rows_affected() == 1)
+    }
+
+    /// People's tokens that have not ended, by name.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn named_tokens(&self, now: i64) -> Result<Vec<NamedToken>, MetadataError> {
+        let rows = sqlx::query(
+            "SELECT name, cache, created_at, expires_at FROM tokens WHERE name IS NOT NULL AND expires_at > ? \
+             ORDER BY name",
+        )
+        .bind(now)
+        .fetch_all(self.reader())
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(NamedToken {
+                    name: row.try_get("name")?,
+                    cache: cache_of(row)?,
+                    created_at: row.try_get("created_at")?,
+                    expires_at: row.try_get("expires_at")?,
+                })
+            })
+            .collect()
+    }
+}
+
+fn cache_of(row: &SqliteRow) -> Result<CacheName, MetadataError> {
+    row.try_get::<&str, _>("cache")?
+        .parse()
+        .map_err(|_| MetadataError::Damaged("a token's cache has no such name"))
+}
+
+/// `false` if there is a token of that name.
+async fn insert(
+    transaction: &mut Transaction<'static, Sqlite>,
+    hash: TokenHash,
+    grant: &Grant,
+    name: Option<&str>,
+    now: i64,
+    expires_at: i64,
+) -> Result<bool, MetadataError> {
+    let unwritable = |_| MetadataError::Damaged("a grant cannot be written");
+    let result = sqlx::query(
+        "INSERT INTO tokens (hash, cache, permissions, identity, name, created_at, expires_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
+    )
+    .bind(hash.0.as_slice())
+    .bind(grant.cache.as_str())
+    .bind(serde_json::to_string(&grant.permissions).map_err(unwritable)?)
+    .bind(serde_json::to_string(&grant.identity).map_err(unwritable)?)
+    .bind(name)
+    .bind(now)
+    .bind(expires_at)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(result.rows_affected() == 1)
+}
+
+async fn sweep(transaction: &mut Transaction<'static, Sqlite>, now: i64) -> Result<(), MetadataError> {
+    for statement in [
+        "DELETE FROM tokens WHERE hash IN \
+         (SELECT hash FROM tokens WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
+        "DELETE FROM used_id_tokens WHERE (issuer, jti) IN \
+         (SELECT issuer, jti FROM used_id_tokens WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
+    ] {
+        sqlx::query(statement).bind(now).bind(SWEPT_PER_WRITE).execute(&mut **transaction).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! What a verified identity may do.
+
+use larder_protocol::api::{CacheName, Permission};
+use serde::{Deserialize, Serialize};
+
+use crate::identity::Claims;
+
+/// What a token permits, and to whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The one cache that it is for.
+    pub cache: CacheName,
+    /// What may be done there.
+    pub permissions: Vec<Permission>,
+    /// Who may.
+    pub identity: GrantedTo,
+}
+
+impl Grant {
+    /// Whether the grant permits this.
+    pub fn permits(&self, permission: Permission) -> bool {
+        self.permissions.contains(&permission)
+    }
+}
+
+/// A verified identity. Its JSON is the provenance of what it pushes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum GrantedTo {
+    /// A job, by the verified claims of its ID token.
+    Job(Box<Claims>),
+    /// A person, by a token that `larderd token create` made.
+    Person {
+        /// The token's name.
+        name: String,
+        /// What tells it from an earlier token of the same name.
+        token: String,
+    },
+}
+
+impl GrantedTo {
+    /// What a push belongs to: another session of the same job may go on with it, and nobody else.
+    pub fn owner(&self) -> String {
+        match self {
+            Self::Job(claims) => {
+                let check_run = claims.check_run_id.map_or_else(|| "-".to_owned(), |id| id.to_string());
+                let Claims { issuer, repository_id, run_id, run_attempt, .. } = &**claims;
+                format!("job {issuer} {repository_id} {run_id} {run_attempt} {check_run}")
+            }
+            Self::Person { name, token } => format!("person {name} {token}"),
+        }
+    }
+
+    /// The identity as JSON, to be kept with what it pushed.
+    pub fn provenance(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}

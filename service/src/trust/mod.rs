@@ -1,0 +1,18 @@
+//! Who may do what: rules, the exchange of ID tokens, session tokens and people's tokens.
+
+mod authorize;
+mod exchange;
+mod grant;
+mod pattern;
+pub mod people;
+mod rules;
+mod secret;
+
+pub use self::{
+    authorize::{PushGrant, authorize},
+    exchange::{exchange_token, revoke_session},
+    grant::{Grant, GrantedTo},
+    pattern::{InvalidRefPattern, RefPattern},
+    rules::{Denial, TrustRule, TrustRules},
+    secret::{SecretToken, TokenHash},
+};

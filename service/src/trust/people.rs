@@ -1,0 +1,55 @@
+//! Tokens for people: `larderd token …`.
+
+use larder_protocol::api::{CacheName, Permission};
+
+use super::{Grant, GrantedTo, SecretToken, secret::PERSON_PREFIX};
+use crate::{
+    clock::Clock,
+    metadata::{Metadata, MetadataError},
+};
+
+/// No token could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The name will not do.
+    #[error("{0:?} cannot be a token's name (1 to 64 of letters, digits, '-', '_', '.', '@')")]
+    Name(String),
+    /// The name is taken.
+    #[error("there is a token named {0}. Choose another name, or end that one: larderd token revoke {0}")]
+    Exists(String),
+    /// The database failed.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// The system has no random numbers.
+    #[error("no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+/// Makes a token by which a person may push to `cache` for `lifetime` seconds.
+///
+/// # Errors
+/// When the name will not do or is taken, or the database fails.
+pub async fn create_token(
+    metadata: &Metadata,
+    clock: &Clock,
+    name: &str,
+    cache: &CacheName,
+    lifetime: i64,
+) -> Result<SecretToken, TokenError> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.@".contains(&b);
+    if !(1..=64).contains(&name.len()) || !name.bytes().all(plain) {
+        return Err(TokenError::Name(name.to_owned()));
+    }
+    let token = SecretToken::generate(PERSON_PREFIX)?;
+    let hash = token.hash();
+    let grant = Grant {
+        cache: cache.clone(),
+        permissions: vec![Permission::Push, Permission::Read],
+        identity: GrantedTo::Person { name: name.to_owned(), token: hash.short() },
+    };
+    let now = clock.now();
+    if !metadata.create_named_token(hash, &grant, name, now, now.saturating_add(lifetime)).await? {
+        return Err(TokenError::Exists(name.to_owned()));
+    }
+    Ok(token)
+}
