@@ -1,4 +1,102 @@
 //! Larder's service: takes pushes, stores them deduplicated, signs them, serves them.
+//!
+//! [`Service::open`] makes it from a configuration, [`router::router`] is its table of contents, [`serve::serve`]
+//! runs it on a listener. `main.rs` adds a command line.
 
+pub mod caches;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod error;
+pub mod identity;
+pub mod keys;
+pub mod log;
 pub mod metadata;
+pub mod router;
+pub mod serve;
+pub mod trust;
+
+use std::{fs::OpenOptions, io, os::unix::fs::OpenOptionsExt, path::PathBuf, sync::Arc};
+
+pub use self::{router::router, serve::serve};
+use crate::{
+    caches::Caches,
+    clock::Clock,
+    config::Config,
+    identity::Issuers,
+    keys::KeyError,
+    metadata::{Metadata, MetadataError},
+};
+
+/// The service: what every request may need.
+pub struct Service {
+    /// How it was configured.
+    pub config: Config,
+    /// The database.
+    pub metadata: Metadata,
+    /// The time.
+    pub clock: Clock,
+    /// The caches with their keys.
+    pub caches: Caches,
+    /// Who may say who a job is.
+    pub issuers: Issuers,
+}
+
+/// The service cannot start. The text names the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(
+        "{directory}: {source}. The service needs a directory that it can write: data_dir, or LARDER_DATA_DIR"
+    )]
+    DataDir {
+        /// The directory.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A signing key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The database cannot be used.
+    #[error("{file}: {source}")]
+    Metadata {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: MetadataError,
+    },
+    /// No TLS client.
+    #[error(
+        "no TLS connection could be made: {0}. Install the system's root certificates (ca-certificates), or name \
+         their file in SSL_CERT_FILE"
+    )]
+    Tls(reqwest::Error),
+}
+
+impl Service {
+    /// Opens the service: makes its data directory, database and keys if they are not there yet.
+    ///
+    /// # Errors
+    /// When one of them cannot be used.
+    pub async fn open(config: Config, clock: Clock) -> Result<Arc<Self>, StartError> {
+        let metadata = open_metadata(&config).await?;
+        let caches = Caches::open(&config)?;
+        let issuers = Issuers::new(&config.issuers).map_err(StartError::Tls)?;
+        Ok(Arc::new(Self { config, metadata, clock, caches, issuers }))
+    }
+}
+
+/// The database alone, for commands that need no more.
+///
+/// # Errors
+/// When the data directory or the database cannot be used.
+pub async fn open_metadata(config: &Config) -> Result<Metadata, StartError> {
+    let directory = &config.data_dir;
+    let unusable = |source| StartError::DataDir { directory: directory.clone(), source };
+    keys::make_private_dir(directory).map_err(unusable)?;
+    let file = directory.join("larder.db");
+    // Made here, so that others can never read it; SQLite gives its other files the same mode.
+    OpenOptions::new().append(true).create(true).mode(0o600).open(&file).map_err(unusable)?;
+    Metadata::open(&file).await.map_err(|source| StartError::Metadata { file, source })
+}

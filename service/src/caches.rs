@@ -1,0 +1,79 @@
+//! The caches that are configured, by name.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use larder_protocol::{
+    PublicKey, SigningKey,
+    api::{API_VERSION, CacheInfo, CacheName},
+};
+
+use crate::{
+    config::{CacheConfig, Config, cache::STORE_DIR},
+    keys::{self, KeyError},
+};
+
+/// All caches.
+#[derive(Debug, Clone)]
+pub struct Caches(BTreeMap<CacheName, Arc<Cache>>);
+
+/// One cache: its configuration and its keys.
+#[derive(Debug)]
+pub struct Cache {
+    /// What the configuration says of it.
+    pub config: CacheConfig,
+    /// The keys that sign its paths, at least one.
+    pub signing_keys: Vec<SigningKey>,
+    /// The URL for Nix's `substituters`.
+    pub url: String,
+}
+
+impl Caches {
+    /// The configured caches with their keys; those that have none get one.
+    pub(crate) fn open(config: &Config) -> Result<Self, KeyError> {
+        config
+            .caches
+            .iter()
+            .map(|cache| {
+                let signing_keys = keys::load_or_make(config, &cache.name)?;
+                let url = config.cache_url(cache);
+                Ok((cache.name.clone(), Arc::new(Cache { config: cache.clone(), signing_keys, url })))
+            })
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// The cache of that name.
+    pub fn get(&self, name: &CacheName) -> Option<&Arc<Cache>> {
+        self.0.get(name)
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Cache>> {
+        self.0.values()
+    }
+}
+
+impl Cache {
+    /// Its name.
+    pub fn name(&self) -> &CacheName {
+        &self.config.name
+    }
+
+    /// The keys by which readers check.
+    pub fn public_keys(&self) -> Vec<PublicKey> {
+        self.signing_keys.iter().map(SigningKey::public_key).collect()
+    }
+
+    /// What readers and clients must know.
+    pub fn info(&self) -> CacheInfo {
+        CacheInfo {
+            api: API_VERSION,
+            name: self.config.name.clone(),
+            url: self.url.clone(),
+            store_dir: STORE_DIR.to_owned(),
+            priority: self.config.priority,
+            public_keys: self.public_keys(),
+            upstreams: self.config.upstreams.clone(),
+        }
+    }
+}

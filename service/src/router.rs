@@ -1,0 +1,73 @@
+//! What is answered where.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Path, Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use larder_protocol::api::{CacheInfo, CacheName};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::{Service, error::ApiError, log, trust};
+
+/// Longer than any ID token with what is around it.
+const MAX_SMALL_BODY: usize = 64 * 1024;
+/// For requests that carry little and ask for little. Longer than an issuer's keys may take.
+const SMALL_REQUEST: Duration = Duration::from_secs(30);
+const READY_WITHIN: Duration = Duration::from_secs(5);
+
+/// The service's whole HTTP face.
+pub fn router(service: Arc<Service>) -> Router {
+    let small = Router::new()
+        .route("/api/v1/token", post(trust::exchange_token).delete(trust::revoke_session))
+        .route("/api/v1/caches/{cache}", get(cache_info))
+        .layer(DefaultBodyLimit::max(MAX_SMALL_BODY))
+        .layer(middleware::from_fn(within_time));
+    Router::new()
+        .route("/", get(root))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .merge(small)
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
+        .fallback(async || ApiError::not_found("there is no such page"))
+        .layer(CatchPanicLayer::custom(|_| ApiError::internal("a handler panicked").into_response()))
+        .layer(middleware::from_fn(log::request))
+        .with_state(service)
+}
+
+async fn within_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(SMALL_REQUEST, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::timed_out().into_response(),
+    }
+}
+
+async fn root() -> &'static str {
+    "This is Larder, a binary cache for Nix. A cache's URL ends with its name, as in /main.\n\
+     What is served here was pushed by jobs that proved who they are; nobody can list it.\n"
+}
+
+/// Whether requests can be answered: for load balancers. `/healthz` says only that the process lives.
+async fn ready(State(service): State<Arc<Service>>) -> Result<&'static str, ApiError> {
+    match tokio::time::timeout(READY_WITHIN, service.metadata.ping()).await {
+        Ok(Ok(())) => Ok("ready\n"),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "not ready");
+            Err(ApiError::unavailable("the database does not answer", READY_WITHIN))
+        }
+        Err(_) => Err(ApiError::unavailable("the database does not answer in time", READY_WITHIN)),
+    }
+}
+
+/// `GET /api/v1/caches/{cache}`
+async fn cache_info(
+    State(service): State<Arc<Service>>,
+    Path(name): Path<String>,
+) -> Result<Json<CacheInfo>, ApiError> {
+    let cache = name.parse::<CacheName>().ok().and_then(|name| service.caches.get(&name));
+    cache.map(|cache| Json(cache.info())).ok_or_else(|| ApiError::not_found("there is no such cache"))
+}

@@ -1,0 +1,83 @@
+//! The service on a listener: connections, their limits, and the end.
+
+use std::{io, sync::Arc, time::Duration};
+
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::{Service, router};
+
+/// A connection on which no whole request head arrives for so long is closed, idle ones too: one that sends a byte
+/// now and then must not hold it for ever.
+const HEAD_WITHIN: Duration = Duration::from_secs(60);
+/// What requests have to finish once the service is told to stop.
+const FINISH_WITHIN: Duration = Duration::from_secs(30);
+/// When no connection can be accepted, most likely for want of file descriptors, others must end first.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// Serves until `shutdown`, then lets requests finish for at most 30 seconds, and closes the database.
+///
+/// HTTP/1.1 alone: TLS, and with it HTTP/2, is what a proxy in front is for.
+pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+    let router = TowerToHyperService::new(router(service.clone()));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
+    let connections = GracefulShutdown::new();
+
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let stream = tokio::select! {
+            stream = accept(&listener) => stream,
+            () = &mut shutdown => break,
+        };
+        match stream {
+            Ok(stream) => {
+                let connection = http.serve_connection(TokioIo::new(stream), router.clone());
+                let connection = connections.watch(connection);
+                tokio::spawn(async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%error, "a connection ended early");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+
+    drop(listener);
+    tracing::info!(connections = connections.count(), "stopping");
+    if tokio::time::timeout(FINISH_WITHIN, connections.shutdown()).await.is_err() {
+        tracing::warn!("some requests did not finish in time and were cut off");
+    }
+    service.metadata.close().await;
+}
+
+async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Answers are written whole: to wait for more would only delay them.
+                if stream.set_nodelay(true).is_ok() {
+                    return Ok(stream);
+                }
+            }
+            // The one who connected is gone already.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted
+                        | io::ErrorKind::ConnectionReset
+                        | io::ErrorKind::Interrupted
+                ) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
