@@ -1,0 +1,41 @@
+//! `larderd check-config`.
+
+use std::fmt::Write;
+
+use super::print;
+use crate::config::Config;
+
+pub(super) fn report(config: &Config) {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write(&mut text, config);
+    print::out(&text);
+}
+
+fn write(text: &mut String, config: &Config) -> std::fmt::Result {
+    writeln!(text, "The configuration is right. It means:")?;
+    writeln!(text, "  listen on      {}", config.listen)?;
+    writeln!(text, "  public URL     {}", config.public_url.as_ref().map_or("none", |url| url.origin()))?;
+    writeln!(text, "  data in        {}", config.data_dir.display())?;
+    let limits = &config.limits;
+    writeln!(text, "  largest body   {}", limits.max_body)?;
+    writeln!(text, "  largest NAR    {}", limits.max_nar_size)?;
+    writeln!(text, "  largest push   {}", limits.max_push_bytes)?;
+    writeln!(text, "  upload window  {}", limits.upload_window)?;
+    for issuer in &config.issuers {
+        writeln!(text, "  issuer         {issuer}")?;
+    }
+    for cache in &config.caches {
+        writeln!(text, "  cache {} at {}, priority {}", cache.name, config.cache_url(cache), cache.priority)?;
+        for upstream in &cache.upstreams {
+            writeln!(text, "    upstream     {}", upstream.url)?;
+        }
+        for rule in cache.trust.iter() {
+            writeln!(text, "    may push     {rule}")?;
+        }
+        if cache.trust.is_empty() {
+            writeln!(text, "    may push     no job (there is no [[cache.trust]])")?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,181 @@
+//! `larderd` on the command line.
+
+mod check_config;
+mod print;
+mod serve;
+mod token;
+mod welcome;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::{
+    config::{Config, ConfigError, Environment, environment},
+    log::LogFormat,
+};
+
+const FAILED: u8 = 1;
+/// As in sysexits.h, so that systemd's RestartPreventExitStatus=78 can tell.
+const CONFIGURATION_REFUSED: u8 = 78;
+
+const EXAMPLES: &str = "\
+Examples:
+  larderd
+      Start with defaults: a cache named main on http://127.0.0.1:8080. It makes what it
+      needs, and prints the lines for nix.conf and for your workflow.
+
+  larderd --config larder.toml
+      Start as that file says. The smallest that lets a repository push:
+
+          public_url = \"https://cache.example.org\"
+
+          [[cache]]
+          name = \"main\"
+
+          [[cache.trust]]
+          repository = \"your-name/your-flake\"
+          ref = \"refs/heads/main\"
+
+  larderd check-config --config larder.toml
+      Say whether the file is right, and what it means, without starting anything.
+
+  larderd token create anna-laptop --cache main --expires 30d
+      Print a token by which a person may push. Jobs need none.
+
+Environment (each wins over the file):
+  LARDER_LISTEN, LARDER_PUBLIC_URL, LARDER_DATA_DIR      as the keys of the file
+  LARDER_MAX_BODY, LARDER_MAX_NAR_SIZE,
+  LARDER_MAX_PUSH_BYTES, LARDER_UPLOAD_WINDOW            as the keys under [limits]
+  LARDER_LOG (or RUST_LOG)                               info, or warn,larder_service=debug
+
+Exit codes:
+  0   done, or stopped as it was told
+  1   failed; the last line says why
+  2   the command line was wrong
+  78  the configuration was refused";
+
+/// A binary cache for Nix that needs no secret in CI.
+///
+/// It takes what GitHub workflows built, once they proved who they are by their OIDC token, and serves it, signed, to
+/// every Nix machine.
+#[derive(Debug, Parser)]
+#[command(name = "larderd", version, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// The configuration's file [default: /etc/larder/larder.toml, if there is one]
+    #[arg(long, global = true, value_name = "FILE", env = environment::CONFIG, hide_env_values = true)]
+    config: Option<PathBuf>,
+    /// How the log on stderr is written
+    #[arg(long, global = true, value_name = "FORMAT", env = environment::LOG_FORMAT, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service (also without a command)
+    Serve,
+    /// Say whether the configuration is right, and what it means
+    CheckConfig,
+    /// Make, list and end tokens for people
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Print a completion script, for example: larderd completions bash
+    Completions {
+        /// The shell that it is for
+        shell: Shell,
+    },
+}
+
+/// What ends a command. The text is shown as the last line.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Failure {
+    fn because(error: impl std::fmt::Display) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+/// Runs `larderd` as it was called.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let environment = Environment::of_process();
+    match execute(cli, &environment) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            print::complain(&format!("larderd: {failure}"));
+            match failure {
+                Failure::Config(_) => ExitCode::from(CONFIGURATION_REFUSED),
+                Failure::Other(_) => ExitCode::from(FAILED),
+            }
+        }
+    }
+}
+
+fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
+    if let Some(Command::Completions { shell }) = cli.command {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "larderd", &mut script);
+        print::out(&String::from_utf8_lossy(&script));
+        return Ok(());
+    }
+    let config = Config::load(cli.global.config.as_deref(), environment)?;
+    match cli.command {
+        None | Some(Command::Serve) => {
+            let guard = crate::log::init(cli.global.log_format, environment)?;
+            let served = runtime(true)?.block_on(serve::serve(config));
+            drop(guard);
+            served
+        }
+        Some(Command::CheckConfig) => {
+            check_config::report(&config);
+            Ok(())
+        }
+        Some(Command::Token(command)) => runtime(false)?.block_on(token::run(command, &config)),
+        Some(Command::Completions { .. }) => Ok(()),
+    }
+}
+
+fn runtime(all_cores: bool) -> Result<tokio::runtime::Runtime, Failure> {
+    use tokio::runtime::Builder;
+    let mut builder = if all_cores { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+    builder.enable_all().build().map_err(Failure::because)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    /// The help's example must be one that works.
+    #[test]
+    fn the_example_in_the_help_is_a_configuration() {
+        let example: String = EXAMPLES
+            .lines()
+            .skip_while(|line| !line.contains("public_url"))
+            .take_while(|line| line.is_empty() || line.starts_with("          "))
+            .collect::<Vec<_>>()
+            .join("\n");
+        let environment = Environment::from([("LARDER_DATA_DIR", "/tmp/larder")]);
+        let config = Config::parse("example.toml".as_ref(), &example, &environment).unwrap();
+        assert_eq!(config.caches[0].trust.iter().count(), 1);
+    }
+}
