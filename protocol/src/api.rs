@@ -60,6 +60,12 @@ impl CacheName {
     }
 }
 
+impl std::borrow::Borrow<str> for CacheName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for CacheName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -252,7 +258,7 @@ pub struct RejectedRecipe {
 pub struct CommittedPush {
     /// How many paths became visible by this push.
     pub published: u64,
-    /// The cache's signatures of the push's paths (published now or before).
+    /// The cache's signatures of the paths that this push published.
     pub signatures: BTreeMap<StorePath, Vec<Signature>>,
     /// Paths that the cache has with another content and keeps as they were.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -19,7 +19,7 @@ use larder_protocol::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::metadata::MetadataError;
+use crate::{metadata::MetadataError, storage::StorageError};
 
 /// At most so many missing references are listed.
 const MAX_LISTED: usize = 1000;
@@ -144,6 +144,12 @@ impl IntoResponse for ApiError {
 
 impl From<MetadataError> for ApiError {
     fn from(error: MetadataError) -> Self {
+        Self::internal(error)
+    }
+}
+
+impl From<StorageError> for ApiError {
+    fn from(error: StorageError) -> Self {
         Self::internal(error)
     }
 }

@@ -3,7 +3,13 @@
 //! SQLite in WAL mode: one writer, several readers. A transaction that writes begins with the lock
 //! (`BEGIN IMMEDIATE`), so that it never fails in its middle for want of one.
 
+mod chunks;
+mod nars;
+mod objects;
+mod paths;
+mod pushes;
 pub mod tokens;
+mod upstream_paths;
 
 use std::{path::Path, time::Duration};
 
@@ -12,6 +18,12 @@ use sqlx::{
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
+
+pub use chunks::{Namespace, StoredChunk};
+pub use nars::{Encoding, StoredNar, VerifiedNar};
+pub use objects::ObjectId;
+pub use paths::{PublishedPath, VisiblePath};
+pub use pushes::{CommitOutcome, FoundPush, NewPush};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -91,4 +103,14 @@ impl Metadata {
     pub(crate) async fn write(&self) -> Result<Transaction<'static, Sqlite>, MetadataError> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
+}
+
+/// A column of so many bytes.
+fn blob<const N: usize>(bytes: &[u8]) -> Result<[u8; N], MetadataError> {
+    bytes.try_into().map_err(|_| MetadataError::Damaged("a hash has another length than it should"))
+}
+
+/// A column that is never negative.
+fn number(value: i64) -> Result<u64, MetadataError> {
+    value.try_into().map_err(|_| MetadataError::Damaged("a number is negative"))
 }

@@ -1,0 +1,155 @@
+//! Rows of chunks.
+
+use std::{collections::HashMap, sync::Arc};
+
+use larder_protocol::{ChunkId, chunk::FrameHole, upload::FrameEntry};
+use sqlx::{QueryBuilder, Row as _, Sqlite, sqlite::SqliteRow};
+
+use super::{BATCH, Metadata, MetadataError, ObjectId, blob};
+
+/// Which caches share chunks: public ones one namespace, each private one its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Namespace(pub i64);
+
+impl Namespace {
+    /// What all public caches share.
+    pub const PUBLIC: Self = Self(0);
+}
+
+/// Where a chunk's frame lies.
+#[derive(Debug, Clone)]
+pub struct StoredChunk {
+    /// Its row.
+    pub id: i64,
+    /// The object's key.
+    pub object: Arc<str>,
+    /// The frame's first byte in the object.
+    pub frame_offset: u64,
+    /// The frame's length.
+    pub frame_len: u32,
+    /// The content's length.
+    pub content_len: u32,
+    /// Where its holes are.
+    pub holes: Box<[FrameHole]>,
+}
+
+/// Gives rows that name the same object one copy of its key.
+#[derive(Default)]
+pub(super) struct Keys(HashMap<String, Arc<str>>);
+
+impl Keys {
+    pub(super) fn share(&mut self, key: &str) -> Arc<str> {
+        if let Some(shared) = self.0.get(key) {
+            return shared.clone();
+        }
+        let shared: Arc<str> = key.into();
+        self.0.insert(key.to_owned(), shared.clone());
+        shared
+    }
+}
+
+impl StoredChunk {
+    pub(super) const COLUMNS: &str = "c.id, o.key, c.frame_offset, c.frame_len, c.content_len, c.holes";
+
+    pub(super) fn of_row(row: &SqliteRow, keys: &mut Keys) -> Result<Self, MetadataError> {
+        let damaged = MetadataError::Damaged("a chunk's row has a number out of range");
+        let (Ok(frame_offset), Ok(frame_len), Ok(content_len)) = (
+            row.try_get::<i64, _>(2)?.try_into(),
+            row.try_get::<i64, _>(3)?.try_into(),
+            row.try_get::<i64, _>(4)?.try_into(),
+        ) else {
+            return Err(damaged);
+        };
+        let holes = row.try_get::<Option<&[u8]>, _>(5)?.unwrap_or_default();
+        Ok(Self {
+            id: row.try_get(0)?,
+            object: keys.share(row.try_get(1)?),
+            frame_offset,
+            frame_len,
+            content_len,
+            holes: decode_holes(holes)?,
+        })
+    }
+}
+
+fn encode_holes(holes: &[FrameHole]) -> Option<Vec<u8>> {
+    let bytes =
+        |hole: &FrameHole| [hole.content_offset.to_le_bytes(), hole.frame_offset.to_le_bytes()].concat();
+    (!holes.is_empty()).then(|| holes.iter().flat_map(bytes).collect())
+}
+
+fn decode_holes(bytes: &[u8]) -> Result<Box<[FrameHole]>, MetadataError> {
+    let (pairs, []) = bytes.as_chunks::<8>() else {
+        return Err(MetadataError::Damaged("a chunk's holes are cut short"));
+    };
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0u32, |number, byte| number << 8 | u32::from(*byte));
+    Ok(pairs
+        .iter()
+        .map(|pair| FrameHole { content_offset: number(&pair[..4]), frame_offset: number(&pair[4..]) })
+        .collect())
+}
+
+impl Metadata {
+    /// Where those of `names` that are there lie. Condemned ones count as missing.
+    pub async fn stored_chunks(
+        &self,
+        namespace: Namespace,
+        names: &[ChunkId],
+    ) -> Result<HashMap<ChunkId, StoredChunk>, MetadataError> {
+        let mut stored = HashMap::with_capacity(names.len());
+        let mut keys = Keys::default();
+        for batch in names.chunks(BATCH) {
+            let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+            query.push(StoredChunk::COLUMNS);
+            query.push(", c.name FROM chunks c JOIN objects o ON o.id = c.object WHERE c.condemned_at IS NULL AND c.namespace = ");
+            query.push_bind(namespace.0).push(" AND c.name IN (");
+            let mut list = query.separated(", ");
+            for name in batch {
+                list.push_bind(&name.0[..]);
+            }
+            query.push(")");
+            for row in query.build().fetch_all(self.reader()).await? {
+                stored.insert(ChunkId(blob(row.try_get(6)?)?), StoredChunk::of_row(&row, &mut keys)?);
+            }
+        }
+        Ok(stored)
+    }
+
+    /// Notes an object's frames, each with its place, and that the object is on disk.
+    pub async fn finish_object(
+        &self,
+        object: ObjectId,
+        size: u64,
+        namespace: Namespace,
+        frames: &[(FrameEntry, u64)],
+    ) -> Result<(), MetadataError> {
+        let mut batches = frames.chunks(BATCH).peekable();
+        while let Some(batch) = batches.next() {
+            let mut transaction = self.write().await?;
+            let mut insert = QueryBuilder::<Sqlite>::new(
+                "INSERT INTO chunks (namespace, name, object, frame_offset, frame_len, content_len, holes) ",
+            );
+            insert.push_values(batch, |mut row, (entry, offset)| {
+                row.push_bind(namespace.0)
+                    .push_bind(&entry.id.0[..])
+                    .push_bind(object.0)
+                    .push_bind(i64::try_from(*offset).unwrap_or(i64::MAX))
+                    .push_bind(i64::from(entry.frame_len))
+                    .push_bind(i64::from(entry.content_len))
+                    .push_bind(encode_holes(&entry.holes));
+            });
+            // The first frame of a chunk stays; one that a sweep wanted is revived.
+            insert.push(" ON CONFLICT (namespace, name) DO UPDATE SET condemned_at = NULL");
+            insert.build().execute(&mut *transaction).await?;
+            if batches.peek().is_none() {
+                sqlx::query("UPDATE objects SET state = 'stored', size = ? WHERE id = ?")
+                    .bind(i64::try_from(size).unwrap_or(i64::MAX))
+                    .bind(object.0)
+                    .execute(&mut *transaction)
+                    .await?;
+            }
+            transaction.commit().await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,227 @@
+//! Rows of NARs and their recipes.
+
+use std::collections::HashMap;
+
+use larder_protocol::{NarHash, StorePathHash, api::CacheName};
+use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
+
+use super::{BATCH, Metadata, MetadataError, Namespace, ObjectId, StoredChunk, blob, chunks::Keys, number};
+
+/// The digest of a `.nar.zst` as it is served: BLAKE3, its first 20 bytes, so that it is written like a store
+/// path's hash.
+pub type Encoding = StorePathHash;
+
+/// A NAR that was verified and is about to be noted.
+#[derive(Debug)]
+pub struct VerifiedNar {
+    /// Its hash.
+    pub hash: NarHash,
+    /// Its length.
+    pub size: u64,
+    /// The digest of its `.nar.zst`.
+    pub encoding: Encoding,
+    /// The length of its `.nar.zst`.
+    pub file_size: u64,
+    /// The rows of its chunks in order, with what fills their holes.
+    pub chunks: Vec<(i64, Vec<StorePathHash>)>,
+}
+
+/// A NAR that can be served.
+#[derive(Debug)]
+pub struct StoredNar {
+    /// Its row.
+    pub id: i64,
+    /// The digest of its `.nar.zst`.
+    pub encoding: Encoding,
+    /// The length of its `.nar.zst`.
+    pub file_size: u64,
+}
+
+impl Metadata {
+    /// Which of `hashes` are verified and stored, and their rows.
+    pub async fn stored_nars(
+        &self,
+        namespace: Namespace,
+        hashes: &[NarHash],
+    ) -> Result<HashMap<NarHash, i64>, MetadataError> {
+        let mut stored = HashMap::new();
+        for batch in hashes.chunks(BATCH) {
+            let mut query =
+                QueryBuilder::<Sqlite>::new("SELECT hash, id FROM nars WHERE complete = 1 AND namespace = ");
+            query.push_bind(namespace.0).push(" AND hash IN (");
+            let mut list = query.separated(", ");
+            for hash in batch {
+                list.push_bind(&hash.0[..]);
+            }
+            query.push(")");
+            for row in query.build().fetch_all(self.reader()).await? {
+                stored.insert(NarHash(blob(row.try_get(0)?)?), row.try_get(1)?);
+            }
+        }
+        Ok(stored)
+    }
+
+    /// Notes verified NARs, and that the push's paths have them.
+    ///
+    /// At most some thousand rows go into one transaction. A NAR with more chunks than that is complete,
+    /// and so there for all others, with the last of them.
+    pub async fn note_nars(
+        &self,
+        namespace: Namespace,
+        push: i64,
+        recipe_object: ObjectId,
+        nars: &[VerifiedNar],
+    ) -> Result<(), MetadataError> {
+        let mut rest = nars;
+        while let [first, ..] = rest {
+            let mut rows = 0;
+            let fit = rest.iter().take_while(|nar| {
+                rows += nar.chunks.len() + 1;
+                rows <= BATCH
+            });
+            let count = fit.count().max(1);
+            let (now, later) = rest.split_at(count);
+            let mut transaction = self.write().await?;
+            if count == 1 && first.chunks.len() > BATCH {
+                let id = insert_nar(&mut transaction, namespace, recipe_object, first).await?;
+                for (number, batch) in first.chunks.chunks(BATCH).enumerate() {
+                    insert_chunks(&mut transaction, id, number * BATCH, batch).await?;
+                    transaction.commit().await?;
+                    transaction = self.write().await?;
+                }
+                complete(&mut transaction, namespace, push, id, first).await?;
+            } else {
+                for nar in now {
+                    let id = insert_nar(&mut transaction, namespace, recipe_object, nar).await?;
+                    insert_chunks(&mut transaction, id, 0, &nar.chunks).await?;
+                    complete(&mut transaction, namespace, push, id, nar).await?;
+                }
+            }
+            transaction.commit().await?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// The NAR named `hash`, if a visible path of `cache` has it.
+    pub async fn published_nar(
+        &self,
+        cache: &CacheName,
+        namespace: Namespace,
+        hash: &NarHash,
+    ) -> Result<Option<StoredNar>, MetadataError> {
+        let row = sqlx::query(
+            "SELECT n.id, n.encoding, n.file_size FROM nars n
+             WHERE n.namespace = ? AND n.hash = ? AND n.complete = 1 AND EXISTS (
+                 SELECT 1 FROM paths p JOIN pushes u ON u.id = p.push
+                 WHERE p.nar = n.id AND p.cache = ? AND p.hidden = 0 AND u.state = 'committed')",
+        )
+        .bind(namespace.0)
+        .bind(&hash.0[..])
+        .bind(cache.as_str())
+        .fetch_optional(self.reader())
+        .await?;
+        row.map(|row| {
+            Ok(StoredNar {
+                id: row.try_get(0)?,
+                encoding: StorePathHash(blob(row.try_get(1)?)?),
+                file_size: number(row.try_get(2)?)?,
+            })
+        })
+        .transpose()
+    }
+
+    /// A NAR's chunks in order, each with what fills its holes.
+    pub async fn recipe(&self, nar: i64) -> Result<Vec<(StoredChunk, Box<[StorePathHash]>)>, MetadataError> {
+        let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+        query.push(StoredChunk::COLUMNS);
+        query.push(
+            ", r.hashes FROM nar_chunks r JOIN chunks c ON c.id = r.chunk JOIN objects o ON o.id = c.object
+             WHERE r.nar = ",
+        );
+        query.push_bind(nar).push(" ORDER BY r.position");
+        let rows = query.build().fetch_all(self.reader()).await?;
+        let mut keys = Keys::default();
+        rows.iter()
+            .map(|row| {
+                let hashes = row.try_get::<Option<&[u8]>, _>(6)?.unwrap_or_default();
+                let (hashes, []) = hashes.as_chunks::<20>() else {
+                    return Err(MetadataError::Damaged("a recipe's hashes are cut short"));
+                };
+                Ok((
+                    StoredChunk::of_row(row, &mut keys)?,
+                    hashes.iter().map(|hash| StorePathHash(*hash)).collect(),
+                ))
+            })
+            .collect()
+    }
+}
+
+async fn insert_nar(
+    transaction: &mut Transaction<'static, Sqlite>,
+    namespace: Namespace,
+    recipe_object: ObjectId,
+    nar: &VerifiedNar,
+) -> Result<i64, MetadataError> {
+    Ok(sqlx::query_scalar(
+        "INSERT INTO nars (namespace, hash, size, encoding, file_size, recipe_object) VALUES (?, ?, ?, ?, ?, ?)
+         RETURNING id",
+    )
+    .bind(namespace.0)
+    .bind(&nar.hash.0[..])
+    .bind(i64::try_from(nar.size).unwrap_or(i64::MAX))
+    .bind(&nar.encoding.0[..])
+    .bind(i64::try_from(nar.file_size).unwrap_or(i64::MAX))
+    .bind(recipe_object.0)
+    .fetch_one(&mut **transaction)
+    .await?)
+}
+
+async fn insert_chunks(
+    transaction: &mut Transaction<'static, Sqlite>,
+    nar: i64,
+    first: usize,
+    chunks: &[(i64, Vec<StorePathHash>)],
+) -> Result<(), MetadataError> {
+    let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO nar_chunks (nar, position, chunk, hashes) ");
+    insert.push_values(chunks.iter().enumerate(), |mut row, (number, (chunk, hashes))| {
+        row.push_bind(nar)
+            .push_bind(i64::try_from(first + number).unwrap_or(i64::MAX))
+            .push_bind(*chunk)
+            .push_bind(
+                (!hashes.is_empty()).then(|| hashes.iter().flat_map(|hash| hash.0).collect::<Vec<u8>>()),
+            );
+    });
+    insert.build().persistent(chunks.len() == BATCH).execute(&mut **transaction).await?;
+    Ok(())
+}
+
+/// Makes a NAR complete, unless another push has completed the same one, and gives it to the push's paths.
+async fn complete(
+    transaction: &mut Transaction<'static, Sqlite>,
+    namespace: Namespace,
+    push: i64,
+    id: i64,
+    nar: &VerifiedNar,
+) -> Result<(), MetadataError> {
+    sqlx::query(
+        "UPDATE nars SET complete = 1 WHERE id = ?1 AND NOT EXISTS (
+             SELECT 1 FROM nars n WHERE n.namespace = ?2 AND n.hash = ?3 AND n.complete = 1)",
+    )
+    .bind(id)
+    .bind(namespace.0)
+    .bind(&nar.hash.0[..])
+    .execute(&mut **transaction)
+    .await?;
+    sqlx::query(
+        "UPDATE paths SET nar = (SELECT n.id FROM nars n WHERE n.namespace = ? AND n.hash = ? AND n.complete = 1)
+         WHERE push = ? AND nar_hash = ?",
+    )
+    .bind(namespace.0)
+    .bind(&nar.hash.0[..])
+    .bind(push)
+    .bind(&nar.hash.0[..])
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,24 @@
+//! Rows of objects.
+
+use super::{Metadata, MetadataError};
+
+/// An object's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectId(pub i64);
+
+impl Metadata {
+    /// Notes an object that is about to be written.
+    pub async fn begin_object(&self, key: &str, push: i64, now: i64) -> Result<ObjectId, MetadataError> {
+        let mut transaction = self.write().await?;
+        let id = sqlx::query_scalar(
+            "INSERT INTO objects (key, state, push, created_at) VALUES (?, 'writing', ?, ?) RETURNING id",
+        )
+        .bind(key)
+        .bind(push)
+        .bind(now)
+        .fetch_one(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(ObjectId(id))
+    }
+}

@@ -1,0 +1,99 @@
+//! Rows of paths.
+
+use std::collections::HashMap;
+
+use larder_protocol::{
+    NarHash, StorePath, StorePathHash,
+    api::{CacheName, PathInfo},
+};
+use sqlx::{QueryBuilder, Row as _, Sqlite, sqlite::SqliteRow};
+
+use super::{BATCH, Metadata, MetadataError, blob, nars::Encoding, number};
+
+/// A visible path.
+#[derive(Debug, Clone, Copy)]
+pub struct VisiblePath {
+    /// Its row.
+    pub id: i64,
+    /// Its NAR.
+    pub nar_hash: NarHash,
+}
+
+/// A visible path with all that its narinfo says.
+#[derive(Debug)]
+pub struct PublishedPath {
+    /// What was pushed.
+    pub info: PathInfo,
+    /// The digest of its `.nar.zst`.
+    pub encoding: Encoding,
+    /// The length of its `.nar.zst`.
+    pub file_size: u64,
+}
+
+/// Begins a query for what readers see of a cache; more conditions may follow.
+const VISIBLE: &str = "FROM paths p JOIN pushes u ON u.id = p.push AND u.state = 'committed'
+     WHERE p.hidden = 0 AND p.cache = ";
+
+pub(super) fn path_info(row: &SqliteRow) -> Result<PathInfo, MetadataError> {
+    let damaged = |_| MetadataError::Damaged("a path's row cannot be read");
+    let list = |column| Ok::<_, sqlx::Error>(row.try_get::<&str, _>(column)?.split_ascii_whitespace());
+    Ok(PathInfo {
+        path: StorePath::new(StorePathHash(blob(row.try_get("hash")?)?), row.try_get("name")?)
+            .map_err(damaged)?,
+        nar_hash: NarHash(blob(row.try_get("nar_hash")?)?),
+        nar_size: number(row.try_get("nar_size")?)?,
+        references: list("refs")?.map(str::parse).collect::<Result<_, _>>().map_err(damaged)?,
+        deriver: row.try_get::<Option<&str>, _>("deriver")?.map(str::parse).transpose().map_err(damaged)?,
+        ca: row.try_get("ca")?,
+        signatures: list("signatures")?.filter_map(|signature| signature.parse().ok()).collect(),
+    })
+}
+
+impl Metadata {
+    /// Those of `hashes` that readers of a cache see.
+    pub async fn visible_paths(
+        &self,
+        cache: &CacheName,
+        hashes: &[StorePathHash],
+    ) -> Result<HashMap<StorePathHash, VisiblePath>, MetadataError> {
+        let mut visible = HashMap::with_capacity(hashes.len());
+        for batch in hashes.chunks(BATCH) {
+            let mut query = QueryBuilder::<Sqlite>::new("SELECT p.hash, p.id, p.nar_hash ");
+            query.push(VISIBLE).push_bind(cache.as_str()).push(" AND p.hash IN (");
+            let mut list = query.separated(", ");
+            for hash in batch {
+                list.push_bind(&hash.0[..]);
+            }
+            query.push(")");
+            for row in query.build().persistent(batch.len() == BATCH).fetch_all(self.reader()).await? {
+                let path = VisiblePath { id: row.try_get(1)?, nar_hash: NarHash(blob(row.try_get(2)?)?) };
+                visible.insert(StorePathHash(blob(row.try_get(0)?)?), path);
+            }
+        }
+        Ok(visible)
+    }
+
+    /// What the narinfo of a path says, if readers of the cache see it.
+    pub async fn published_path(
+        &self,
+        cache: &CacheName,
+        hash: &StorePathHash,
+    ) -> Result<Option<PublishedPath>, MetadataError> {
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "SELECT p.hash, p.name, p.nar_hash, p.nar_size, p.refs, p.deriver, p.ca, p.signatures,
+             n.encoding, n.file_size
+             FROM paths p JOIN pushes u ON u.id = p.push AND u.state = 'committed' JOIN nars n ON n.id = p.nar
+             WHERE p.hidden = 0 AND p.cache = ",
+        );
+        query.push_bind(cache.as_str()).push(" AND p.hash = ").push_bind(&hash.0[..]);
+        let row = query.build().fetch_optional(self.reader()).await?;
+        row.map(|row| {
+            Ok(PublishedPath {
+                info: path_info(&row)?,
+                encoding: StorePathHash(blob(row.try_get("encoding")?)?),
+                file_size: number(row.try_get("file_size")?)?,
+            })
+        })
+        .transpose()
+    }
+}

@@ -1,0 +1,331 @@
+//! Rows of pushes and of what they stage.
+
+use std::collections::{HashMap, HashSet};
+
+use larder_protocol::{
+    NarHash, StorePath, StorePathHash,
+    api::{CacheName, Divergence, PathInfo, PushId},
+};
+use sqlx::{QueryBuilder, Row as _, Sqlite};
+
+use super::{BATCH, Metadata, MetadataError, Namespace, blob, number, paths::path_info};
+
+/// A push that is to be opened.
+#[derive(Debug)]
+pub struct NewPush<'a> {
+    /// Its name.
+    pub name: PushId,
+    /// Where it goes.
+    pub cache: &'a CacheName,
+    /// Whose it is.
+    pub owner: &'a str,
+    /// The verified claims, as JSON.
+    pub provenance: &'a str,
+    /// Paths that are not visible yet, with the row of the NAR where it is stored already.
+    pub staged: Vec<(&'a PathInfo, Option<i64>)>,
+    /// The rows of visible paths, which must stay until the push ends.
+    pub leased: Vec<i64>,
+    /// What is to be kept.
+    pub roots: Vec<StorePathHash>,
+    /// What is visible with another content.
+    pub divergences: Vec<Divergence>,
+}
+
+/// A push that exists for its owner.
+#[derive(Debug, Clone, Copy)]
+pub struct FoundPush {
+    /// Its row.
+    pub id: i64,
+    /// Whether it is committed.
+    pub committed: bool,
+}
+
+/// Why a push cannot be committed yet.
+#[derive(Debug)]
+pub enum CommitOutcome {
+    /// It is committed, now or before.
+    Committed,
+    /// So many of its paths have no verified NAR.
+    Unverified(u64),
+    /// It is not there any more.
+    Gone,
+}
+
+impl Metadata {
+    /// Opens a push: stages its paths, leases what is there. Commits it in the same moment if nothing is staged.
+    pub async fn open_push(&self, push: &NewPush<'_>, now: i64) -> Result<FoundPush, MetadataError> {
+        let committed = push.staged.is_empty();
+        let mut transaction = self.write().await?;
+        // Rows that follow name it. Until the last batch is in, nobody knows its name.
+        let id: i64 = sqlx::query_scalar(
+            "INSERT INTO pushes (name, cache, owner, provenance, state, opened_at, active_at, committed_at)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        )
+        .bind(&push.name.0[..])
+        .bind(push.cache.as_str())
+        .bind(push.owner)
+        .bind(push.provenance)
+        .bind(if committed { "committed" } else { "open" })
+        .bind(now)
+        .bind(now)
+        .bind(committed.then_some(now))
+        .fetch_one(&mut *transaction)
+        .await?;
+        for batch in push.staged.chunks(BATCH) {
+            let mut insert = QueryBuilder::<Sqlite>::new(
+                "INSERT INTO paths (cache, hash, name, push, nar_hash, nar_size, nar, refs, deriver, ca, signatures) ",
+            );
+            insert.push_values(batch, |mut row, (info, nar)| {
+                row.push_bind(push.cache.as_str())
+                    .push_bind(info.path.hash().0.to_vec())
+                    .push_bind(info.path.name())
+                    .push_bind(id)
+                    .push_bind(&info.nar_hash.0[..])
+                    .push_bind(i64::try_from(info.nar_size).unwrap_or(i64::MAX))
+                    .push_bind(*nar)
+                    .push_bind(join(&info.references))
+                    .push_bind(info.deriver.as_ref().map(StorePath::to_string))
+                    .push_bind(info.ca.as_deref())
+                    .push_bind(join(&info.signatures));
+            });
+            insert.build().persistent(false).execute(&mut *transaction).await?;
+            transaction.commit().await?;
+            transaction = self.write().await?;
+        }
+        // A push that ends in this moment needs no leases.
+        for batch in push.leased.chunks(BATCH).filter(|_| !committed) {
+            let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO leases (push, path) ");
+            insert.push_values(batch, |mut row, path| {
+                row.push_bind(id).push_bind(*path);
+            });
+            insert.build().persistent(false).execute(&mut *transaction).await?;
+            transaction.commit().await?;
+            transaction = self.write().await?;
+        }
+        for batch in push.roots.chunks(BATCH) {
+            let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO push_roots (push, hash) ");
+            insert.push_values(batch, |mut row, hash| {
+                row.push_bind(id).push_bind(&hash.0[..]);
+            });
+            insert.build().persistent(false).execute(&mut *transaction).await?;
+        }
+        for batch in push.divergences.chunks(BATCH) {
+            let mut insert =
+                QueryBuilder::<Sqlite>::new("INSERT INTO divergences (push, hash, name, kept, pushed) ");
+            insert.push_values(batch, |mut row, divergence| {
+                row.push_bind(id)
+                    .push_bind(divergence.path.hash().0.to_vec())
+                    .push_bind(divergence.path.name())
+                    .push_bind(&divergence.kept.0[..])
+                    .push_bind(&divergence.pushed.0[..]);
+            });
+            insert.build().persistent(false).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(FoundPush { id, committed })
+    }
+
+    /// The push of that name, if it is the owner's and goes to that cache. Notes that it is active.
+    pub async fn find_push(
+        &self,
+        cache: &CacheName,
+        name: &PushId,
+        owner: &str,
+        now: i64,
+    ) -> Result<Option<FoundPush>, MetadataError> {
+        let row =
+            sqlx::query("SELECT id, state, active_at FROM pushes WHERE name = ? AND cache = ? AND owner = ?")
+                .bind(&name.0[..])
+                .bind(cache.as_str())
+                .bind(owner)
+                .fetch_optional(self.reader())
+                .await?;
+        let Some(row) = row else { return Ok(None) };
+        let id: i64 = row.try_get(0)?;
+        if row.try_get::<i64, _>(2)? + 60 < now {
+            let mut transaction = self.write().await?;
+            sqlx::query("UPDATE pushes SET active_at = ? WHERE id = ?")
+                .bind(now)
+                .bind(id)
+                .execute(&mut *transaction)
+                .await?;
+            transaction.commit().await?;
+        }
+        Ok(Some(FoundPush { id, committed: row.try_get::<&str, _>(1)? == "committed" }))
+    }
+
+    /// The NARs of the push's staged paths with their sizes, and whether each is verified.
+    pub async fn staged_nars(
+        &self,
+        push: i64,
+        hashes: &[NarHash],
+    ) -> Result<HashMap<NarHash, (u64, bool)>, MetadataError> {
+        let mut staged = HashMap::new();
+        for batch in hashes.chunks(BATCH) {
+            let mut query = QueryBuilder::<Sqlite>::new(
+                "SELECT nar_hash, nar_size, nar IS NOT NULL FROM paths WHERE push = ",
+            );
+            query.push_bind(push).push(" AND nar_hash IN (");
+            let mut list = query.separated(", ");
+            for hash in batch {
+                list.push_bind(&hash.0[..]);
+            }
+            query.push(")");
+            for row in query.build().persistent(false).fetch_all(self.reader()).await? {
+                let nar = (number(row.try_get(1)?)?, row.try_get(2)?);
+                staged.insert(NarHash(blob(row.try_get(0)?)?), nar);
+            }
+        }
+        Ok(staged)
+    }
+
+    /// The references of the push's staged paths that are neither staged with them nor leased.
+    pub async fn outside_references(&self, push: i64) -> Result<HashSet<StorePath>, MetadataError> {
+        let known: HashSet<StorePathHash> = sqlx::query_scalar::<_, Vec<u8>>(
+            "SELECT hash FROM paths WHERE push = ?1
+             UNION SELECT p.hash FROM leases l JOIN paths p ON p.id = l.path WHERE l.push = ?1",
+        )
+        .bind(push)
+        .fetch_all(self.reader())
+        .await?
+        .iter()
+        .map(|hash| Ok(StorePathHash(blob(hash)?)))
+        .collect::<Result<_, MetadataError>>()?;
+        let mut outside = HashSet::new();
+        let mut after = 0i64;
+        loop {
+            let rows =
+                sqlx::query("SELECT id, refs FROM paths WHERE push = ? AND id > ? ORDER BY id LIMIT 1000")
+                    .bind(push)
+                    .bind(after)
+                    .fetch_all(self.reader())
+                    .await?;
+            for row in &rows {
+                after = row.try_get(0)?;
+                for reference in row.try_get::<&str, _>(1)?.split_ascii_whitespace() {
+                    let reference: StorePath = reference
+                        .parse()
+                        .map_err(|_| MetadataError::Damaged("a path's reference cannot be read"))?;
+                    if !known.contains(&reference.hash()) {
+                        outside.insert(reference);
+                    }
+                }
+            }
+            if rows.len() < BATCH {
+                return Ok(outside);
+            }
+        }
+    }
+
+    /// Leases visible paths, so that they stay until the push ends.
+    pub async fn lease(&self, push: i64, paths: &[i64]) -> Result<(), MetadataError> {
+        for batch in paths.chunks(BATCH) {
+            let mut transaction = self.write().await?;
+            let mut insert = QueryBuilder::<Sqlite>::new("INSERT OR IGNORE INTO leases (push, path) ");
+            insert.push_values(batch, |mut row, path| {
+                row.push_bind(push).push_bind(*path);
+            });
+            insert.build().persistent(false).execute(&mut *transaction).await?;
+            transaction.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Makes all of a push's paths visible at one moment. A path that another push brought meanwhile stays as it
+    /// is there; where its content differs, that is noted.
+    pub async fn commit_push(
+        &self,
+        push: i64,
+        namespace: Namespace,
+        now: i64,
+    ) -> Result<CommitOutcome, MetadataError> {
+        let mut transaction = self.write().await?;
+        let state: Option<String> = sqlx::query_scalar("SELECT state FROM pushes WHERE id = ?")
+            .bind(push)
+            .fetch_optional(&mut *transaction)
+            .await?;
+        match state.as_deref() {
+            Some("open") => {}
+            Some(_) => return Ok(CommitOutcome::Committed),
+            None => return Ok(CommitOutcome::Gone),
+        }
+        // Another push may have verified the same NAR since.
+        sqlx::query(
+            "UPDATE paths SET nar = (SELECT n.id FROM nars n WHERE n.complete = 1 AND n.namespace = ? AND n.hash = nar_hash)
+             WHERE push = ? AND nar IS NULL",
+        )
+        .bind(namespace.0)
+        .bind(push)
+        .execute(&mut *transaction)
+        .await?;
+        let unverified: i64 = sqlx::query_scalar("SELECT count(*) FROM paths WHERE push = ? AND nar IS NULL")
+            .bind(push)
+            .fetch_one(&mut *transaction)
+            .await?;
+        if unverified > 0 {
+            return Ok(CommitOutcome::Unverified(number(unverified)?));
+        }
+        sqlx::query(
+            "INSERT OR IGNORE INTO divergences (push, hash, name, kept, pushed)
+             SELECT p.push, p.hash, p.name, q.nar_hash, p.nar_hash
+             FROM paths p
+             JOIN paths q ON q.cache = p.cache AND q.hash = p.hash AND q.hidden = 0 AND q.nar_hash <> p.nar_hash
+             JOIN pushes u ON u.id = q.push AND u.state = 'committed'
+             WHERE p.push = ?1",
+        )
+        .bind(push)
+        .execute(&mut *transaction)
+        .await?;
+        sqlx::query(
+            "UPDATE paths SET hidden = 1 WHERE push = ?1 AND EXISTS (
+                 SELECT 1 FROM paths q JOIN pushes u ON u.id = q.push AND u.state = 'committed'
+                 WHERE q.cache = paths.cache AND q.hash = paths.hash AND q.hidden = 0)",
+        )
+        .bind(push)
+        .execute(&mut *transaction)
+        .await?;
+        sqlx::query("UPDATE pushes SET state = 'committed', committed_at = ?, active_at = ? WHERE id = ?")
+            .bind(now)
+            .bind(now)
+            .bind(push)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(CommitOutcome::Committed)
+    }
+
+    /// What a committed push made visible.
+    pub async fn published_by(&self, push: i64) -> Result<Vec<PathInfo>, MetadataError> {
+        let rows = sqlx::query(
+            "SELECT hash, name, nar_hash, nar_size, refs, deriver, ca, signatures FROM paths
+             WHERE push = ? AND hidden = 0",
+        )
+        .bind(push)
+        .fetch_all(self.reader())
+        .await?;
+        rows.iter().map(path_info).collect()
+    }
+
+    /// What a push brought with another content than the cache has.
+    pub async fn divergences_of(&self, push: i64) -> Result<Vec<Divergence>, MetadataError> {
+        let rows = sqlx::query("SELECT hash, name, kept, pushed FROM divergences WHERE push = ?")
+            .bind(push)
+            .fetch_all(self.reader())
+            .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Divergence {
+                    path: StorePath::new(StorePathHash(blob(row.try_get(0)?)?), row.try_get(1)?)
+                        .map_err(|_| MetadataError::Damaged("a divergence's path cannot be read"))?,
+                    kept: NarHash(blob(row.try_get(2)?)?),
+                    pushed: NarHash(blob(row.try_get(3)?)?),
+                })
+            })
+            .collect()
+    }
+}
+
+/// A list as one column, blanks between.
+fn join(items: &[impl ToString]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
