@@ -1,0 +1,96 @@
+//! Objects: immutable files, by the `object_store` crate.
+//!
+//! An object of frames ends with an index of them, so that a lost database can be rebuilt: the upload's
+//! index ([`larder_protocol::upload`]) in the order of the frames, then its length as a
+//! little-endian `u64`, then `LARDEROX`.
+
+mod frames;
+mod object;
+
+use std::{ops::Range, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use object_store::{ObjectStore, ObjectStoreExt as _, local::LocalFileSystem, path::Path as Key};
+
+pub use frames::{Ingredient, batches};
+pub use object::ObjectWriter;
+
+/// Storage failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The folder cannot be used.
+    #[error("cannot use the storage folder {path}: {source}")]
+    Folder {
+        /// The folder.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Reading or writing failed.
+    #[error("storage failed: {0}")]
+    Store(#[from] object_store::Error),
+    /// A read came back shorter than the object's row says.
+    #[error("object {0} is shorter than its row says")]
+    Short(String),
+    /// A recipe has another number of hashes than its chunk has holes.
+    #[error("a recipe does not fit a chunk in object {0}")]
+    Unfilled(String),
+}
+
+/// Where objects are.
+#[derive(Clone)]
+pub struct Storage {
+    store: Arc<dyn ObjectStore>,
+}
+
+impl Storage {
+    /// Objects as files below `folder`. What is written is on disk before it is acknowledged.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or is none.
+    pub fn open_folder(folder: &Path) -> Result<Self, StorageError> {
+        let unusable = |source| StorageError::Folder { path: folder.display().to_string(), source };
+        std::fs::create_dir_all(folder).map_err(unusable)?;
+        let store = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true);
+        Ok(Self { store: Arc::new(store) })
+    }
+
+    /// Whether storage answers: asks for an object that nobody writes.
+    ///
+    /// # Errors
+    /// When it answers anything but that there is none.
+    pub async fn ping(&self) -> Result<(), StorageError> {
+        match self.store.head(&Key::from("ready")).await {
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Begins an object. Its row must be committed already.
+    ///
+    /// # Errors
+    /// When storage refuses.
+    pub async fn write(&self, key: &str) -> Result<ObjectWriter, StorageError> {
+        Ok(ObjectWriter::new(self.store.put_multipart(&Key::from(key)).await?))
+    }
+
+    /// Writes a small object at once.
+    ///
+    /// # Errors
+    /// When storage refuses.
+    pub async fn put(&self, key: &str, bytes: Bytes) -> Result<(), StorageError> {
+        self.store.put(&Key::from(key), bytes.into()).await?;
+        Ok(())
+    }
+
+    /// Reads ranges of an object, each of which must be there whole.
+    ///
+    /// # Errors
+    /// When the object is gone, too short, or cannot be read.
+    pub async fn read(&self, key: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, StorageError> {
+        let parts = self.store.get_ranges(&Key::from(key), ranges).await?;
+        let whole = parts.len() == ranges.len()
+            && parts.iter().zip(ranges).all(|(part, range)| part.len() as u64 == range.end - range.start);
+        if whole { Ok(parts) } else { Err(StorageError::Short(key.to_owned())) }
+    }
+}
