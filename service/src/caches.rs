@@ -10,6 +10,7 @@ use larder_protocol::{
 use crate::{
     config::{CacheConfig, Config, cache::STORE_DIR},
     keys::{self, KeyError},
+    metadata::Namespace,
 };
 
 /// All caches.
@@ -25,6 +26,8 @@ pub struct Cache {
     pub signing_keys: Vec<SigningKey>,
     /// The URL for Nix's `substituters`.
     pub url: String,
+    /// Its place among the configured caches, short where its name would be long.
+    pub number: u32,
 }
 
 impl Caches {
@@ -33,10 +36,11 @@ impl Caches {
         config
             .caches
             .iter()
-            .map(|cache| {
+            .zip(0..)
+            .map(|(cache, number)| {
                 let signing_keys = keys::load_or_make(config, &cache.name)?;
                 let url = config.cache_url(cache);
-                Ok((cache.name.clone(), Arc::new(Cache { config: cache.clone(), signing_keys, url })))
+                Ok((cache.name.clone(), Arc::new(Cache { config: cache.clone(), signing_keys, url, number })))
             })
             .collect::<Result<_, _>>()
             .map(Self)
@@ -44,6 +48,11 @@ impl Caches {
 
     /// The cache of that name.
     pub fn get(&self, name: &CacheName) -> Option<&Arc<Cache>> {
+        self.0.get(name)
+    }
+
+    /// The cache that a URL names.
+    pub fn named(&self, name: &str) -> Option<&Arc<Cache>> {
         self.0.get(name)
     }
 
@@ -57,6 +66,11 @@ impl Cache {
     /// Its name.
     pub fn name(&self) -> &CacheName {
         &self.config.name
+    }
+
+    /// Where its chunks are: all public caches share one namespace.
+    pub fn namespace(&self) -> Namespace {
+        Namespace::PUBLIC
     }
 
     /// The keys by which readers check.

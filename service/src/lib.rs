@@ -3,6 +3,7 @@
 //! [`Service::open`] makes it from a configuration, [`router::router`] is its table of contents, [`serve::serve`]
 //! runs it on a listener. `main.rs` adds a command line.
 
+pub mod cache;
 pub mod caches;
 pub mod cli;
 pub mod clock;
@@ -12,20 +13,26 @@ pub mod identity;
 pub mod keys;
 pub mod log;
 pub mod metadata;
+pub mod push;
+pub mod random;
 pub mod router;
 pub mod serve;
+pub mod storage;
 pub mod trust;
 
 use std::{fs::OpenOptions, io, os::unix::fs::OpenOptionsExt, path::PathBuf, sync::Arc};
 
 pub use self::{router::router, serve::serve};
 use crate::{
+    cache::ReadMemory,
     caches::Caches,
     clock::Clock,
     config::Config,
     identity::Issuers,
     keys::KeyError,
     metadata::{Metadata, MetadataError},
+    push::{UpstreamClient, Workshop},
+    storage::{Storage, StorageError},
 };
 
 /// The service: what every request may need.
@@ -40,6 +47,14 @@ pub struct Service {
     pub caches: Caches,
     /// Who may say who a job is.
     pub issuers: Issuers,
+    /// Where the objects are.
+    pub storage: Storage,
+    /// What readers asked for lately.
+    pub reads: ReadMemory,
+    /// What pushes share.
+    pub workshop: Arc<Workshop>,
+    /// Whom to ask what upstreams have.
+    pub upstreams: UpstreamClient,
 }
 
 /// The service cannot start. The text names the remedy.
@@ -66,6 +81,9 @@ pub enum StartError {
         /// Why.
         source: MetadataError,
     },
+    /// The objects' folder cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// No TLS client.
     #[error(
         "no TLS connection could be made: {0}. Install the system's root certificates (ca-certificates), or name \
@@ -83,7 +101,10 @@ impl Service {
         let metadata = open_metadata(&config).await?;
         let caches = Caches::open(&config)?;
         let issuers = Issuers::new(&config.issuers).map_err(StartError::Tls)?;
-        Ok(Arc::new(Self { config, metadata, clock, caches, issuers }))
+        let storage = Storage::open_folder(&config.data_dir.join("objects"))?;
+        let upstreams = UpstreamClient::new().map_err(StartError::Tls)?;
+        let (reads, workshop) = (ReadMemory::default(), Arc::default());
+        Ok(Arc::new(Self { config, metadata, clock, caches, issuers, storage, reads, workshop, upstreams }))
     }
 }
 

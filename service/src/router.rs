@@ -12,7 +12,7 @@ use axum::{
 use larder_protocol::api::{CacheInfo, CacheName};
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::{Service, error::ApiError, log, trust};
+use crate::{Service, cache, error::ApiError, log, push, trust};
 
 /// Longer than any ID token with what is around it.
 const MAX_SMALL_BODY: usize = 64 * 1024;
@@ -32,6 +32,8 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .merge(small)
+        .merge(push::routes())
+        .merge(cache::routes())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .fallback(async || ApiError::not_found("there is no such page"))
         .layer(CatchPanicLayer::custom(|_| ApiError::internal("a handler panicked").into_response()))
@@ -53,13 +55,14 @@ async fn root() -> &'static str {
 
 /// Whether requests can be answered: for load balancers. `/healthz` says only that the process lives.
 async fn ready(State(service): State<Arc<Service>>) -> Result<&'static str, ApiError> {
-    match tokio::time::timeout(READY_WITHIN, service.metadata.ping()).await {
-        Ok(Ok(())) => Ok("ready\n"),
-        Ok(Err(error)) => {
-            tracing::error!(%error, "not ready");
-            Err(ApiError::unavailable("the database does not answer", READY_WITHIN))
-        }
-        Err(_) => Err(ApiError::unavailable("the database does not answer in time", READY_WITHIN)),
+    let ping = async {
+        service.metadata.ping().await?;
+        service.storage.ping().await?;
+        Ok::<_, ApiError>("ready\n")
+    };
+    match tokio::time::timeout(READY_WITHIN, ping).await {
+        Ok(Ok(ready)) => Ok(ready),
+        _ => Err(ApiError::unavailable("the database or the storage does not answer", READY_WITHIN)),
     }
 }
 

@@ -1,0 +1,71 @@
+//! Narinfos that were asked for lately, and paths that were found absent, in bounded memory.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use larder_protocol::StorePathHash;
+use quick_cache::{Weighter, sync::Cache as QuickCache};
+
+use crate::caches::Cache;
+
+/// How much is remembered, in bytes.
+const CAPACITY: u64 = 32 << 20;
+/// What an entry takes besides its text.
+const ENTRY: u64 = 120;
+
+type Key = (u32, StorePathHash);
+
+/// A narinfo as it is sent, or `None` where there is none.
+type Narinfo = Option<Bytes>;
+
+#[derive(Clone)]
+struct ByLength;
+
+impl Weighter<Key, Narinfo> for ByLength {
+    fn weight(&self, _: &Key, narinfo: &Narinfo) -> u64 {
+        ENTRY + narinfo.as_ref().map_or(0, |text| text.len() as u64)
+    }
+}
+
+/// What readers asked for lately.
+pub struct ReadMemory {
+    narinfos: QuickCache<Key, Narinfo, ByLength>,
+    /// How often something became visible: what was looked up before is not remembered after.
+    epoch: AtomicU64,
+}
+
+impl Default for ReadMemory {
+    fn default() -> Self {
+        Self { narinfos: QuickCache::with_weighter(100_000, CAPACITY, ByLength), epoch: AtomicU64::new(0) }
+    }
+}
+
+impl ReadMemory {
+    /// What is remembered of a path: its narinfo, its absence, or nothing.
+    pub(super) fn recall(&self, cache: &Cache, hash: StorePathHash) -> Option<Narinfo> {
+        self.narinfos.get(&(cache.number, hash))
+    }
+
+    /// To be asked before a look-up whose result is to be remembered.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Remembers what a look-up found, unless something was published since it began.
+    pub(super) fn remember(&self, cache: &Cache, hash: StorePathHash, narinfo: Narinfo, epoch: u64) {
+        let key = (cache.number, hash);
+        self.narinfos.insert(key, narinfo);
+        // Either this sees the new epoch, or whoever set it forgets the entry after.
+        if self.epoch() != epoch {
+            self.narinfos.remove(&key);
+        }
+    }
+
+    /// Forgets that paths were absent. To be called when they have become visible.
+    pub fn published(&self, cache: &Cache, hashes: impl Iterator<Item = StorePathHash>) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        for hash in hashes {
+            self.narinfos.remove(&(cache.number, hash));
+        }
+    }
+}

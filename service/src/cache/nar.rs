@@ -1,0 +1,167 @@
+//! NARs: a recipe's frames one behind the other, as they are stored, their holes filled.
+
+use std::{ops::Range, sync::Arc};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header},
+};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use larder_protocol::{NarHash, StorePathHash};
+
+use crate::{
+    Service,
+    caches::Cache,
+    metadata::Encoding,
+    storage::{Ingredient, StorageError, batches},
+};
+
+/// The name of a `.nar.zst` as narinfos give it.
+pub(super) struct NarFile {
+    hash: NarHash,
+    encoding: Encoding,
+}
+
+impl NarFile {
+    /// Reads `<NarHash>-<encoding>.nar.zst`.
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        let (hash, encoding) = name.strip_suffix(".nar.zst")?.split_once('-')?;
+        Some(Self {
+            hash: NarHash::from_base32(hash)?,
+            encoding: StorePathHash::from_digits(encoding.as_bytes())?,
+        })
+    }
+}
+
+/// Answers a request for a NAR; `None` where it is not there, or cannot be served whole.
+pub(super) async fn serve(
+    service: &Arc<Service>,
+    cache: &Cache,
+    file: &NarFile,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Option<Response<Body>> {
+    let nar = service
+        .metadata
+        .published_nar(cache.name(), cache.namespace(), &file.hash)
+        .await
+        .inspect_err(|error| tracing::error!(%error, "a NAR could not be looked up"))
+        .ok()??;
+    // Under another encoding the bytes are others: whoever holds some of the old ones must not add to them.
+    let same = nar.encoding == file.encoding;
+    let etag = format!("\"{}\"", nar.encoding);
+    let asked = asked_range(headers, &etag, nar.file_size);
+    let (status, range) = match asked {
+        Asked::Range(_) | Asked::Unsatisfiable if !same => return None,
+        Asked::Unsatisfiable => return unsatisfiable(nar.file_size),
+        Asked::Range(range) => (StatusCode::PARTIAL_CONTENT, range),
+        Asked::Whole => (StatusCode::OK, 0..nar.file_size),
+    };
+    let mut response = Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, "application/x-nix-nar")
+        .header(header::CONTENT_LENGTH, range.end - range.start)
+        .header(header::ETAG, HeaderValue::try_from(etag).ok()?);
+    if same {
+        response = response
+            .header(header::ACCEPT_RANGES, "bytes")
+            .header(header::CACHE_CONTROL, "public, max-age=31536000, immutable");
+    }
+    if status == StatusCode::PARTIAL_CONTENT {
+        let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, nar.file_size);
+        response = response.header(header::CONTENT_RANGE, content_range);
+    }
+    if method == Method::HEAD {
+        return response.body(Body::empty()).ok();
+    }
+    let recipe = service.metadata.recipe(nar.id).await;
+    let recipe = recipe.inspect_err(|error| tracing::error!(%error, "a recipe could not be read")).ok()?;
+    let length = recipe.iter().map(|(chunk, _)| u64::from(chunk.frame_len)).sum::<u64>();
+    if length != nar.file_size {
+        tracing::error!(nar = %file.hash, "a recipe's frames have another length than its NAR's row says");
+        return None;
+    }
+    let body = body(service.clone(), recipe, range).await;
+    let body =
+        body.inspect_err(|error| tracing::error!(%error, nar = %file.hash, "a NAR cannot be read")).ok()?;
+    response.body(body).ok()
+}
+
+/// What part of a file is asked for.
+enum Asked {
+    Whole,
+    Range(Range<u64>),
+    Unsatisfiable,
+}
+
+/// A range counts only if it is a single one and, where `If-Range` stands, of the same bytes.
+fn asked_range(headers: &HeaderMap, etag: &str, length: u64) -> Asked {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    if text(header::IF_RANGE).is_some_and(|condition| condition != etag) {
+        return Asked::Whole;
+    }
+    let Some(Ok(ranges)) = text(header::RANGE).map(http_range_header::parse_range_header) else {
+        return Asked::Whole;
+    };
+    match ranges.validate(length).as_deref() {
+        Ok([range]) => Asked::Range(*range.start()..range.end() + 1),
+        Ok(_) => Asked::Whole,
+        Err(_) => Asked::Unsatisfiable,
+    }
+}
+
+fn unsatisfiable(length: u64) -> Option<Response<Body>> {
+    Response::builder()
+        .status(StatusCode::RANGE_NOT_SATISFIABLE)
+        .header(header::CONTENT_RANGE, format!("bytes */{length}"))
+        .body(Body::empty())
+        .ok()
+}
+
+/// The bytes of a range. The first are read before this returns: what cannot be read at all is no 200.
+async fn body(
+    service: Arc<Service>,
+    mut recipe: Vec<Ingredient>,
+    range: Range<u64>,
+) -> Result<Body, StorageError> {
+    let skip = trim(&mut recipe, &range);
+    let batches = batches(&recipe);
+    let recipe = Arc::new(recipe);
+    let mut pieces = stream::iter(batches)
+        .map(move |batch| {
+            let (service, recipe) = (service.clone(), recipe.clone());
+            async move { Ok::<_, StorageError>(service.storage.read_frames(&recipe[batch]).await?.freeze()) }
+        })
+        // One is read while the one before is sent.
+        .buffered(2);
+    let Some(first) = pieces.next().await.transpose()? else { return Ok(Body::empty()) };
+    let mut skip = skip;
+    let mut left = range.end - range.start;
+    let pieces = stream::once(async { Ok(first) }).chain(pieces).map(move |piece| {
+        let mut piece: Bytes = piece.inspect_err(|error| tracing::error!(%error, "a NAR was cut off"))?;
+        let unwanted = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
+        skip -= unwanted as u64;
+        let _ = piece.split_to(unwanted);
+        piece.truncate(usize::try_from(left).unwrap_or(usize::MAX).min(piece.len()));
+        left -= piece.len() as u64;
+        Ok::<_, StorageError>(piece)
+    });
+    Ok(Body::from_stream(pieces))
+}
+
+/// Keeps the frames that a range touches; tells how many bytes of the first lie before it.
+fn trim(recipe: &mut Vec<Ingredient>, range: &Range<u64>) -> u64 {
+    let mut at = 0;
+    let mut skip = None;
+    recipe.retain(|(chunk, _)| {
+        let start = at;
+        at += u64::from(chunk.frame_len);
+        let touched = start < range.end && at > range.start;
+        if touched && skip.is_none() {
+            skip = Some(range.start - start);
+        }
+        touched
+    });
+    skip.unwrap_or(0)
+}

@@ -1,0 +1,59 @@
+//! A path's narinfo: rendered and signed once, then served from memory.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use larder_protocol::{StorePathHash, narinfo::NarInfo};
+
+use crate::{Service, caches::Cache, metadata::PublishedPath};
+
+/// How long a reader waits for a database that cannot answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long until it is asked again.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// The narinfo of a path, if the cache has it. When the database cannot answer, the reader waits some seconds
+/// and then is told that the path is absent: Nix builds it, where an error would fail the build.
+pub(super) async fn narinfo(service: &Service, cache: &Cache, hash: StorePathHash) -> Option<Bytes> {
+    if let Some(known) = service.reads.recall(cache, hash) {
+        return known;
+    }
+    let look_up = async {
+        loop {
+            let epoch = service.reads.epoch();
+            match service.metadata.published_path(cache.name(), &hash).await {
+                Ok(path) => {
+                    let text = path.map(|path| render(cache, path));
+                    service.reads.remember(cache, hash, text.clone(), epoch);
+                    return text;
+                }
+                Err(error) => {
+                    tracing::error!(%error, cache = %cache.name(), "a narinfo could not be looked up");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, look_up).await.unwrap_or_default()
+}
+
+fn render(cache: &Cache, path: PublishedPath) -> Bytes {
+    let PublishedPath { info, encoding, file_size } = path;
+    let mut narinfo = NarInfo {
+        url: format!("nar/{}-{encoding}.nar.zst", info.nar_hash.base32()),
+        compression: Some("zstd".to_owned()),
+        file_hash: None,
+        file_size: Some(file_size),
+        nar_hash: info.nar_hash,
+        nar_size: info.nar_size,
+        references: info.references,
+        deriver: info.deriver,
+        signatures: Vec::new(),
+        ca: info.ca,
+        path: info.path,
+    };
+    let text = narinfo.fingerprint();
+    narinfo.signatures =
+        cache.signing_keys.iter().map(|key| key.sign(&text)).chain(info.signatures).collect();
+    narinfo.to_string().into()
+}

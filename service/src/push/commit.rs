@@ -1,0 +1,89 @@
+//! Publishing a push: all of its paths become visible at one moment, or none.
+
+use std::sync::Arc;
+
+use larder_protocol::{StorePath, StorePathHash, api::CommittedPush, signature::fingerprint};
+
+use super::PushRequest;
+use crate::{
+    Service,
+    caches::Cache,
+    error::ApiError,
+    metadata::{CommitOutcome, FoundPush},
+};
+
+/// How many missing references an answer names at most.
+const MISSING_TOLD: usize = 1000;
+
+pub(super) async fn commit_push(request: &PushRequest) -> Result<CommittedPush, ApiError> {
+    committed_push(&request.service, &request.cache, request.push).await
+}
+
+/// Commits a push, if that is not done yet, and tells what it published.
+pub(super) async fn committed_push(
+    service: &Arc<Service>,
+    cache: &Arc<Cache>,
+    push: FoundPush,
+) -> Result<CommittedPush, ApiError> {
+    if !push.committed {
+        check_references(service, cache, push).await?;
+        match service.metadata.commit_push(push.id, cache.namespace(), service.clock.now()).await? {
+            CommitOutcome::Committed => {}
+            CommitOutcome::Unverified(count) => {
+                return Err(ApiError::invalid(format!(
+                    "{count} paths of this push have no verified NAR yet; send their recipes first"
+                )));
+            }
+            CommitOutcome::Gone => return Err(ApiError::not_found("there is no such push; open a new one")),
+        }
+    }
+    let published = service.metadata.published_by(push.id).await?;
+    if !push.committed {
+        service.reads.published(cache, published.iter().map(|info| info.path.hash()));
+        tracing::info!(cache = %cache.name(), published = published.len(), "push committed");
+    }
+    let divergences = service.metadata.divergences_of(push.id).await?;
+    let keys = cache.clone();
+    let signed = service.workshop.work(move |_| {
+        let count = published.len() as u64;
+        let signatures = published
+            .into_iter()
+            .map(|info| {
+                let text = fingerprint(&info.path, &info.nar_hash, info.nar_size, &info.references);
+                (info.path, keys.signing_keys.iter().map(|key| key.sign(&text)).collect())
+            })
+            .collect();
+        (count, signatures)
+    });
+    let (published, signatures) = signed.await?;
+    Ok(CommittedPush { published, signatures, divergences })
+}
+
+/// Every reference must be in the push, in the cache, or seen at an upstream.
+async fn check_references(service: &Service, cache: &Cache, push: FoundPush) -> Result<(), ApiError> {
+    let outside = service.metadata.outside_references(push.id).await?;
+    if outside.is_empty() {
+        return Ok(());
+    }
+    let hashes: Vec<StorePathHash> = outside.iter().map(StorePath::hash).collect();
+    let visible = service.metadata.visible_paths(cache.name(), &hashes).await?;
+    let leased: Vec<i64> = visible.values().map(|path| path.id).collect();
+    service.metadata.lease(push.id, &leased).await?;
+    let rest: Vec<StorePathHash> = hashes.into_iter().filter(|hash| !visible.contains_key(hash)).collect();
+    let upstreams: Vec<String> = cache.config.upstreams.iter().map(|upstream| upstream.url.clone()).collect();
+    let seen = service.metadata.seen_upstream(&upstreams, &rest).await?;
+    let mut missing: Vec<StorePath> = outside
+        .into_iter()
+        .filter(|path| !visible.contains_key(&path.hash()) && !seen.contains(&path.hash()))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    missing.sort();
+    let count = missing.len();
+    missing.truncate(MISSING_TOLD);
+    Err(ApiError::missing_references(
+        format!("{count} references are in neither this push, the cache, nor an upstream; push them too"),
+        missing,
+    ))
+}

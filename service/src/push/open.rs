@@ -1,0 +1,161 @@
+//! Opening a push: what of a closure is here, what must be sent.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use larder_protocol::{
+    NarHash, StorePathHash,
+    api::{CommittedPush, Divergence, MAX_PUSHED_PATHS, OpenPush, OpenedPush, PathInfo, PushId},
+};
+
+use super::commit::committed_push;
+use crate::{
+    Service,
+    caches::Cache,
+    error::ApiError,
+    metadata::{NewPush, VisiblePath},
+    random::random_bytes,
+    trust::Grant,
+};
+
+/// The most references, signatures that one path may have.
+const MAX_REFERENCES: usize = 20_000;
+const MAX_SIGNATURES: usize = 32;
+
+pub(super) async fn open_push(
+    service: &Arc<Service>,
+    cache: &Arc<Cache>,
+    grant: &Grant,
+    body: Bytes,
+) -> Result<OpenedPush, ApiError> {
+    let request = service.workshop.work(move |_| parse(&body)).await??;
+    let limits = &service.config.limits;
+    check(&request, limits.max_nar_size.get(), limits.max_push_bytes.get())?;
+
+    let hashes: Vec<StorePathHash> = request.paths.iter().map(|info| info.path.hash()).collect();
+    let visible = service.metadata.visible_paths(cache.name(), &hashes).await?;
+    let absent: Vec<&PathInfo> =
+        request.paths.iter().filter(|info| !visible.contains_key(&info.path.hash())).collect();
+    let upstream = service.upstreams.have(service, cache, &absent).await?;
+    let absent: Vec<&PathInfo> =
+        absent.into_iter().filter(|info| !upstream.contains(&info.path.hash())).collect();
+    let nars: Vec<NarHash> = absent.iter().map(|info| info.nar_hash).collect();
+    let nars = service.metadata.stored_nars(cache.namespace(), &nars).await?;
+
+    let push = NewPush {
+        name: PushId(random_bytes()?),
+        cache: cache.name(),
+        owner: &grant.identity.owner(),
+        provenance: &grant.identity.provenance(),
+        staged: absent.iter().map(|info| (*info, nars.get(&info.nar_hash).copied())).collect(),
+        leased: visible.values().map(|path| path.id).collect(),
+        roots: request.roots.iter().map(|root| root.hash()).collect::<HashSet<_>>().into_iter().collect(),
+        divergences: divergences(&request, &visible),
+    };
+    let found = service.metadata.open_push(&push, service.clock.now()).await?;
+    let (reused, missing): (Vec<&PathInfo>, Vec<&PathInfo>) =
+        absent.iter().partition(|info| nars.contains_key(&info.nar_hash));
+    let hash = |info: &&PathInfo| info.path.hash();
+    tracing::info!(
+        push = %push.name, cache = %cache.name(), owner = %push.owner, paths = request.paths.len(),
+        missing = missing.len(), reused = reused.len(), present = visible.len(), upstream = upstream.len(),
+        "push opened"
+    );
+    let committed = match found.committed {
+        true => Some(CommittedPush { divergences: push.divergences, ..CommittedPush::default() }),
+        // Everything may be here but under other names: nothing is left to be done then either.
+        false if missing.is_empty() => committed_push(service, cache, found).await.ok(),
+        false => None,
+    };
+    Ok(OpenedPush {
+        push: push.name,
+        missing: missing.iter().map(hash).collect(),
+        reused: reused.iter().map(hash).collect(),
+        present: visible.into_keys().collect(),
+        upstream: upstream.into_iter().collect(),
+        max_body: limits.max_body.get(),
+        committed,
+    })
+}
+
+fn parse(body: &[u8]) -> Result<OpenPush, ApiError> {
+    serde_json::from_slice(body)
+        .map_err(|error| ApiError::bad_request(format!("the closure cannot be read: {error}")))
+}
+
+fn check(request: &OpenPush, max_nar_size: u64, max_push_bytes: u64) -> Result<(), ApiError> {
+    if request.paths.is_empty() {
+        return Err(ApiError::invalid("the closure is empty; name at least one path"));
+    }
+    if request.paths.len() > MAX_PUSHED_PATHS {
+        return Err(ApiError::invalid(format!(
+            "the closure has {} paths; one push takes {MAX_PUSHED_PATHS}, so push its parts",
+            request.paths.len()
+        )));
+    }
+    let mut hashes = HashSet::with_capacity(request.paths.len());
+    let mut sizes: HashMap<NarHash, u64> = HashMap::new();
+    for info in &request.paths {
+        let refuse = |what: &str| Err(ApiError::invalid(format!("{}: {what}", info.path)));
+        if !hashes.insert(info.path.hash()) {
+            return refuse("it is there twice");
+        }
+        if info.nar_size == 0 {
+            return refuse("its NAR size is 0");
+        }
+        if info.nar_size > max_nar_size {
+            return refuse(&format!(
+                "its NAR has {} bytes; this service takes {max_nar_size} (max_nar_size)",
+                info.nar_size
+            ));
+        }
+        if *sizes.entry(info.nar_hash).or_insert(info.nar_size) != info.nar_size {
+            return refuse("another path has the same NAR hash and another NAR size");
+        }
+        if info.references.len() > MAX_REFERENCES {
+            return refuse("it has more than 20,000 references");
+        }
+        if !info.references.is_sorted_by(|a, b| a < b) {
+            return refuse("its references are not sorted or not unique");
+        }
+        if info.signatures.len() > MAX_SIGNATURES {
+            return refuse("it has more than 32 signatures");
+        }
+        if info
+            .ca
+            .as_ref()
+            .is_some_and(|ca| ca.is_empty() || ca.len() > 512 || !ca.bytes().all(|b| b.is_ascii_graphic()))
+        {
+            return refuse("its content address is malformed");
+        }
+    }
+    let total = request.paths.iter().fold(0u64, |total, info| total.saturating_add(info.nar_size));
+    if total > max_push_bytes {
+        return Err(ApiError::invalid(format!(
+            "the closure's NARs have {total} bytes; one push takes {max_push_bytes} (max_push_bytes)"
+        )));
+    }
+    if let Some(root) = request.roots.iter().find(|root| !hashes.contains(&root.hash())) {
+        return Err(ApiError::invalid(format!("root {root} is not in the closure")));
+    }
+    Ok(())
+}
+
+/// What is visible with another content than was pushed: it stays as it is.
+fn divergences(request: &OpenPush, visible: &HashMap<StorePathHash, VisiblePath>) -> Vec<Divergence> {
+    request
+        .paths
+        .iter()
+        .filter_map(|info| {
+            let kept = visible.get(&info.path.hash())?.nar_hash;
+            (kept != info.nar_hash).then(|| Divergence {
+                path: info.path.clone(),
+                kept,
+                pushed: info.nar_hash,
+            })
+        })
+        .collect()
+}

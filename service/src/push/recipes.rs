@@ -1,0 +1,139 @@
+//! Taking recipes: each NAR is read back from its frames and verified.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use larder_protocol::{
+    ChunkId, NarHash,
+    api::{RecipesAnswer, RejectedRecipe},
+    recipe::{self, Recipe},
+};
+
+use super::{PushRequest, verify};
+use crate::{
+    error::ApiError,
+    metadata::{StoredChunk, VerifiedNar},
+    random::random_hex,
+    storage::Ingredient,
+};
+
+/// How many names of missing chunks an answer has at most.
+const MISSING_TOLD: usize = 1000;
+
+/// Verifies the NARs of a body of recipes and notes those that hold.
+pub(super) async fn take_recipes(request: &PushRequest, body: &[u8]) -> Result<RecipesAnswer, ApiError> {
+    let recipes = recipe::decode(body).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let hashes: Vec<NarHash> = recipes.iter().map(|recipe| recipe.nar_hash).collect();
+    let staged = request.service.metadata.staged_nars(request.push.id, &hashes).await?;
+    let names: HashSet<ChunkId> =
+        recipes.iter().flat_map(|recipe| recipe.chunks.iter().map(|chunk| chunk.id)).collect();
+    let names: Vec<ChunkId> = names.into_iter().collect();
+    let stored = request.service.metadata.stored_chunks(request.cache.namespace(), &names).await?;
+
+    let mut answer = RecipesAnswer::default();
+    let mut ready = Vec::new();
+    let mut seen = HashSet::new();
+    for recipe in recipes {
+        if !seen.insert(recipe.nar_hash) {
+            continue;
+        }
+        match staged.get(&recipe.nar_hash) {
+            None => answer.rejected.push(rejected(&recipe, "no path of this push has this NAR")),
+            Some((_, true)) => answer.verified.push(recipe.nar_hash),
+            Some((size, false)) if *size != recipe.nar_size => {
+                answer
+                    .rejected
+                    .push(rejected(&recipe, "its size differs from the one the push was opened with"));
+            }
+            Some(_) => match ingredients(&recipe, &stored) {
+                Ok(ingredients) => ready.push((recipe, ingredients)),
+                Err(rejection) => answer.rejected.push(rejection),
+            },
+        }
+    }
+
+    let parallel = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let mut verified = Vec::new();
+    let mut results = stream::iter(ready)
+        .map(|(recipe, ingredients)| async move {
+            let nar = verify::read_back(request, &recipe, &ingredients).await?;
+            Ok::<_, ApiError>(match nar {
+                Ok((encoding, file_size)) => Ok((
+                    VerifiedNar {
+                        hash: recipe.nar_hash,
+                        size: recipe.nar_size,
+                        encoding,
+                        file_size,
+                        chunks: ingredients
+                            .into_iter()
+                            .map(|(chunk, hashes)| (chunk.id, hashes.into_vec()))
+                            .collect(),
+                    },
+                    recipe,
+                )),
+                Err(reason) => Err(rejected(&recipe, &reason)),
+            })
+        })
+        .buffer_unordered(parallel);
+    while let Some(result) = results.next().await {
+        match result? {
+            Ok(nar) => verified.push(nar),
+            Err(rejection) => answer.rejected.push(rejection),
+        }
+    }
+    drop(results);
+
+    if !verified.is_empty() {
+        let (nars, recipes): (Vec<_>, Vec<_>) = verified.into_iter().unzip();
+        note(request, &nars, &recipes).await?;
+        answer.verified.extend(nars.iter().map(|nar| nar.hash));
+    }
+    Ok(answer)
+}
+
+/// Writes the recipes as an object, for a lost database, then the rows.
+async fn note(request: &PushRequest, nars: &[VerifiedNar], recipes: &[Recipe]) -> Result<(), ApiError> {
+    let service = &request.service;
+    let namespace = request.cache.namespace();
+    let key = format!("recipes/{}/{}", namespace.0, random_hex()?);
+    let object = service.metadata.begin_object(&key, request.push.id, service.clock.now()).await?;
+    let bytes = recipe::encode(recipes);
+    let size = bytes.len() as u64;
+    service.storage.put(&key, Bytes::from(bytes)).await?;
+    service.metadata.finish_object(object, size, namespace, &[]).await?;
+    service.metadata.note_nars(namespace, request.push.id, object, nars).await?;
+    Ok(())
+}
+
+/// A recipe's chunks with their places, if all are there and fit.
+fn ingredients(
+    recipe: &Recipe,
+    stored: &HashMap<ChunkId, StoredChunk>,
+) -> Result<Vec<Ingredient>, RejectedRecipe> {
+    let missing: HashSet<ChunkId> =
+        recipe.chunks.iter().map(|chunk| chunk.id).filter(|id| !stored.contains_key(id)).collect();
+    if !missing.is_empty() {
+        let mut rejection = rejected(recipe, &format!("{} of its chunks are not here", missing.len()));
+        rejection.missing_chunks = missing.into_iter().take(MISSING_TOLD).collect();
+        return Err(rejection);
+    }
+    let mut size = 0;
+    let mut ingredients = Vec::with_capacity(recipe.chunks.len());
+    for chunk in &recipe.chunks {
+        let Some(place) = stored.get(&chunk.id) else { continue };
+        if place.holes.len() != chunk.hashes.len() {
+            return Err(rejected(recipe, &format!("chunk {} has another number of holes", chunk.id)));
+        }
+        size += u64::from(place.content_len);
+        ingredients.push((place.clone(), chunk.hashes.clone().into_boxed_slice()));
+    }
+    if size != recipe.nar_size {
+        return Err(rejected(recipe, &format!("its chunks have {size} bytes, not {}", recipe.nar_size)));
+    }
+    Ok(ingredients)
+}
+
+fn rejected(recipe: &Recipe, reason: &str) -> RejectedRecipe {
+    RejectedRecipe { nar_hash: recipe.nar_hash, reason: reason.to_owned(), missing_chunks: Vec::new() }
+}

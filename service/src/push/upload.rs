@@ -1,0 +1,148 @@
+//! Taking frames: each is checked by itself, then written to an object, and known once that is on disk.
+
+use std::collections::HashSet;
+
+use axum::body::Body;
+use bytes::Bytes;
+use larder_protocol::{
+    ChunkId,
+    api::UploadAnswer,
+    upload::{FrameEntry, decode_index},
+};
+use object_store::PutPayload;
+
+use super::{PushRequest, body::BodyReader};
+use crate::{error::ApiError, metadata::ObjectId, random::random_hex, storage::ObjectWriter};
+
+/// So many bytes of frames are checked and written at once.
+const BATCH_BYTES: usize = 512 << 10;
+/// So many bytes of content may these be.
+const BATCH_CONTENT: usize = 4 << 20;
+
+/// An upload that is under way.
+struct Upload {
+    request: PushRequest,
+    object: Option<(ObjectId, ObjectWriter)>,
+    /// The frames that are written, with their places in the object.
+    written: Vec<(FrameEntry, u64)>,
+    present: u64,
+}
+
+/// Stores the frames of a body that the service lacks. When the body breaks off or a frame is refused, what came
+/// before is stored nevertheless.
+pub(super) async fn store_frames(request: PushRequest, body: Body) -> Result<UploadAnswer, ApiError> {
+    let mut body = BodyReader::new(body, request.service.config.limits.max_body.get());
+    let entries = read_index(&mut body).await?;
+    let names: Vec<ChunkId> = entries.iter().map(|entry| entry.id).collect();
+    let stored = request.service.metadata.stored_chunks(request.cache.namespace(), &names).await?;
+    let mut known: HashSet<ChunkId> = stored.into_keys().collect();
+    let mut upload = Upload { request, object: None, written: Vec::new(), present: 0 };
+    let taken = upload.take(&mut body, entries, &mut known).await;
+    let answer = upload.finish().await?;
+    taken?;
+    Ok(answer)
+}
+
+async fn read_index(body: &mut BodyReader) -> Result<Vec<FrameEntry>, ApiError> {
+    let mut wanted = 1;
+    loop {
+        // Decoding again each time the bytes have doubled keeps the work linear.
+        if body.buffered().len() >= wanted {
+            wanted = body.buffered().len() * 2;
+            if let Some((entries, length)) =
+                decode_index(body.buffered()).map_err(|e| ApiError::bad_request(e.to_string()))?
+            {
+                body.take(length).await?;
+                return Ok(entries);
+            }
+        }
+        if !body.more().await? {
+            let whole = decode_index(body.buffered()).map_err(|e| ApiError::bad_request(e.to_string()))?;
+            let (entries, length) = whole
+                .ok_or_else(|| ApiError::bad_request("the body ends within its index; send it again"))?;
+            body.take(length).await?;
+            return Ok(entries);
+        }
+    }
+}
+
+impl Upload {
+    async fn take(
+        &mut self,
+        body: &mut BodyReader,
+        entries: Vec<FrameEntry>,
+        known: &mut HashSet<ChunkId>,
+    ) -> Result<(), ApiError> {
+        let mut batch = Vec::new();
+        let (mut bytes, mut content) = (0, 0);
+        for entry in entries {
+            let frame = body.take(entry.frame_len as usize).await?;
+            if !known.insert(entry.id) {
+                self.present += 1;
+                continue;
+            }
+            bytes += frame.len();
+            content += entry.content_len as usize;
+            batch.push((entry, frame));
+            if bytes >= BATCH_BYTES || content >= BATCH_CONTENT {
+                self.write(std::mem::take(&mut batch)).await?;
+                (bytes, content) = (0, 0);
+            }
+        }
+        if !batch.is_empty() {
+            self.write(batch).await?;
+        }
+        if !body.buffered().is_empty() || body.more().await? {
+            return Err(ApiError::bad_request("bytes follow the last frame of the body"));
+        }
+        Ok(())
+    }
+
+    /// Checks frames and writes them to the object.
+    async fn write(&mut self, batch: Vec<(FrameEntry, Bytes)>) -> Result<(), ApiError> {
+        let service = &self.request.service;
+        let batch = service
+            .workshop
+            .work(move |decoder| {
+                for (entry, frame) in &batch {
+                    decoder
+                        .check(entry, frame)
+                        .map_err(|error| ApiError::invalid(format!("chunk {}: {error}", entry.id)))?;
+                }
+                Ok::<_, ApiError>(batch)
+            })
+            .await??;
+        if self.object.is_none() {
+            let key = format!("frames/{}/{}", self.request.cache.namespace().0, random_hex()?);
+            let now = service.clock.now();
+            let row = service.metadata.begin_object(&key, self.request.push.id, now).await?;
+            self.object = Some((row, service.storage.write(&key).await?));
+        }
+        let Some((_, writer)) = &mut self.object else { return Err(ApiError::internal("no object")) };
+        let payload: PutPayload = batch.iter().map(|(_, frame)| frame.clone()).collect();
+        let mut offset = writer.write(batch.iter().map(|(entry, _)| entry.clone()), payload).await?;
+        for (entry, frame) in batch {
+            self.written.push((entry, offset));
+            offset += frame.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Waits until all is on disk, then makes it known.
+    async fn finish(self) -> Result<UploadAnswer, ApiError> {
+        let Self { request, object, written, present } = self;
+        if let Some((row, writer)) = object {
+            if written.is_empty() {
+                writer.abort().await;
+            } else {
+                let size = writer.finish().await?;
+                request
+                    .service
+                    .metadata
+                    .finish_object(row, size, request.cache.namespace(), &written)
+                    .await?;
+            }
+        }
+        Ok(UploadAnswer { stored: written.len() as u64, present })
+    }
+}

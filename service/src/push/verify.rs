@@ -1,0 +1,94 @@
+//! Verifying a NAR by reading its frames back in order.
+
+use bytes::BytesMut;
+use larder_protocol::{StorePathHash, chunk::FrameDecoder, nar::NarChecker, recipe::Recipe};
+use sha2::{Digest as _, Sha256};
+
+use super::PushRequest;
+use crate::{
+    error::ApiError,
+    metadata::Encoding,
+    storage::{Ingredient, batches},
+};
+
+/// What is known of a NAR so far.
+#[derive(Default)]
+struct Reading {
+    hash: Sha256,
+    structure: NarChecker,
+    /// Of the `.nar.zst` as it will be served.
+    encoding: blake3::Hasher,
+    file_size: u64,
+}
+
+impl Reading {
+    fn feed(
+        &mut self,
+        decoder: &mut FrameDecoder,
+        frames: &[u8],
+        lengths: impl Iterator<Item = (u32, u32)>,
+    ) -> Result<(), String> {
+        self.encoding.update(frames);
+        self.file_size += frames.len() as u64;
+        let mut rest = frames;
+        for (frame_len, content_len) in lengths {
+            let (frame, later) = rest.split_at(frame_len as usize);
+            let content = decoder.decode(frame, content_len).map_err(|error| error.to_string())?;
+            self.structure.feed(content).map_err(|error| error.to_string())?;
+            self.hash.update(content);
+            rest = later;
+        }
+        Ok(())
+    }
+}
+
+/// Reads a NAR back: its structure, SHA-256 and size (which is its chunks') must be what the recipe says.
+/// Tells the digest and length of its `.nar.zst`, or what is wrong with it.
+pub(super) async fn read_back(
+    request: &PushRequest,
+    recipe: &Recipe,
+    ingredients: &[Ingredient],
+) -> Result<Result<(Encoding, u64), String>, ApiError> {
+    let service = &request.service;
+    let mut reading = Reading::default();
+    let batches = batches(ingredients);
+    let mut ahead: Option<BytesMut> = None;
+    for (number, batch) in batches.iter().enumerate() {
+        let frames = match ahead.take() {
+            Some(frames) => frames,
+            None => service.storage.read_frames(&ingredients[batch.clone()]).await?,
+        };
+        let lengths: Vec<(u32, u32)> = ingredients[batch.clone()]
+            .iter()
+            .map(|(chunk, _)| (chunk.frame_len, chunk.content_len))
+            .collect();
+        let work = service.workshop.work(move |decoder| {
+            let result = reading.feed(decoder, &frames, lengths.into_iter());
+            (reading, result)
+        });
+        // The next frames are read while these are decoded.
+        let read = async {
+            match batches.get(number + 1) {
+                Some(next) => service.storage.read_frames(&ingredients[next.clone()]).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let (worked, read) = tokio::join!(work, read);
+        let (worked, result) = worked?;
+        if let Err(reason) = result {
+            return Ok(Err(reason));
+        }
+        reading = worked;
+        ahead = read?;
+    }
+    if let Err(error) = reading.structure.finish() {
+        return Ok(Err(error.to_string()));
+    }
+    let hash: [u8; 32] = reading.hash.finalize().into();
+    if hash != recipe.nar_hash.0 {
+        return Ok(Err("its SHA-256 is another than the push was opened with".to_owned()));
+    }
+    let mut encoding = [0; 20];
+    encoding.copy_from_slice(&reading.encoding.finalize().as_bytes()[..20]);
+    Ok(Ok((StorePathHash(encoding), reading.file_size)))
+}
