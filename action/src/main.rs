@@ -1,2 +1,3 @@
-//! Placeholder.
+//! `larder`: the command line.
+
 fn main() {}

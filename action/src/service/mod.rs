@@ -1,0 +1,1 @@
+//! The service, as its client sees it.
