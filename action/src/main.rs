@@ -1,3 +1,7 @@
 //! `larder`: the command line.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    larder_action::cli::run()
+}

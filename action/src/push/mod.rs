@@ -1,16 +1,35 @@
 //! Pushing a closure to a service: `docs` call this the client's side of a push.
 
+mod batch;
 mod error;
+mod pipeline;
 mod report;
+mod send;
+mod window;
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 pub use error::PushError;
-use larder_protocol::{api::CacheName, chunk::DEFAULT_LEVEL};
+use larder_protocol::{
+    NarHash, StorePath, StorePathHash,
+    api::{CacheName, CommittedPush, OpenPush, PathInfo},
+    chunk::DEFAULT_LEVEL,
+};
+use report::Tally;
 pub use report::{PathStatus, PushReport, PushedPath, Skipped};
+use send::Wanted;
+use tokio::time::{Instant, timeout};
 use url::Url;
 
-use crate::{credentials::Credentials, progress::Progress, store::Closure};
+use crate::{
+    credentials::Credentials,
+    progress::{Event, Progress},
+    service::Service,
+    store::Closure,
+};
 
 /// How to push.
 #[derive(Debug, Clone)]
@@ -50,12 +69,122 @@ impl PushOptions {
 /// files are not what the store's database says is left out with all that needs it, and reported.
 ///
 /// # Errors
-/// When the service cannot be reached within the time limit, or refuses.
+/// When the service cannot be had within the time limit, or refuses.
 pub async fn push(
     options: &PushOptions,
-    _credentials: &Credentials,
-    _closure: Closure,
-    _progress: &dyn Progress,
+    credentials: &Credentials,
+    closure: Closure,
+    progress: &dyn Progress,
 ) -> Result<PushReport, PushError> {
-    Err(PushError::TimeLimit(options.time_limit))
+    let service = Service::new(&options.service, &options.cache, credentials, progress)?;
+    let started = Instant::now();
+    let pushed = timeout(options.time_limit, push_closure(options, &service, closure, progress)).await;
+    // Denied or late, the session token is of no more use to anyone.
+    service.end_session().await;
+    let mut report = pushed.map_err(|_| PushError::TimeLimit(options.time_limit))??;
+    report.elapsed = started.elapsed();
+    Ok(report)
+}
+
+/// How often a push that the service has lost is opened anew.
+const REOPENINGS: usize = 1;
+
+async fn push_closure(
+    options: &PushOptions,
+    service: &Service<'_>,
+    mut closure: Closure,
+    progress: &dyn Progress,
+) -> Result<PushReport, PushError> {
+    let mut tally = Tally::new(&closure);
+    let mut lost = 0;
+    loop {
+        if closure.roots.is_empty() {
+            return Ok(tally.report(CommittedPush::default()));
+        }
+        match push_once(options, service, &closure, &mut tally, progress).await {
+            Ok(Pushed::Committed(committed)) => {
+                progress.event(&Event::Committed { published: committed.published });
+                return Ok(tally.report(committed));
+            }
+            Ok(Pushed::Without(failures)) => {
+                for skipped in closure.leave_out(failures) {
+                    progress.event(&Event::Skipped { path: &skipped.path, reason: &skipped.reason });
+                    tally.skip(skipped);
+                }
+            }
+            Err(PushError::Service(error)) if tally.opened && error.push_is_lost() && lost < REOPENINGS => {
+                lost += 1;
+                tracing::info!(%error, "the service has lost the push; opening it anew");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// How one push ended.
+enum Pushed {
+    Committed(CommittedPush),
+    /// Not committed, since these paths cannot be pushed, each for its reason.
+    Without(HashMap<StorePath, String>),
+}
+
+async fn push_once(
+    options: &PushOptions,
+    service: &Service<'_>,
+    closure: &Closure,
+    tally: &mut Tally,
+    progress: &dyn Progress,
+) -> Result<Pushed, PushError> {
+    let open = OpenPush { paths: closure.paths.clone(), roots: closure.roots.clone() };
+    let opened = service.open_push(open).await?;
+    tally.opened = true;
+    tally.note(&opened);
+    let missing: HashSet<StorePathHash> = opened.missing.iter().copied().collect();
+    let missing: Vec<&PathInfo> =
+        closure.paths.iter().filter(|info| missing.contains(&info.path.hash())).collect();
+    progress.event(&Event::Opened {
+        missing: missing.len(),
+        reused: opened.reused.len(),
+        present: opened.present.len(),
+        upstream: opened.upstream.len(),
+        nar_bytes: missing.iter().map(|info| info.nar_size).sum(),
+    });
+    if let Some(committed) = opened.committed {
+        return Ok(Pushed::Committed(committed));
+    }
+    // Paths with the same contents share one NAR.
+    let mut by_nar: HashMap<NarHash, Vec<&PathInfo>> = HashMap::new();
+    for info in missing {
+        by_nar.entry(info.nar_hash).or_default().push(info);
+    }
+    let nars: Vec<Vec<&PathInfo>> = by_nar.into_values().collect();
+    let wanted =
+        nars.iter().filter_map(|paths| paths.first()).map(|info| Wanted::of(info, closure)).collect();
+    let outcomes = send::send(service, opened.push, opened.max_body, wanted, options, progress).await?;
+    let mut failures = HashMap::new();
+    for (paths, outcome) in nars.iter().zip(outcomes) {
+        if let Some(info) = paths.first() {
+            tally.sent(info, &outcome);
+        }
+        if let Some(failure) = outcome.failure {
+            failures.extend(paths.iter().map(|info| (info.path.clone(), failure.clone())));
+        }
+    }
+    if failures.is_empty() {
+        Ok(Pushed::Committed(service.commit(opened.push, closure.paths.len()).await?))
+    } else {
+        Ok(Pushed::Without(failures))
+    }
+}
+
+impl Wanted {
+    fn of(info: &PathInfo, closure: &Closure) -> Self {
+        Self {
+            path: info.path.clone(),
+            nar_hash: info.nar_hash,
+            nar_size: info.nar_size,
+            files: closure.real_path(&info.path),
+            references: info.references.iter().chain([&info.path]).map(StorePath::hash).collect(),
+        }
+    }
 }

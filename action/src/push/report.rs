@@ -1,9 +1,15 @@
 //! What a push did.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
-use larder_protocol::{StorePath, api::Divergence};
+use larder_protocol::{
+    StorePath, StorePathHash,
+    api::{CommittedPush, Divergence, OpenedPush, PathInfo},
+};
 use serde::Serialize;
+
+use super::send::Outcome;
+use crate::store::Closure;
 
 /// What a push did.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -67,4 +73,76 @@ pub struct Skipped {
     pub path: StorePath,
     /// Why, as a sentence.
     pub reason: String,
+}
+
+/// Counts what becomes of the paths, over all openings of a push.
+pub(super) struct Tally {
+    /// Whether the service has opened it.
+    pub opened: bool,
+    paths: Vec<PushedPath>,
+    positions: HashMap<StorePathHash, usize>,
+    skipped: Vec<Skipped>,
+}
+
+impl Tally {
+    pub(super) fn new(closure: &Closure) -> Self {
+        let pushed = |info: &PathInfo| PushedPath {
+            path: info.path.clone(),
+            nar_size: info.nar_size,
+            status: PathStatus::Present,
+            sent_bytes: 0,
+            shared_bytes: info.nar_size,
+        };
+        Self {
+            opened: false,
+            paths: closure.paths.iter().map(pushed).collect(),
+            positions: closure.paths.iter().enumerate().map(|(at, info)| (info.path.hash(), at)).collect(),
+            skipped: Vec::new(),
+        }
+    }
+
+    /// Notes what the service says it has.
+    pub(super) fn note(&mut self, opened: &OpenedPush) {
+        for (hashes, status) in [
+            (&opened.missing, PathStatus::Pushed),
+            (&opened.reused, PathStatus::Reused),
+            (&opened.present, PathStatus::Present),
+            (&opened.upstream, PathStatus::Upstream),
+        ] {
+            for path in hashes.iter().filter_map(|hash| self.positions.get(hash)) {
+                // What this push sent when it was open before is not reused.
+                if self.paths[*path].status != PathStatus::Pushed {
+                    self.paths[*path].status = status;
+                }
+            }
+        }
+    }
+
+    /// Notes what was sent for a path.
+    pub(super) fn sent(&mut self, info: &PathInfo, outcome: &Outcome) {
+        if let Some(path) = self.positions.get(&info.path.hash()) {
+            let path = &mut self.paths[*path];
+            path.sent_bytes += outcome.sent;
+            path.shared_bytes = path.shared_bytes.saturating_sub(outcome.sent_content);
+        }
+    }
+
+    pub(super) fn skip(&mut self, skipped: Skipped) {
+        if let Some(path) = self.positions.get(&skipped.path.hash()) {
+            self.paths[*path].status = PathStatus::Skipped;
+        }
+        self.skipped.push(skipped);
+    }
+
+    pub(super) fn report(self, committed: CommittedPush) -> PushReport {
+        PushReport {
+            published: committed.published,
+            sent_bytes: self.paths.iter().map(|path| path.sent_bytes).sum(),
+            nar_bytes: self.paths.iter().map(|path| path.nar_size).sum(),
+            divergences: committed.divergences,
+            skipped: self.skipped,
+            elapsed: Duration::ZERO,
+            paths: self.paths,
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Closures, and finding the store path that a command line means.
 
 use std::{
+    collections::{HashMap, HashSet},
     fs,
     path::{Component, Path, PathBuf},
 };
@@ -8,6 +9,7 @@ use std::{
 use larder_protocol::{StorePath, api::PathInfo, store_path::STORE_DIR};
 
 use super::StoreError;
+use crate::push::Skipped;
 
 /// Store paths with all that they refer to.
 #[derive(Debug, Clone)]
@@ -29,6 +31,50 @@ impl Closure {
     /// The sum of the NARs' lengths in bytes.
     pub fn nar_bytes(&self) -> u64 {
         self.paths.iter().map(|path| path.nar_size).sum()
+    }
+
+    /// Leaves out the paths of `reasons`, all that needs them, and what no root needs any more; returns
+    /// those that were left out for a reason, each with it.
+    pub(crate) fn leave_out(&mut self, mut reasons: HashMap<StorePath, String>) -> Vec<Skipped> {
+        let mut referrers: HashMap<&StorePath, Vec<&StorePath>> = HashMap::new();
+        for info in &self.paths {
+            for reference in &info.references {
+                referrers.entry(reference).or_default().push(&info.path);
+            }
+        }
+        let mut unseen: Vec<StorePath> = reasons.keys().cloned().collect();
+        while let Some(path) = unseen.pop() {
+            for referrer in referrers.get(&path).into_iter().flatten() {
+                if !reasons.contains_key(*referrer) {
+                    reasons.insert(
+                        (*referrer).clone(),
+                        format!("it needs {}, which is not pushed", path.absolute()),
+                    );
+                    unseen.push((*referrer).clone());
+                }
+            }
+        }
+        self.roots.retain(|root| !reasons.contains_key(root));
+        self.keep_reachable();
+        let mut skipped: Vec<Skipped> =
+            reasons.into_iter().map(|(path, reason)| Skipped { path, reason }).collect();
+        skipped.sort_by(|one, other| one.path.cmp(&other.path));
+        skipped
+    }
+
+    fn keep_reachable(&mut self) {
+        let references: HashMap<&StorePath, &[StorePath]> =
+            self.paths.iter().map(|info| (&info.path, info.references.as_slice())).collect();
+        let mut kept: HashSet<StorePath> = self.roots.iter().cloned().collect();
+        let mut unseen = self.roots.clone();
+        while let Some(path) = unseen.pop() {
+            for reference in references.get(&path).into_iter().copied().flatten() {
+                if kept.insert(reference.clone()) {
+                    unseen.push(reference.clone());
+                }
+            }
+        }
+        self.paths.retain(|info| kept.contains(&info.path));
     }
 }
 

@@ -1,0 +1,85 @@
+//! Sizes and times, as people write and read them.
+
+use std::time::Duration;
+
+/// Reads a size in bytes: `90MB`, `64MiB`, `1000000`.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let units: [(&str, u64); 10] = [
+        ("", 1),
+        ("b", 1),
+        ("k", 1000),
+        ("kb", 1000),
+        ("m", 1_000_000),
+        ("mb", 1_000_000),
+        ("gb", 1_000_000_000),
+        ("kib", 1 << 10),
+        ("mib", 1 << 20),
+        ("gib", 1 << 30),
+    ];
+    read(text, &units).ok_or_else(|| "not a size; write it like 90MB or 64MiB".to_owned())
+}
+
+/// Reads a time: `90s`, `30m`, `2h`; a bare number is seconds.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    let seconds = read(text, &[("", 1), ("s", 1), ("m", 60), ("min", 60), ("h", 3600)]);
+    seconds
+        .filter(|seconds| (1..=7 * 24 * 3600).contains(seconds))
+        .map(Duration::from_secs)
+        .ok_or_else(|| "not a time from 1 second to 7 days; write it like 90s, 30m or 2h".to_owned())
+}
+
+fn read(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim().to_ascii_lowercase();
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
+    number.parse::<u64>().ok()?.checked_mul(*factor)
+}
+
+/// Writes a size: `34.5 MB`.
+pub(super) fn show_size(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "one digit behind the point is shown")]
+    let (mut amount, mut unit) = (bytes as f64, "B");
+    for larger in ["kB", "MB", "GB", "TB"] {
+        if amount < 999.95 {
+            break;
+        }
+        amount /= 1000.0;
+        unit = larger;
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{amount:.1} {unit}") }
+}
+
+/// Writes a number of things: `1 path`, `12 paths`.
+pub(super) fn count(number: usize, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_sizes_and_times() {
+        assert_eq!(size("90MB"), Ok(90_000_000));
+        assert_eq!(size("64 MiB"), Ok(64 << 20));
+        assert_eq!(size("1000"), Ok(1000));
+        assert_eq!(time("2h"), Ok(Duration::from_secs(7200)));
+        assert_eq!(time("90"), Ok(Duration::from_secs(90)));
+        for text in ["", "MB", "-1", "1.5GB", "99999999999999999999", "20000000000GB"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        for text in ["", "0", "1d", "8000000"] {
+            assert!(time(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn writes_sizes() {
+        assert_eq!(show_size(999), "999 B");
+        assert_eq!(show_size(34_510_000), "34.5 MB");
+        assert_eq!(show_size(999_999), "1.0 MB");
+        assert_eq!(show_size(5_000_000_000), "5.0 GB");
+    }
+}

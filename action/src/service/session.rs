@@ -1,0 +1,154 @@
+//! The session with a service: which token a request carries, and getting a new one before it ends.
+
+use std::time::Duration;
+
+use http::Method;
+use larder_protocol::api::{CacheName, Permission, TokenAnswer, TokenRequest};
+use serde::Deserialize;
+use tokio::{sync::Mutex, time::Instant};
+use url::Url;
+
+use super::{
+    body::Parts,
+    endpoint,
+    error::{ServiceError, check_version},
+    request::{Content, Failure, Outgoing, Retries, send_once},
+};
+use crate::{credentials::Credentials, progress::Progress, secret::Secret};
+
+/// How long an answer of the issuer or of the exchange may take.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How long giving a token back may take.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+pub(super) struct Session<'a> {
+    credentials: &'a Credentials,
+    http: reqwest::Client,
+    token_url: Url,
+    /// The origin of the URL that the user named: never what a server says.
+    audience: String,
+    cache: CacheName,
+    progress: &'a dyn Progress,
+    active: Mutex<Option<Active>>,
+}
+
+/// A token and when to get another.
+struct Active {
+    token: Secret,
+    renew: Instant,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(
+        credentials: &'a Credentials,
+        http: reqwest::Client,
+        base: &Url,
+        cache: &CacheName,
+        progress: &'a dyn Progress,
+    ) -> Self {
+        Self {
+            credentials,
+            http,
+            token_url: endpoint(base, "api/v1/token"),
+            audience: base.origin().ascii_serialization(),
+            cache: cache.clone(),
+            progress,
+            active: Mutex::new(None),
+        }
+    }
+
+    /// The token for the next request.
+    pub(super) async fn token(&self) -> Result<Secret, ServiceError> {
+        let (request_url, request_token) = match self.credentials {
+            Credentials::Static(token) => return Ok(token.clone()),
+            Credentials::Job { request_url, request_token } => (request_url, request_token),
+        };
+        // Whoever comes meanwhile waits for the same token.
+        let mut active = self.active.lock().await;
+        if let Some(active) = active.as_ref().filter(|active| Instant::now() < active.renew) {
+            return Ok(active.token.clone());
+        }
+        let mut retries = Retries::new("exchanging the job's ID token", &self.token_url, self.progress);
+        loop {
+            // An ID token is good for one exchange, so each try gets its own.
+            match self.exchange(request_url, request_token).await {
+                Ok(new) => return Ok(active.insert(new).token.clone()),
+                Err(Failure::Passing { reason, after }) => retries.wait(reason, after).await?,
+                Err(Failure::Final(error) | Failure::Unauthorized(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether another token can be had.
+    pub(super) fn can_renew(&self) -> bool {
+        matches!(self.credentials, Credentials::Job { .. })
+    }
+
+    /// Does not use `token` again.
+    pub(super) async fn forget(&self, token: &Secret) {
+        let mut active = self.active.lock().await;
+        if active.as_ref().is_some_and(|active| active.token == *token) {
+            *active = None;
+        }
+    }
+
+    /// Gives the session token back.
+    pub(super) async fn end(&self) {
+        if let Some(active) = self.active.lock().await.take() {
+            let request =
+                Outgoing::new("ending the session", Method::DELETE, self.token_url.clone(), FAREWELL);
+            if send_once(&self.http, &request, Some(&active.token)).await.is_err() {
+                tracing::debug!("the session token could not be given back; it ends by itself");
+            }
+        }
+    }
+
+    async fn exchange(&self, request_url: &Url, request_token: &Secret) -> Result<Active, Failure> {
+        let id_token = self.id_token(request_url, request_token).await?;
+        let asked = TokenRequest { id_token: id_token.expose().to_owned(), cache: self.cache.clone() };
+        let json = serde_json::to_vec(&asked)
+            .map_err(|error| Failure::Final(ServiceError::Internal(error.to_string())))?;
+        let mut request =
+            Outgoing::new("exchanging the job's ID token", Method::POST, self.token_url.clone(), ANSWER);
+        request.content = Some(Content::Json);
+        request.body = Parts::of(vec![json.into()]);
+        let answer = send_once(&self.http, &request, None).await?;
+        let answer: TokenAnswer = serde_json::from_slice(&answer).map_err(|error| {
+            // serde_json's own words may quote the answer, and with it the token.
+            Failure::Final(request.unreadable(&format!("at column {}", error.column())))
+        })?;
+        check_version(answer.cache.api).map_err(Failure::Final)?;
+        if !answer.permissions.contains(&Permission::Push) {
+            return Err(Failure::Final(ServiceError::NoPush(self.cache.to_string())));
+        }
+        let lifetime = Duration::from_secs(answer.expires_in);
+        Ok(Active { token: Secret::new(&answer.token), renew: Instant::now() + lifetime.mul_f64(0.8) })
+    }
+
+    async fn id_token(&self, request_url: &Url, request_token: &Secret) -> Result<Secret, Failure> {
+        #[derive(Deserialize)]
+        struct Answer {
+            value: Secret,
+        }
+        let mut url = request_url.clone();
+        url.query_pairs_mut().append_pair("audience", &self.audience);
+        let request = Outgoing::new("asking for an ID token", Method::GET, url, ANSWER);
+        let answer =
+            send_once(&self.http, &request, Some(request_token)).await.map_err(|failure| match failure {
+                Failure::Final(error) | Failure::Unauthorized(error) => {
+                    let reason = match error {
+                        ServiceError::Foreign { status, .. } | ServiceError::Refused { status, .. } => {
+                            format!("the issuer answered {status}")
+                        }
+                        other => other.to_string(),
+                    };
+                    Failure::Final(ServiceError::IdToken(reason))
+                }
+                passing => passing,
+            })?;
+        let answer: Answer = serde_json::from_slice(&answer).map_err(|_| {
+            Failure::Final(ServiceError::IdToken("the issuer's answer has no `value`".to_owned()))
+        })?;
+        Ok(answer.value)
+    }
+}
