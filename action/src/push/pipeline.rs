@@ -123,38 +123,16 @@ fn read(work: &Reading, window: &Arc<Window>, out: &UnboundedSender<Made>) {
         let held = window.take(chunk.content.len()).map_err(|_| over())?;
         out.send(Made::Chunk { nar, chunk, held }).map_err(|_| over())
     };
-    let mut cutting =
-        Cutting { cutter: Cutter::new(work.references.iter().copied()), hand_over: &mut hand_over };
-    let result = match nar::dump(&work.files, &mut cutting) {
-        Ok(size) => {
-            let Cutting { cutter, hand_over } = cutting;
-            cutter.finish(hand_over).map(|()| size).map_err(|error| error.to_string())
-        }
-        Err(error) => Err(error.to_string()),
-    };
+    let mut cutter = Cutter::new(work.references.iter().copied());
+    let result = nar::dump(&work.files, |bytes| cutter.feed(bytes, &mut hand_over))
+        .map_err(|error| error.to_string())
+        .and_then(|size| cutter.finish(hand_over).map(|()| size).map_err(|error| error.to_string()));
     let _ = out.send(Made::Read { nar, result });
-}
-
-/// Where a NAR is dumped to.
-struct Cutting<'a, F> {
-    cutter: Cutter,
-    hand_over: &'a mut F,
-}
-
-impl<F: FnMut(CutChunk) -> io::Result<()>> io::Write for Cutting<'_, F> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.cutter.feed(bytes, &mut *self.hand_over)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 fn encode(encoder: &mut FrameEncoder, work: Encoding) -> Made {
     let Encoding { nar, chunk, mut held } = work;
-    let mut frame = encoder.encode(chunk.id, &chunk.content, &chunk.holes);
+    let mut frame = encoder.encode(&chunk.content, &chunk.holes);
     // The encoder reserves for the worst case.
     frame.bytes.shrink_to_fit();
     held.shrink(frame.bytes.len());
