@@ -1,14 +1,21 @@
 //! The caches that are configured, by name.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
+use axum::extract::{FromRequestParts, Path};
+use http::request::Parts;
 use larder_protocol::{
     PublicKey, SigningKey,
     api::{API_VERSION, CacheInfo, CacheName},
 };
 
 use crate::{
+    Service,
     config::{CacheConfig, Config, cache::STORE_DIR},
+    error::ApiError,
     keys::{self, KeyError},
     metadata::Namespace,
 };
@@ -90,4 +97,27 @@ impl Cache {
             upstreams: self.config.upstreams.clone(),
         }
     }
+}
+
+/// The `{cache}` of the route, as an argument of a handler; 404 if there is none of that name.
+pub struct CacheInPath(pub Arc<Cache>);
+
+impl FromRequestParts<Arc<Service>> for CacheInPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, service: &Arc<Service>) -> Result<Self, ApiError> {
+        let name = name_in_path(parts, service).await?;
+        service.caches.get(&name).cloned().map(Self).ok_or_else(no_such_cache)
+    }
+}
+
+/// The name in the `{cache}` of the route, whether or not there is such a cache.
+pub(crate) async fn name_in_path(parts: &mut Parts, service: &Arc<Service>) -> Result<CacheName, ApiError> {
+    let path = Path::<HashMap<String, String>>::from_request_parts(parts, service).await;
+    let Path(path) = path.map_err(|_| no_such_cache())?;
+    path.get("cache").and_then(|name| name.parse().ok()).ok_or_else(no_such_cache)
+}
+
+fn no_such_cache() -> ApiError {
+    ApiError::not_found("there is no such cache")
 }

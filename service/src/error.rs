@@ -63,7 +63,7 @@ impl ApiError {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
             ErrorCode::BadRequest,
-            "this page does not take that method: see docs/api.md",
+            "this page does not take that method",
         )
     }
 
@@ -110,6 +110,11 @@ impl ApiError {
     /// 500: a fault of the service. `cause` is logged here and nowhere else, and not shown.
     pub fn internal(cause: impl fmt::Display) -> Self {
         tracing::error!(error = %cause, "a request failed by the service's fault");
+        Self::logged_already()
+    }
+
+    /// 500 for what the log has already, such as a panic.
+    pub(crate) fn logged_already() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             ErrorCode::Internal,

@@ -4,15 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Path, Request, State},
+    extract::{DefaultBodyLimit, Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use larder_protocol::api::{CacheInfo, CacheName};
+use larder_protocol::api::CacheInfo;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::{Service, cache, error::ApiError, log, push, trust};
+use crate::{Service, cache, caches::CacheInPath, error::ApiError, log, push, trust};
 
 /// Longer than any ID token with what is around it.
 const MAX_SMALL_BODY: usize = 64 * 1024;
@@ -27,18 +27,24 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/api/v1/caches/{cache}", get(cache_info))
         .layer(DefaultBodyLimit::max(MAX_SMALL_BODY))
         .layer(middleware::from_fn(within_time));
-    Router::new()
+    let router = Router::new()
         .route("/", get(root))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .merge(small)
         .merge(push::routes())
         .merge(cache::routes())
+        .with_state(service);
+    around(router)
+}
+
+/// What holds for every page.
+fn around(router: Router) -> Router {
+    router
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .fallback(async || ApiError::not_found("there is no such page"))
-        .layer(CatchPanicLayer::custom(|_| ApiError::internal("a handler panicked").into_response()))
+        .layer(CatchPanicLayer::custom(|_| ApiError::logged_already().into_response()))
         .layer(middleware::from_fn(log::request))
-        .with_state(service)
 }
 
 async fn within_time(request: Request, next: Next) -> Response {
@@ -67,10 +73,29 @@ async fn ready(State(service): State<Arc<Service>>) -> Result<&'static str, ApiE
 }
 
 /// `GET /api/v1/caches/{cache}`
-async fn cache_info(
-    State(service): State<Arc<Service>>,
-    Path(name): Path<String>,
-) -> Result<Json<CacheInfo>, ApiError> {
-    let cache = name.parse::<CacheName>().ok().and_then(|name| service.caches.get(&name));
-    cache.map(|cache| Json(cache.info())).ok_or_else(|| ApiError::not_found("there is no such cache"))
+async fn cache_info(CacheInPath(cache): CacheInPath) -> Json<CacheInfo> {
+    Json(cache.info())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fault_in_one_handler_is_an_answer_that_leaks_nothing() {
+        async fn broken() -> &'static str {
+            panic!("a secret")
+        }
+        let router = around(Router::new().route("/", get(broken)));
+        let request = Request::builder().uri("/").body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 500);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        assert!(body.contains("\"internal\"") && !body.contains("secret"), "{body}");
+    }
 }

@@ -15,6 +15,7 @@ use crate::{Service, clock::Clock, config::Config, keys};
 
 pub(super) async fn serve(mut config: Config) -> Result<(), Failure> {
     log_panics();
+    let stop = told_to_stop()?;
     raise_file_limit();
     let _lock = lock(&config)?;
     // First, so that whoever connects while the rest opens waits instead of being refused.
@@ -30,7 +31,6 @@ pub(super) async fn serve(mut config: Config) -> Result<(), Failure> {
     print::out(&welcome::text(&service));
     tracing::info!(listen = %service.config.listen, data = %service.config.data_dir.display(), "started");
 
-    let stop = told_to_stop()?;
     crate::serve(Arc::clone(&service), listener, stop).await;
     tracing::info!("stopped");
     Ok(())

@@ -34,6 +34,14 @@ pub(super) enum Command {
 }
 
 pub(super) async fn run(command: Command, config: &Config) -> Result<(), Failure> {
+    // A token in a database that no service reads would be worth nothing.
+    if !config.data_dir.join("larder.db").exists() {
+        return Err(Failure::Other(format!(
+            "there is no larder.db in {}. Start larderd there once, or say where its data are: --config, or \
+             LARDER_DATA_DIR",
+            config.data_dir.display()
+        )));
+    }
     let metadata = open_metadata(config).await.map_err(Failure::because)?;
     let clock = Clock::System;
     let done = match command {

@@ -46,7 +46,7 @@ fn write(text: &mut String, service: &Service) -> std::fmt::Result {
     writeln!(text, "    steps:")?;
     writeln!(text, "      - uses: {ACTION}")?;
     writeln!(text, "        with:")?;
-    writeln!(text, "          service-url: {}", config.base_url())?;
+    writeln!(text, "          service: {}", config.base_url())?;
     writeln!(text, "          cache: {}", cache.name())?;
 
     let trusting: Vec<&Cache> =

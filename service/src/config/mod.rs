@@ -17,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 pub use self::{
     cache::CacheConfig, environment::Environment, issuer::IssuerUrl, limits::Limits, public_url::PublicUrl,
@@ -84,6 +84,7 @@ impl ConfigError {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    #[serde(default, deserialize_with = "listen_address")]
     listen: Option<SocketAddr>,
     public_url: Option<PublicUrl>,
     data_dir: Option<PathBuf>,
@@ -93,6 +94,17 @@ struct File {
     issuer: Option<Vec<issuer::File>>,
     #[serde(default)]
     limits: limits::File,
+}
+
+fn listen_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let problem = |_| {
+        D::Error::custom(format!(
+            "{text:?} is not an address to listen on. Write \"127.0.0.1:8080\", or \"[::]:8080\" to be reached from \
+             other machines"
+        ))
+    };
+    text.parse().map(Some).map_err(problem)
 }
 
 impl Config {

@@ -1,13 +1,13 @@
 //! What a request's token permits.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, Path};
+use axum::extract::FromRequestParts;
 use http::{HeaderMap, header, request::Parts};
 use larder_protocol::api::{CacheName, Permission};
 
 use super::{Grant, SecretToken};
-use crate::{Service, error::ApiError};
+use crate::{Service, caches::name_in_path, error::ApiError};
 
 /// The grant of the request's token, if it permits `permission` in `cache`.
 ///
@@ -74,10 +74,7 @@ impl FromRequestParts<Arc<Service>> for PushGrant {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, service: &Arc<Service>) -> Result<Self, ApiError> {
-        let no_cache = || ApiError::not_found("there is no such cache");
-        let path = Path::<HashMap<String, String>>::from_request_parts(parts, service).await;
-        let Path(path) = path.map_err(|_| no_cache())?;
-        let cache: CacheName = path.get("cache").and_then(|name| name.parse().ok()).ok_or_else(no_cache)?;
+        let cache = name_in_path(parts, service).await?;
         authorize(service, &parts.headers, &cache, Permission::Push).await.map(Self)
     }
 }

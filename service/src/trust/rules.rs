@@ -179,3 +179,6 @@ impl TrustRule {
         mismatches
     }
 }
+
+#[cfg(test)]
+mod tests;
