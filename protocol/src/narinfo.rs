@@ -54,7 +54,10 @@ impl NarInfo {
             (None, None, None, None, None);
         let (mut nar_hash, mut nar_size, mut deriver, mut ca) = (None, None, None, None);
         let (mut references, mut signatures) = (Vec::new(), Vec::new());
-        for line in text.lines() {
+        // A last line without its newline may have been cut short. Nix refuses it too.
+        let lines =
+            text.strip_suffix('\n').ok_or_else(|| InvalidNarInfo("its last line has no end".into()))?;
+        for line in lines.split('\n') {
             let (key, value) = line
                 .split_once(": ")
                 .or_else(|| line.strip_suffix(':').map(|key| (key, "")))
@@ -67,6 +70,9 @@ impl NarInfo {
                 "FileSize" => file_size = Some(value.parse().map_err(|_| invalid(line))?),
                 "NarHash" => nar_hash = Some(value.parse().map_err(|_| invalid(line))?),
                 "NarSize" => nar_size = Some(value.parse().map_err(|_| invalid(line))?),
+                "References" if !references.is_empty() => {
+                    return Err(InvalidNarInfo("it has more than one References".into()));
+                }
                 "References" => {
                     references = value
                         .split_ascii_whitespace()

@@ -40,6 +40,8 @@ pub struct FrameEntry {
 #[error("the upload's index is malformed: {0}")]
 pub struct InvalidIndex(pub(crate) &'static str);
 
+const TOO_LONG: InvalidIndex = InvalidIndex("it is longer than 8 MiB");
+
 /// Writes an index; the frames follow it.
 pub fn encode_index(entries: &[FrameEntry]) -> Vec<u8> {
     let mut out = Vec::with_capacity(12 + entries.len() * 64);
@@ -76,11 +78,14 @@ pub fn decode_index(bytes: &[u8]) -> Result<Option<(Vec<FrameEntry>, usize)>, In
     for _ in 0..count {
         match entry(&mut fields)? {
             Some(entry) => entries.push(entry),
-            None if bytes.len() >= MAX_INDEX => return Err(InvalidIndex("it is longer than 8 MiB")),
+            None if bytes.len() >= MAX_INDEX => return Err(TOO_LONG),
             None => return Ok(None),
         }
     }
     let end = bytes.len() - fields.rest().len();
+    if end > MAX_INDEX {
+        return Err(TOO_LONG);
+    }
     Ok(Some((entries, end)))
 }
 

@@ -407,3 +407,56 @@ fn header(frame: &[u8]) -> Result<(u64, usize), FrameError> {
     };
     Ok((size.ok_or_else(short)?, frame.len() - fields.rest().len()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(content: &[u8], frame: &EncodedFrame) {
+        let id = ChunkId::of(content, frame.holes.iter().map(|hole| hole.content_offset));
+        let entry = FrameEntry::of(id, content.len(), frame).unwrap();
+        FrameDecoder::default().check(&entry, &frame.bytes).unwrap();
+    }
+
+    fn compresses(content: &[u8], frame: &EncodedFrame) -> bool {
+        frame.bytes.len() < content.len()
+    }
+
+    #[test]
+    fn takes_another_filling_where_the_content_has_the_first() {
+        let mut content = vec![0; HOLE];
+        content.extend_from_slice(&b"text ".repeat(100));
+        let mut encoder = FrameEncoder::default();
+        for attempt in 0..FILLINGS {
+            content.extend_from_slice(&filling(0, attempt));
+            let frame = encoder.encode(&content, &[0]);
+            checked(&content, &frame);
+            // Each in turn, and when all are used up, none: then it is stored as it is.
+            assert_eq!(compresses(&content, &frame), attempt + 1 < FILLINGS);
+        }
+    }
+
+    #[test]
+    fn stores_any_content_as_it_is() {
+        for (len, holes) in [
+            (1, &[][..]),
+            (31, &[]),
+            (32, &[0]),
+            (33, &[1]),
+            (64, &[0, 32]),
+            (MAX_BLOCK, &[]),
+            (MAX_BLOCK + 1, &[]),
+            (300_000, &[0, 131_060, 299_968]),
+            (MAX_CHUNK, &[5]),
+        ] {
+            let mut content: Vec<u8> = (0..=250).cycle().take(len).collect();
+            for hole in holes {
+                content[*hole as usize..*hole as usize + HOLE].fill(0);
+            }
+            let frame = store(&content, holes);
+            assert_eq!(frame.holes.len(), holes.len());
+            assert!(frame.bytes.len() <= max_frame(len, holes.len()));
+            checked(&content, &frame);
+        }
+    }
+}

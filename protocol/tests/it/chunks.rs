@@ -1,12 +1,8 @@
 //! Cutting a stream into chunks, and putting it together again.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod bytes;
-
 use std::convert::Infallible;
 
-use bytes::Random;
+use crate::bytes::Random;
 use larder_protocol::{
     ChunkId, StorePathHash,
     base32::is_digit,

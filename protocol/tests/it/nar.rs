@@ -1,9 +1,5 @@
 //! NARs: what is written, and what is refused.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod trees;
-
 use std::{
     fs, io,
     os::unix::{fs::symlink, net::UnixListener},
@@ -73,7 +69,7 @@ fn dumped(path: &Path) -> Vec<u8> {
 #[test]
 fn writes_the_pinned_tree() {
     let scratch = tempfile::tempdir().unwrap();
-    trees::make_tree(scratch.path());
+    crate::trees::make_tree(scratch.path());
     let nar = dumped(scratch.path());
     // nix-hash --type sha256 TREE (Nix 2.8.0); tests/nix.rs compares the bytes.
     let hash = "e8dbc9ada725f14162b7cfbedd6eec33929212c48e648d6ec12bce6c30abe030";

@@ -1,0 +1,13 @@
+//! What this crate promises, seen from outside.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod bytes;
+mod chunks;
+mod frames;
+mod mutations;
+mod nar;
+mod narinfo;
+mod nix;
+mod trees;
+mod upload;
