@@ -1,1 +1,7 @@
-//! Placeholder.
+//! What the end-to-end tests stand on: a stand-in for GitHub, real Nix, a service in the test's own
+//! process.
+//!
+//! A scene that cannot be set fails its test on the spot, so this crate unwraps where the programs may not.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "see above")]
+
+pub mod github;
