@@ -5,3 +5,5 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "see above")]
 
 pub mod github;
+pub mod nix;
+pub mod programs;
