@@ -4,6 +4,10 @@
 //! A scene that cannot be set fails its test on the spot, so this crate unwraps where the programs may not.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "see above")]
 
+pub mod client;
 pub mod github;
+pub mod larderd;
 pub mod nix;
+pub mod package;
 pub mod programs;
+pub mod world;
