@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "see above")]
 
 pub mod client;
+pub mod cutting_proxy;
 pub mod github;
 pub mod larderd;
 pub mod nix;

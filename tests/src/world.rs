@@ -123,6 +123,11 @@ impl World {
         format!("http://{}", self.address)
     }
 
+    /// Where the service listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The folder that the service keeps all in.
     pub fn data_dir(&self) -> PathBuf {
         self.data.path().to_owned()

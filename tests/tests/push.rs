@@ -46,6 +46,6 @@ async fn a_missing_reference_is_named_and_nothing_is_published() {
     client.send(opened.push, &[&top]).await.unwrap();
     let refusal = client.commit(opened.push).await.unwrap_err();
     assert_eq!(refusal.answer.error, ErrorCode::Invalid);
-    assert_eq!(refusal.answer.missing_references, [absent.info.path.clone()]);
+    assert_eq!(refusal.answer.missing_references, std::slice::from_ref(&absent.info.path));
     assert!(world.narinfo(&top.info.path).await.is_none());
 }
