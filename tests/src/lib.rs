@@ -1,1 +1,14 @@
-//! Placeholder.
+//! What the end-to-end tests stand on: a stand-in for GitHub, real Nix, a service in the test's own
+//! process.
+//!
+//! A scene that cannot be set fails its test on the spot, so this crate unwraps where the programs may not.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "see above")]
+
+pub mod client;
+pub mod cutting_proxy;
+pub mod github;
+pub mod larderd;
+pub mod nix;
+pub mod package;
+pub mod programs;
+pub mod world;

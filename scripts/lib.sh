@@ -1,0 +1,91 @@
+# What the scripts share. Source it; it needs bash.
+# shellcheck shell=bash
+set -euo pipefail
+
+PATH=$PATH:/usr/sbin:/sbin
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# A script that cd's into the repository uses the toolchain of rust-toolchain.toml.
+cd "$root"
+
+say() { printf '\n== %s\n' "$*"; }
+note() { printf '   %s\n' "$*"; }
+die() {
+	printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+	exit 1
+}
+
+# Goes on as root: these scripts install packages, start Docker's daemon and build in /nix/store.
+be_root() {
+	[ "$(id -u)" -ne 0 ] || return 0
+	command -v sudo >/dev/null || die "run it as root, or install sudo"
+	note "going on as root, by sudo"
+	exec sudo HOME="$HOME" PATH="$PATH" "$0" "$@"
+}
+
+# What root made where the user builds is the user's.
+give_back() {
+	[ -z "${SUDO_UID:-}" ] || chown -R "$SUDO_UID:${SUDO_GID:-$SUDO_UID}" "$root/target" "$HOME/.cargo/registry" 2>/dev/null || true
+}
+trap give_back EXIT
+
+# need PROGRAM=PACKAGE…: installs the Debian packages whose programs are not there.
+need() {
+	local pair packages=()
+	for pair in "$@"; do
+		command -v "${pair%%=*}" >/dev/null || packages+=("${pair#*=}")
+	done
+	[ "${#packages[@]}" -gt 0 ] || return 0
+	command -v apt-get >/dev/null ||
+		die "these are not installed, and this is not Debian: ${packages[*]} (install them and try again)"
+	say "Installing from Debian: ${packages[*]}"
+	apt-get update -qq
+	env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+}
+
+# Rust, as rust-toolchain.toml asks for it.
+need_rust() {
+	[ -x "$HOME/.cargo/bin/cargo" ] && PATH=$HOME/.cargo/bin:$PATH
+	command -v cargo >/dev/null ||
+		die "Rust is not installed: https://rustup.rs tells how (rustup then fetches what rust-toolchain.toml names)"
+	cargo --version >/dev/null || die "cargo does not run here; its own message stands above"
+}
+
+# A C compiler, for the crates that bring C with them.
+need_cc() {
+	need gcc=gcc make=make
+	[ -e /usr/include/stdio.h ] || apt-get install -y -qq --no-install-recommends libc6-dev >/dev/null
+}
+
+# Docker, and its daemon if none answers.
+need_docker() {
+	need docker=docker.io dockerd=docker.io iptables=iptables
+	docker info >/dev/null 2>&1 && return 0
+	say "Starting Docker's daemon, since none answers (its log: /tmp/larder-dockerd.log)"
+	nohup dockerd >/tmp/larder-dockerd.log 2>&1 </dev/null &
+	local end=$((SECONDS + 60))
+	while [ "$SECONDS" -lt "$end" ]; do
+		docker info >/dev/null 2>&1 && return 0
+		sleep 1
+	done
+	die "Docker's daemon did not start within a minute: see /tmp/larder-dockerd.log"
+}
+
+# The programs of tools.txt, in target/tools, first on the PATH.
+need_tools() {
+	local tools=$root/target/tools wanted
+	wanted=$(sha256sum scripts/tools.txt)
+	if [ "$(cat "$tools/installed" 2>/dev/null)" != "$wanted" ]; then
+		say "Installing the programs of scripts/tools.txt from PyPI"
+		need python3=python3
+		rm -rf "$tools"
+		python3 -m venv "$tools" >/dev/null 2>&1 || {
+			need python3-venv=python3-venv
+			/usr/bin/python3 -m venv "$tools"
+		}
+		"$tools/bin/pip" install --quiet --require-hashes --only-binary=:all: -r scripts/tools.txt
+		printf '%s' "$wanted" >"$tools/installed"
+	fi
+	PATH=$tools/bin:$PATH
+}
+
+have_image() { docker image inspect "$1" >/dev/null 2>&1; }

@@ -1,0 +1,223 @@
+//! The scene of a test: a service, a stand-in for GitHub, and a clock.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, Once, PoisonError, atomic::AtomicI64},
+};
+
+use larder_protocol::{api::CacheInfo, narinfo::NarInfo};
+use larder_service::{
+    Service,
+    clock::Clock,
+    config::{Config, Environment},
+    serve,
+};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+
+use crate::{
+    client::{Answer, Client},
+    github::{GitHub, Job},
+    nix::Reader,
+};
+
+/// The time at which every world begins: 2026-09-21 12:00 UTC.
+const BEGINNING: i64 = 1_790_078_400;
+
+/// What a test's configuration says beside addresses and folders.
+#[derive(Debug, Clone)]
+pub struct Scene {
+    /// Keys before the first table, and `[limits]`.
+    pub limits: String,
+    /// The caches.
+    pub caches: String,
+}
+
+impl Default for Scene {
+    fn default() -> Self {
+        Self { limits: String::new(), caches: CACHES.to_owned() }
+    }
+}
+
+/// One cache, to which the default job may push.
+const CACHES: &str = r#"
+[[cache]]
+name = "main"
+upstream = []
+
+[[cache.trust]]
+repository = "acme/flake"
+ref = "refs/heads/main"
+"#;
+
+/// A service in this process, a stand-in for GitHub, and a clock that a test sets.
+///
+/// When it is dropped, the test fails if a part of Larder panicked, or GitHub was asked for what it should
+/// not be.
+pub struct World {
+    /// GitHub.
+    pub github: GitHub,
+    /// The time of the service and of GitHub.
+    pub clock: Arc<AtomicI64>,
+    data: TempDir,
+    address: SocketAddr,
+    scene: Scene,
+    running: Option<Running>,
+}
+
+struct Running {
+    stop: oneshot::Sender<()>,
+    stopped: JoinHandle<()>,
+}
+
+impl World {
+    /// A world with one cache, `main`, to which [`Job::default`] may push.
+    pub async fn new() -> Self {
+        Self::with(Scene::default()).await
+    }
+
+    /// A world that is configured otherwise.
+    pub async fn with(scene: Scene) -> Self {
+        note_panics();
+        let clock = Arc::new(AtomicI64::new(BEGINNING));
+        let github = GitHub::start(Clock::Set(clock.clone())).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut world = Self { github, clock, data: TempDir::new().unwrap(), address, scene, running: None };
+        world.start_on(listener).await;
+        world
+    }
+
+    /// Stops the service in good order and starts it again on what it has kept.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        self.start_on(listener).await;
+    }
+
+    async fn stop(&mut self) {
+        if let Some(Running { stop, stopped }) = self.running.take() {
+            let _ = stop.send(());
+            stopped.await.unwrap();
+        }
+    }
+
+    async fn start_on(&mut self, listener: TcpListener) {
+        let text = configuration(self.address, self.data.path(), self.github.issuer(), &self.scene);
+        let config = Config::parse(Path::new("larder.toml"), &text, &Environment::default())
+            .unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let service = Service::open(config, Clock::Set(self.clock.clone())).await.unwrap();
+        let (stop, stopping) = oneshot::channel::<()>();
+        let stopped = tokio::spawn(async move {
+            serve(service, listener, async {
+                let _ = stopping.await;
+            })
+            .await;
+        });
+        self.running = Some(Running { stop, stopped });
+    }
+
+    /// The service's URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Where the service listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The folder that the service keeps all in.
+    pub fn data_dir(&self) -> PathBuf {
+        self.data.path().to_owned()
+    }
+
+    /// Lets time go by.
+    pub fn advance(&self, seconds: i64) {
+        self.clock.fetch_add(seconds, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// A session in `main` for the job that may push.
+    pub async fn client(&self) -> Client {
+        self.exchange(&Job::default()).await.unwrap()
+    }
+
+    /// What a job gets when it asks for a session in `main`.
+    pub async fn exchange(&self, job: &Job) -> Answer<Client> {
+        let id_token = self.github.id_token(job, &self.url());
+        Client::exchange(&self.url(), "main", &id_token).await
+    }
+
+    /// Who reads from `main` as the cache says one should.
+    pub async fn reader(&self) -> Reader {
+        reader(&self.url(), "main").await
+    }
+
+    /// `GET` of a page below `main`.
+    pub async fn get(&self, page: &str) -> reqwest::Response {
+        reqwest::get(format!("{}/main/{page}", self.url())).await.unwrap()
+    }
+
+    /// The narinfo of a path in `main`.
+    pub async fn narinfo(&self, path: &larder_protocol::StorePath) -> Option<NarInfo> {
+        let response = self.get(&format!("{}.narinfo", path.hash())).await;
+        match response.status().as_u16() {
+            200 => Some(NarInfo::parse(&response.text().await.unwrap()).unwrap()),
+            404 => None,
+            status => panic!("a narinfo was answered with {status}"),
+        }
+    }
+}
+
+/// Who reads from a cache as the cache says one should.
+pub async fn reader(service: &str, cache: &str) -> Reader {
+    let info: CacheInfo =
+        reqwest::get(format!("{service}/api/v1/caches/{cache}")).await.unwrap().json().await.unwrap();
+    Reader {
+        substituters: vec![info.url],
+        public_keys: info.public_keys.iter().map(ToString::to_string).collect(),
+        more: String::new(),
+    }
+}
+
+/// The configuration's file.
+pub fn configuration(address: SocketAddr, data_dir: &Path, issuer: &str, scene: &Scene) -> String {
+    format!(
+        "listen = \"{address}\"\npublic_url = \"http://{address}\"\ndata_dir = \"{}\"\n{}\n\
+         [[issuer]]\nurl = \"{issuer}\"\n{}",
+        data_dir.display(),
+        scene.limits,
+        scene.caches,
+    )
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stopped.abort();
+        }
+        if !std::thread::panicking() {
+            let panics = PANICS.lock().unwrap_or_else(PoisonError::into_inner);
+            assert!(panics.is_empty(), "a part of Larder panicked: {panics:#?}");
+        }
+    }
+}
+
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Notes panics in Larder's own parts, which a handler's answer or a task's end may hide. A test's own
+/// panics are not noted: they fail the test anyway.
+fn note_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let ours = info.location().is_some_and(|location| !location.file().starts_with("tests/"));
+            if ours {
+                PANICS.lock().unwrap_or_else(PoisonError::into_inner).push(info.to_string());
+            }
+            before(info);
+        }));
+    });
+}
