@@ -1,5 +1,7 @@
 //! Reading the Nix store, against databases that real Nix makes.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{
     fs,
     io::{Read as _, Write as _},
