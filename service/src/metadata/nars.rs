@@ -204,7 +204,7 @@ async fn complete(
     id: i64,
     nar: &VerifiedNar,
 ) -> Result<(), MetadataError> {
-    sqlx::query(
+    let completed = sqlx::query(
         "UPDATE nars SET complete = 1 WHERE id = ?1 AND NOT EXISTS (
              SELECT 1 FROM nars n WHERE n.namespace = ?2 AND n.hash = ?3 AND n.complete = 1)",
     )
@@ -213,6 +213,11 @@ async fn complete(
     .bind(&nar.hash.0[..])
     .execute(&mut **transaction)
     .await?;
+    if completed.rows_affected() == 0 {
+        for statement in ["DELETE FROM nar_chunks WHERE nar = ?", "DELETE FROM nars WHERE id = ?"] {
+            sqlx::query(statement).bind(id).execute(&mut **transaction).await?;
+        }
+    }
     sqlx::query(
         "UPDATE paths SET nar = (SELECT n.id FROM nars n WHERE n.namespace = ? AND n.hash = ? AND n.complete = 1)
          WHERE push = ? AND nar_hash = ?",
