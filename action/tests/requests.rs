@@ -1,5 +1,7 @@
 //! What the client does about answers that are not what it hoped for, against a server that plays them.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{
     collections::VecDeque,
     convert::Infallible,
