@@ -11,6 +11,9 @@ use crate::error::ApiError;
 /// How long a client may send nothing.
 const STALL: Duration = Duration::from_secs(60);
 
+/// How long what a refused client still sends is read.
+const DRAIN: Duration = Duration::from_secs(10);
+
 /// A body that is read in pieces of the reader's choice.
 pub struct BodyReader {
     stream: BodyDataStream,
@@ -55,6 +58,15 @@ impl BodyReader {
             }
         }
         Ok(self.buffer.split_to(len).freeze())
+    }
+
+    /// Reads on without keeping anything, so that a client that is still sending lives to read why it was refused:
+    /// if its connection were closed under it, it would see no more than that.
+    pub async fn drain(mut self) {
+        let drained = async {
+            while let Some(Ok(_)) = self.stream.next().await {}
+        };
+        let _ = tokio::time::timeout(DRAIN, drained).await;
     }
 
     /// Takes all that is left.

@@ -87,6 +87,7 @@ impl Workshop {
             .and_then(|length| length.to_str().ok()?.parse::<usize>().ok())
             .ok_or_else(|| ApiError::bad_request("the request has no Content-Length"))?;
         if announced > limit {
+            body::BodyReader::new(body, 0).drain().await;
             return Err(ApiError::too_large(format!("the body is larger than {limit} bytes")));
         }
         let kib = u32::try_from(announced.div_ceil(1024).max(1)).unwrap_or(u32::MAX);

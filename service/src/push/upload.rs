@@ -32,12 +32,20 @@ struct Upload {
 /// before is stored nevertheless.
 pub(super) async fn store_frames(request: PushRequest, body: Body) -> Result<UploadAnswer, ApiError> {
     let mut body = BodyReader::new(body, request.service.config.limits.max_body.get());
-    let entries = read_index(&mut body).await?;
+    let stored = store(request, &mut body).await;
+    if stored.is_err() {
+        body.drain().await;
+    }
+    stored
+}
+
+async fn store(request: PushRequest, body: &mut BodyReader) -> Result<UploadAnswer, ApiError> {
+    let entries = read_index(body).await?;
     let names: Vec<ChunkId> = entries.iter().map(|entry| entry.id).collect();
     let stored = request.service.metadata.stored_chunks(request.cache.namespace(), &names).await?;
     let mut known: HashSet<ChunkId> = stored.into_keys().collect();
     let mut upload = Upload { request, object: None, written: Vec::new(), present: 0 };
-    let taken = upload.take(&mut body, entries, &mut known).await;
+    let taken = upload.take(body, entries, &mut known).await;
     let answer = upload.finish().await?;
     taken?;
     Ok(answer)
