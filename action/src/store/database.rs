@@ -64,6 +64,12 @@ impl Database {
         self.ask::<Row>(&sql, &mark.0.to_string()).await?.into_iter().map(PathInfo::try_from).collect()
     }
 
+    pub(super) async fn added_since(&self, mark: Mark) -> Result<Vec<PathInfo>, StoreError> {
+        let sql =
+            format!("SELECT {COLUMNS} FROM ValidPaths v WHERE v.id > CAST(?1 AS INTEGER) ORDER BY v.id");
+        self.ask::<Row>(&sql, &mark.0.to_string()).await?.into_iter().map(PathInfo::try_from).collect()
+    }
+
     pub(super) async fn closure(&self, roots: &[StorePath]) -> Result<Vec<PathInfo>, StoreError> {
         let asked: Vec<String> = roots.iter().map(StorePath::absolute).collect();
         let asked = serde_json::to_string(&asked).map_err(|error| self.unreadable(&error))?;

@@ -56,6 +56,15 @@ fn more(others: &usize) -> String {
     if *others == 0 { String::new() } else { format!(", and {others} others neither") }
 }
 
+/// The store path that `path` names, in the store below `root`: a path below the store's directory, or a link to
+/// one. The store itself need not be there.
+///
+/// # Errors
+/// When it leads elsewhere.
+pub fn resolve(root: &Path, path: &Path) -> Result<StorePath, StoreError> {
+    closure::resolve(root, path)
+}
+
 /// A Nix store on this machine.
 #[derive(Debug)]
 pub struct NixStore {
@@ -89,6 +98,14 @@ impl NixStore {
     /// When the database cannot be read.
     pub async fn built_since(&self, mark: Mark) -> Result<Vec<PathInfo>, StoreError> {
         self.database.built_since(mark).await
+    }
+
+    /// All that came into the store since `mark`, in the order in which it came.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn added_since(&mut self, mark: Mark) -> Result<Vec<PathInfo>, StoreError> {
+        self.database.added_since(mark).await
     }
 
     /// `roots` and all that they need, in the order in which they became valid.

@@ -1,0 +1,200 @@
+//! `larder agent push`: what pushes. A process of its own, so that its end (a crash, a lack of memory)
+//! does not disturb who reads through the relay.
+
+use std::{
+    collections::HashSet,
+    path::Path,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use larder_protocol::{
+    StorePath,
+    api::{CacheInfo, Upstream},
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use url::Url;
+
+use super::{
+    messages::{Finish, Start, Told, to_line},
+    outputs,
+    report::{LeftOut, Report},
+    service,
+};
+use crate::{
+    output,
+    progress::{Event, Progress},
+    push::{PushOptions, push},
+    store::{Mark, NixStore},
+    workflow::wording::{bytes, count},
+};
+
+/// What the agent hands to the child by standard input. It holds secrets.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Work {
+    /// As main gave it.
+    pub start: Start,
+    /// The newest row when the job began.
+    pub mark: Mark,
+    /// What the service said of the cache, if it could be asked.
+    pub cache: Option<CacheInfo>,
+    /// The order.
+    pub finish: Finish,
+}
+
+/// Pushes what the job built, and prints what happens as lines of JSON. The last one says how it ended.
+pub async fn run(root: &Path, work: Work) {
+    let (notes, receiver) = unbounded_channel();
+    let printer = tokio::spawn(print(receiver));
+    let told = match carry_out(root, work, &notes).await {
+        Ok(report) => Told::Done(Box::new(report)),
+        Err(error) => Told::Failed(error.to_string()),
+    };
+    let _ = notes.send(told);
+    drop(notes);
+    let _ = printer.await;
+}
+
+async fn print(mut told: UnboundedReceiver<Told>) {
+    while let Some(told) = told.recv().await {
+        if let Ok(line) = to_line(&told) {
+            output::line(line.trim_end());
+        }
+    }
+}
+
+async fn carry_out(
+    root: &Path,
+    work: Work,
+    notes: &UnboundedSender<Told>,
+) -> Result<Report, Box<dyn std::error::Error + Send + Sync>> {
+    let Work { start, mark, cache, finish } = work;
+    let began = Instant::now();
+    let limit = Duration::from_secs(finish.seconds);
+    let identity = start.identity.as_ref().ok_or("the job has no identity to push with")?;
+    let note = |text: String| drop(notes.send(Told::Note(text)));
+
+    let needs_upstreams = start.shared || start.what == crate::workflow::inputs::What::New;
+    let cache = match cache {
+        None if needs_upstreams => Some(service::cache_info(&start.service, &start.cache).await?),
+        cache => cache,
+    };
+    let upstreams: Vec<Upstream> = cache.map(|cache| cache.upstreams).unwrap_or_default();
+    let mut store = NixStore::open(root).await?;
+    let roots = match finish.paths {
+        Some(paths) => paths,
+        None => outputs::built(&mut store, mark, start.what, &upstreams).await?,
+    };
+    let wanted = roots.len();
+    let (mut closure, mut left_out) = outputs::closure(&mut store, roots).await?;
+    if start.shared {
+        let above = store.added_since(mark).await?.into_iter().map(|row| row.path).collect();
+        let strangers = outputs::strangers(&closure, &above, &upstreams);
+        let absent = absent(&start, strangers, &upstreams).await?;
+        let (kept, others) = outputs::without(&closure, &absent);
+        left_out.extend(others);
+        if kept.len() < closure.roots.len() {
+            closure = store.closure(&kept).await?;
+        }
+    }
+    drop(store);
+    for LeftOut { path, reason } in &left_out {
+        note(format!("left out: {path}: {reason}"));
+    }
+    let roots = closure.roots.clone();
+    if roots.is_empty() {
+        return Ok(Report { roots: wanted, left_out, elapsed: began.elapsed(), ..Report::default() });
+    }
+    note(format!(
+        "{} to push, {} with all that they need ({})",
+        count(roots.len(), "path"),
+        closure.paths.len(),
+        bytes(closure.nar_bytes())
+    ));
+    let mut options = PushOptions::new(start.service.clone(), start.cache.clone());
+    options.level = start.level;
+    options.max_body = start.max_body;
+    options.time_limit = limit.saturating_sub(began.elapsed());
+    let progress = Notes::new(notes.clone());
+    let push = push(&options, &identity.credentials(), closure, &progress).await?;
+    let mut report = Report::of(push, &roots, left_out);
+    report.roots = wanted;
+    report.elapsed = began.elapsed();
+    Ok(report)
+}
+
+async fn absent(
+    start: &Start,
+    strangers: Vec<StorePath>,
+    upstreams: &[Upstream],
+) -> Result<HashSet<StorePath>, service::AskError> {
+    let mut caches = vec![service::cache_url(&start.service, &start.cache)];
+    caches.extend(upstreams.iter().filter_map(|upstream| upstream.url.parse::<Url>().ok()));
+    service::nobody_has(strangers, caches).await
+}
+
+/// Turns a push's events into lines of the log.
+struct Notes {
+    notes: UnboundedSender<Told>,
+    sums: Mutex<Sums>,
+}
+
+struct Sums {
+    read: u64,
+    sent: u64,
+    to_read: u64,
+    told: Instant,
+}
+
+/// How often the sums are told.
+const EVERY: Duration = Duration::from_secs(10);
+
+impl Notes {
+    fn new(notes: UnboundedSender<Told>) -> Self {
+        Self { notes, sums: Mutex::new(Sums { read: 0, sent: 0, to_read: 0, told: Instant::now() }) }
+    }
+
+    fn note(&self, text: String) {
+        let _ = self.notes.send(Told::Note(text));
+    }
+}
+
+impl Progress for Notes {
+    fn event(&self, event: &Event<'_>) {
+        match event {
+            Event::Opened { missing, reused, present, upstream, nar_bytes } => {
+                self.sums.lock().unwrap_or_else(std::sync::PoisonError::into_inner).to_read = *nar_bytes;
+                self.note(format!(
+                    "{} missing there ({}); {present} there already, {upstream} at upstreams, {reused} with known contents",
+                    count(*missing, "path"),
+                    bytes(*nar_bytes)
+                ));
+            }
+            Event::Read(more) | Event::Sent(more) => {
+                let mut sums = self.sums.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                match event {
+                    Event::Read(_) => sums.read += more,
+                    _ => sums.sent += more,
+                }
+                if sums.told.elapsed() >= EVERY {
+                    sums.told = Instant::now();
+                    self.note(format!(
+                        "read {} of {}, sent {}",
+                        bytes(sums.read),
+                        bytes(sums.to_read),
+                        bytes(sums.sent)
+                    ));
+                }
+            }
+            Event::Verified { path, nar_size } => {
+                self.note(format!("verified there: {path} ({})", bytes(*nar_size)))
+            }
+            Event::Skipped { path, reason } => self.note(format!("left out: {path}: {reason}")),
+            Event::Retrying { what, error, wait } => {
+                self.note(format!("{what}: {error}; again in {:.0} s", wait.as_secs_f64()));
+            }
+            Event::Committed { published } => self.note(format!("published {published} paths")),
+        }
+    }
+}

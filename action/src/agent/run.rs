@@ -1,0 +1,278 @@
+//! `larder agent run`: the relay, the job's mark in the store, and the agent's own end.
+
+use std::{
+    io::{self, BufRead as _, Read as _},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use larder_protocol::api::CacheInfo;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
+    process::{Child, ChildStdout, Command},
+    time::{sleep, timeout},
+};
+
+use super::{
+    messages::{Finish, MAX_LINE, Order, Ready, Start, Started, Told, Trust, to_line},
+    push::Work,
+    service, trust,
+};
+use crate::{
+    output,
+    relay::{Patience, Relay},
+    store::{Mark, NixStore},
+    workflow::stopped,
+};
+
+/// How long main may take to say what is to be done.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// How often the marker is looked for.
+const MARKER_EVERY: Duration = Duration::from_secs(5);
+/// How long a push goes on when whoever ordered it is gone: a cancelled job ends within a minute.
+const GRACE: Duration = Duration::from_secs(45);
+/// How long the agent stays when its work is done, if nobody removes it.
+const AFTERWARDS: Duration = Duration::from_secs(30);
+/// What a push may take beyond its own limit, before it is ended.
+const OVERTIME: Duration = Duration::from_secs(5);
+
+/// Where the agent finds things; another root in tests.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// What has the host's `/nix`, `/etc/nix`, … below it.
+    pub root: PathBuf,
+    /// The socket for orders.
+    pub socket: PathBuf,
+    /// The marker.
+    pub marker: PathBuf,
+    /// The program to run `agent push` with.
+    pub program: PathBuf,
+}
+
+impl Places {
+    /// Those of the sibling container.
+    pub fn of_container() -> Self {
+        Self {
+            root: "/".into(),
+            socket: super::SOCKET.into(),
+            marker: Path::new(super::MARKER_DIR).join(super::MARKER),
+            program: "/proc/self/exe".into(),
+        }
+    }
+}
+
+/// Why the agent did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Nobody said what to do.
+    #[error("nothing to do came by standard input")]
+    NoStart,
+    /// Something else was said.
+    #[error("what came by standard input cannot be read; are action and agent of one version?")]
+    StrangeStart,
+    /// The socket cannot be made.
+    #[error("cannot listen for orders: {0}")]
+    Socket(io::Error),
+}
+
+struct Agent {
+    places: Places,
+    start: Start,
+    mark: Option<Mark>,
+    cache: Option<CacheInfo>,
+    relay: Option<Relay>,
+}
+
+/// Runs until its work is done, its marker vanishes, its lifetime is over, or it is told to stop.
+///
+/// # Errors
+/// When it cannot start; that is also said on standard output.
+pub async fn run(places: Places) -> Result<(), RunError> {
+    let (agent, listener, ready) = match prepare(places).await {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            tell(&Started::Failed(error.to_string()));
+            return Err(error);
+        }
+    };
+    tell(&Started::Ready(Box::new(ready)));
+    let lifetime = Duration::from_secs(agent.start.lifetime);
+    tokio::select! {
+        () = agent.obey(&listener) => tracing::info!("the work is done"),
+        () = agent.marker_vanishes() => tracing::info!("the job's marker is gone"),
+        () = sleep(lifetime) => tracing::info!("the lifetime is over"),
+        () = stopped() => tracing::info!("stopped"),
+    }
+    Ok(())
+}
+
+fn tell(started: &Started) {
+    if let Ok(line) = to_line(started) {
+        output::line(line.trim_end());
+    }
+}
+
+async fn prepare(places: Places) -> Result<(Agent, UnixListener, Ready), RunError> {
+    let start = read_start().await?;
+    // Before anything else: what is built from now on belongs to the job.
+    let (mark, store_problem) = match mark(&places.root).await {
+        Ok(mark) => (Some(mark), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    let trust = trust::find_out(&places.root, start.user);
+    let cache = service::cache_info(&start.service, &start.cache).await.map_err(|error| error.to_string());
+    let relay = match (&cache, &trust) {
+        (Ok(_), Trust::Trusted | Trust::Unknown) if start.relay => {
+            let upstream = service::cache_url(&start.service, &start.cache);
+            Relay::start(upstream, Patience::default())
+                .await
+                .inspect_err(|error| tracing::warn!(%error, "no relay"))
+                .ok()
+        }
+        _ => None,
+    };
+    let listener = UnixListener::bind(&places.socket).map_err(RunError::Socket)?;
+    let url = relay.as_ref().map(|relay| relay.url().clone());
+    let agent = Agent { places, start, mark, cache: cache.as_ref().ok().cloned(), relay };
+    Ok((agent, listener, Ready { store_problem, cache, trust, relay: url }))
+}
+
+async fn mark(root: &Path) -> Result<Mark, crate::store::StoreError> {
+    NixStore::open(root).await?.high_water_mark().await
+}
+
+/// Reads the first line of standard input, on a thread of its own: it cannot be given up otherwise.
+async fn read_start() -> Result<Start, RunError> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let read = io::stdin().lock().take(1 << 20).read_line(&mut line);
+        let _ = sender.send(read.map(|_| line));
+    });
+    match timeout(START_LIMIT, receiver).await {
+        Ok(Ok(Ok(line))) if !line.is_empty() => {
+            serde_json::from_str(&line).map_err(|_| RunError::StrangeStart)
+        }
+        _ => Err(RunError::NoStart),
+    }
+}
+
+impl Agent {
+    async fn marker_vanishes(&self) {
+        if !self.start.marker {
+            return std::future::pending().await;
+        }
+        while tokio::fs::try_exists(&self.places.marker).await.unwrap_or(false) {
+            sleep(MARKER_EVERY).await;
+        }
+    }
+
+    /// Takes orders one after the other. Ends some seconds after one was carried out.
+    async fn obey(&self, listener: &UnixListener) {
+        let mut accepted = listener.accept().await;
+        loop {
+            match accepted {
+                Ok((stream, _)) => self.take_order(stream).await,
+                Err(error) => return tracing::warn!(%error, "cannot take an order"),
+            }
+            match timeout(AFTERWARDS, listener.accept()).await {
+                Ok(next) => accepted = next,
+                Err(_) => return,
+            }
+        }
+    }
+
+    async fn take_order(&self, stream: UnixStream) {
+        let (read, mut answers) = stream.into_split();
+        let mut orders = BufReader::new(read.take(MAX_LINE));
+        let mut line = String::new();
+        let order = match timeout(START_LIMIT, orders.read_line(&mut line)).await {
+            Ok(Ok(_)) => serde_json::from_str::<Order>(&line).ok(),
+            _ => None,
+        };
+        match order {
+            Some(Order::Finish(finish)) => {
+                let gone = async {
+                    // Nothing more is said on this side; its end means that who ordered is gone.
+                    let mut rest = Vec::new();
+                    let _ = orders.read_to_end(&mut rest).await;
+                };
+                self.finish(finish, gone, &mut answers).await;
+            }
+            None => answer(&mut answers, &Told::Failed("the order cannot be read".into())).await,
+        }
+    }
+
+    /// Has the child push, and passes on what it tells.
+    async fn finish(&self, finish: Finish, gone: impl Future<Output = ()>, answers: &mut OwnedWriteHalf) {
+        let limit = Duration::from_secs(finish.seconds) + OVERTIME;
+        let Some(mark) = self.mark else {
+            return answer(answers, &Told::Failed("the store's database could not be read".into())).await;
+        };
+        let work = Work { start: self.start.clone(), mark, cache: self.cache.clone(), finish };
+        let (mut child, told) = match self.begin_push(&work).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                return answer(answers, &Told::Failed(format!("cannot start what pushes: {error}"))).await;
+            }
+        };
+        let ended = tokio::select! {
+            ended = self.pass_on(told, answers) => ended,
+            () = sleep(limit) => Some("it took too long (input `time-limit`)".to_owned()),
+            () = async { gone.await; sleep(GRACE).await } => return,
+        };
+        if let Some(reason) = ended {
+            let _ = child.start_kill();
+            let status = timeout(OVERTIME, child.wait()).await;
+            tracing::warn!(reason, ?status, "the push failed");
+            answer(answers, &Told::Failed(reason)).await;
+        }
+    }
+
+    async fn begin_push(&self, work: &Work) -> io::Result<(Child, ChildStdout)> {
+        let mut child = Command::new(&self.places.program)
+            .args(["agent", "push", "--root"])
+            .arg(&self.places.root)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let line = to_line(work)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(line.as_bytes()).await?;
+        }
+        let told = child.stdout.take().ok_or_else(|| io::Error::other("it has no output"))?;
+        Ok((child, told))
+    }
+
+    /// Passes on what the child tells, until its last word; why it failed, if it had none.
+    async fn pass_on(&self, told: ChildStdout, answers: &mut OwnedWriteHalf) -> Option<String> {
+        let mut lines = BufReader::new(told);
+        let mut line = String::new();
+        loop {
+            line.clear();
+            match (&mut lines).take(MAX_LINE).read_line(&mut line).await {
+                Ok(1..) => {}
+                _ => return Some("what pushes ended without a word; was it out of memory?".into()),
+            }
+            let Ok(mut told) = serde_json::from_str::<Told>(&line) else { continue };
+            let last = !matches!(told, Told::Note(_));
+            if let Told::Done(report) = &mut told {
+                report.relay = self.relay.as_ref().map(Relay::usage);
+            }
+            answer(answers, &told).await;
+            if last {
+                return None;
+            }
+        }
+    }
+}
+
+/// Who ordered may be gone: then nobody hears it, and the work goes on.
+async fn answer(answers: &mut OwnedWriteHalf, told: &Told) {
+    if let Ok(line) = to_line(told) {
+        let _ = answers.write_all(line.as_bytes()).await;
+    }
+}

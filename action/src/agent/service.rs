@@ -1,0 +1,168 @@
+//! What the agent asks of the service beside its pushes: what a cache is, and whether somebody has a path.
+
+use std::{collections::HashSet, time::Duration};
+
+use futures_util::{StreamExt as _, stream};
+use larder_protocol::{
+    StorePath,
+    api::{API_VERSION, CacheInfo, CacheName},
+    store_path::STORE_DIR,
+};
+use url::Url;
+
+/// One question's limit.
+const LIMIT: Duration = Duration::from_secs(5);
+/// How often the cache's description is asked for.
+const TRIES: u32 = 3;
+/// Questions for narinfos that run side by side.
+const SIDE_BY_SIDE: usize = 16;
+/// The longest description of a cache.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// Why the cache cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// No answer.
+    #[error("{url} does not answer: {source}")]
+    Unreachable {
+        /// What was asked.
+        url: Url,
+        /// What went wrong.
+        source: reqwest::Error,
+    },
+    /// An answer of another kind.
+    #[error("{url} answers {status}{}", remedy(*.status))]
+    Refused {
+        /// What was asked.
+        url: Url,
+        /// The answer.
+        status: reqwest::StatusCode,
+    },
+    /// Something that is no service of this kind.
+    #[error("{url} does not answer like a Larder service ({reason}); is the input `service` right?")]
+    Strange {
+        /// What was asked.
+        url: Url,
+        /// Why not.
+        reason: String,
+    },
+}
+
+fn remedy(status: reqwest::StatusCode) -> &'static str {
+    match status.as_u16() {
+        404 => ": is there such a cache, and is the input `service` right?",
+        401 | 403 => ": the cache is not public",
+        _ => "",
+    }
+}
+
+/// The cache's URL for Nix: the cache is the first part of the path behind the service's.
+pub fn cache_url(service: &Url, cache: &CacheName) -> Url {
+    below(service, cache.as_str())
+}
+
+fn below(url: &Url, rest: &str) -> Url {
+    let mut below = url.clone();
+    below.set_path(&format!("{}/{rest}", url.path().trim_end_matches('/')));
+    below
+}
+
+/// Asks the service what the cache is.
+///
+/// # Errors
+/// When it does not answer in time, or not as this client understands.
+pub async fn cache_info(service: &Url, cache: &CacheName) -> Result<CacheInfo, AskError> {
+    let url = below(service, &format!("api/v1/caches/{cache}"));
+    let client = client(&url)?;
+    let mut attempt = 1;
+    loop {
+        let answer = ask_cache_info(&client, &url, cache).await;
+        let again = match &answer {
+            Err(AskError::Unreachable { .. }) => true,
+            Err(AskError::Refused { status, .. }) => status.is_server_error(),
+            _ => false,
+        };
+        if !again || attempt == TRIES {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(500) * attempt).await;
+        attempt += 1;
+    }
+}
+
+async fn ask_cache_info(
+    client: &reqwest::Client,
+    url: &Url,
+    cache: &CacheName,
+) -> Result<CacheInfo, AskError> {
+    let unreachable =
+        |source: reqwest::Error| AskError::Unreachable { url: url.clone(), source: source.without_url() };
+    let strange = |reason: String| AskError::Strange { url: url.clone(), reason };
+    let mut response = client.get(url.clone()).send().await.map_err(unreachable)?;
+    if !response.status().is_success() {
+        return Err(AskError::Refused { url: url.clone(), status: response.status() });
+    }
+    let mut body = Vec::new();
+    while let Some(part) = response.chunk().await.map_err(unreachable)? {
+        if body.len() + part.len() > MAX_ANSWER {
+            return Err(strange("its answer is too long".into()));
+        }
+        body.extend_from_slice(&part);
+    }
+    let info: CacheInfo = serde_json::from_slice(&body).map_err(|error| strange(error.to_string()))?;
+    if info.api != API_VERSION {
+        return Err(strange(format!("it speaks version {} of the API, this client {API_VERSION}", info.api)));
+    }
+    if info.name != *cache {
+        return Err(strange(format!("it was asked for the cache {cache} and tells of {}", info.name)));
+    }
+    if info.store_dir != STORE_DIR {
+        return Err(strange(format!("its store directory is {:?}, not {STORE_DIR}", info.store_dir)));
+    }
+    Ok(info)
+}
+
+/// Those of `paths` that none of the caches has, or of which none says so.
+pub async fn nobody_has(paths: Vec<StorePath>, caches: Vec<Url>) -> Result<HashSet<StorePath>, AskError> {
+    let Some(first) = caches.first() else { return Ok(paths.into_iter().collect()) };
+    let client = client(first)?;
+    let caches = &caches;
+    let absent = stream::iter(paths).map(|path| {
+        let client = client.clone();
+        async move {
+            for cache in caches {
+                let url = below(cache, &format!("{}.narinfo", path.hash()));
+                if client.get(url).send().await.is_ok_and(|answer| answer.status().is_success()) {
+                    return None;
+                }
+            }
+            Some(path)
+        }
+    });
+    Ok(absent.buffer_unordered(SIDE_BY_SIDE).filter_map(|absent| async { absent }).collect().await)
+}
+
+fn client(url: &Url) -> Result<reqwest::Client, AskError> {
+    reqwest::Client::builder()
+        .timeout(LIMIT)
+        .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|source| AskError::Unreachable { url: url.clone(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_is_the_first_part_of_the_path_behind_the_services() {
+        let cache = "main".parse().unwrap();
+        for (service, url) in [
+            ("https://x.org", "https://x.org/main"),
+            ("https://x.org/", "https://x.org/main"),
+            ("https://x.org/larder/", "https://x.org/larder/main"),
+        ] {
+            assert_eq!(cache_url(&service.parse().unwrap(), &cache).as_str(), url);
+        }
+    }
+}
