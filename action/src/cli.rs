@@ -1,10 +1,12 @@
 //! The command line: a variant for each subcommand, a module for each variant.
 
+mod action;
+mod agent;
 mod bars;
 mod push;
-mod quantity;
+pub(crate) mod quantity;
 
-use std::{io, process::ExitCode};
+use std::{env, io, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
@@ -43,6 +45,11 @@ pub struct Cli {
 pub enum Command {
     /// Push store paths and all that they need
     Push(Box<push::PushArgs>),
+    /// The steps of the GitHub action
+    Action(action::ActionArgs),
+    /// The process beside a job, which the action starts
+    #[command(hide = true)]
+    Agent(agent::AgentArgs),
     /// Print a shell's completions
     Completions {
         /// The shell
@@ -79,7 +86,7 @@ impl From<Exit> for ExitCode {
 
 /// Runs the command of this process's arguments.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(action::by_name(env::args_os().collect()));
     let filter = EnvFilter::try_from_env("LARDER_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -96,6 +103,8 @@ impl Command {
     async fn run(self) -> Exit {
         match self {
             Self::Push(args) => args.run().await,
+            Self::Action(args) => args.run().await,
+            Self::Agent(args) => args.run().await,
             Self::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), "larder", &mut script);

@@ -38,7 +38,7 @@ fn read(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 /// Writes a size: `34.5 MB`.
-pub(super) fn show_size(bytes: u64) -> String {
+pub(crate) fn show_size(bytes: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "one digit behind the point is shown")]
     let (mut amount, mut unit) = (bytes as f64, "B");
     for larger in ["kB", "MB", "GB", "TB"] {
@@ -52,7 +52,7 @@ pub(super) fn show_size(bytes: u64) -> String {
 }
 
 /// Writes a number of things: `1 path`, `12 paths`.
-pub(super) fn count(number: usize, thing: &str) -> String {
+pub(crate) fn count(number: usize, thing: &str) -> String {
     if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
 }
 
