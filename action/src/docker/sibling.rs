@@ -233,7 +233,7 @@ impl Docker {
     /// When Docker refuses.
     pub async fn find(&self, wanted: &AgentLabels) -> Result<Option<Sibling>, DockerError> {
         let filters = HashMap::from([("label".to_owned(), vec![ID.to_owned()])]);
-        let options = ListContainersOptionsBuilder::default().filters(&filters).build();
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
         let mut found = self.0.list_containers(Some(options)).await.map_err(refused("list containers"))?;
         found.retain(|container| container.labels.as_ref().is_some_and(|labels| wanted.fit(labels)));
         let newest = found.into_iter().max_by_key(|container| container.created);

@@ -7,6 +7,8 @@
 
 mod answer;
 mod breaker;
+#[cfg(test)]
+mod tests;
 
 use std::{
     convert::Infallible,

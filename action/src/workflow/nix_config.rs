@@ -73,10 +73,13 @@ fn end(id: &str) -> String {
 mod tests {
     use super::*;
 
+    /// The public cache's.
+    const KEY: &str = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+
     fn substituter() -> Substituter {
         Substituter {
             url: "http://127.0.0.1:4711/0123abcd".parse().unwrap(),
-            public_keys: vec!["main-1:sUeMZqdnYFGbZ6Wz9FZ2mmZkXLkn4ZqVrNzaOMM6RDE=".parse().unwrap()],
+            public_keys: vec![KEY.parse().unwrap()],
         }
     }
 
@@ -88,7 +91,7 @@ mod tests {
             text,
             "experimental-features = nix-command\nfallback = false\n# larder a1: begin\n\
              extra-substituters = http://127.0.0.1:4711/0123abcd\n\
-             extra-trusted-public-keys = main-1:sUeMZqdnYFGbZ6Wz9FZ2mmZkXLkn4ZqVrNzaOMM6RDE=\n\
+             extra-trusted-public-keys = cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=\n\
              fallback = true\nconnect-timeout = 5\nnarinfo-cache-negative-ttl = 0\n# larder a1: end"
         );
     }

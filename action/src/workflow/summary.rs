@@ -192,13 +192,13 @@ mod tests {
         assert!(text.starts_with("### Larder: 2 paths pushed to main\n"), "{text}");
         assert!(
             text.contains(
-                "| <code>s66mzxpvicwk07gjbjfw9izjfa797vsw-a&#95;b&#95;c</code> | 4.0 KiB | 1.0 KiB | 2.0 KiB | pushed |"
+                "| <code>s66mzxpvicwk07gjbjfw9izjfa797vsw-a&#95;b&#95;c</code> | 4.1 kB | 1.0 kB | 2.0 kB | pushed |"
             ),
             "{text}"
         );
-        assert!(text.contains("| **2 paths** | **8.0 KiB** | **2.0 KiB** | **4.0 KiB** | |"), "{text}");
+        assert!(text.contains("| **2 paths** | **8.2 kB** | **2.0 kB** | **4.1 kB** | |"), "{text}");
         assert!(
-            text.contains("2.0 KiB sent of 8.0 KiB in 2.3 s; 3 paths there already, 200 at upstreams."),
+            text.contains("2.0 kB sent of 8.2 kB in 2.3 s; 3 paths there already, 200 at upstreams."),
             "{text}"
         );
     }
