@@ -84,6 +84,8 @@ async fn carry_out(
     let mut store = NixStore::open(root).await?;
     let roots = match finish.paths {
         Some(paths) => paths,
+        // Nobody can tell which of the new paths are this job's.
+        None if start.shared => Vec::new(),
         None => outputs::built(&mut store, mark, start.what, &upstreams).await?,
     };
     let wanted = roots.len();
@@ -194,7 +196,7 @@ impl Progress for Notes {
             Event::Retrying { what, error, wait } => {
                 self.note(format!("{what}: {error}; again in {:.0} s", wait.as_secs_f64()));
             }
-            Event::Committed { published } => self.note(format!("published {published} paths")),
+            Event::Committed { published } => self.note(format!("published: {published}")),
         }
     }
 }
