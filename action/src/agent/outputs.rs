@@ -160,10 +160,10 @@ mod tests {
             store_dir: "/nix/store".into(),
         };
         let above = HashSet::from([library]);
-        assert_eq!(strangers(&closure, &above, &upstreams), [secret.clone()]);
+        assert_eq!(strangers(&closure, &above, &upstreams), std::slice::from_ref(&secret));
 
         let (kept, left_out) = without(&closure, &HashSet::from([secret.clone()]));
-        assert_eq!(kept, [other.clone()]);
+        assert_eq!(kept, std::slice::from_ref(&other));
         assert_eq!(left_out.len(), 1);
         assert_eq!(left_out[0].path, app);
         assert!(left_out[0].reason.contains(&secret.to_string()));

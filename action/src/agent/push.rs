@@ -84,6 +84,8 @@ async fn carry_out(
     let mut store = NixStore::open(root).await?;
     let roots = match finish.paths {
         Some(paths) => paths,
+        // Nobody can tell which of the new paths are this job's.
+        None if start.shared => Vec::new(),
         None => outputs::built(&mut store, mark, start.what, &upstreams).await?,
     };
     let wanted = roots.len();
@@ -194,7 +196,96 @@ impl Progress for Notes {
             Event::Retrying { what, error, wait } => {
                 self.note(format!("{what}: {error}; again in {:.0} s", wait.as_secs_f64()));
             }
-            Event::Committed { published } => self.note(format!("published {published} paths")),
+            Event::Committed { published } => self.note(format!("published: {published}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_protocol::api::API_VERSION;
+    use tokio::process::Command;
+
+    use super::*;
+    use crate::{
+        agent::messages::JobIdentity, credentials::Credentials, secret::Secret, workflow::inputs::What,
+    };
+
+    /// A path that was just built in this machine's store.
+    async fn build() -> StorePath {
+        let salt = crate::random::hex(8).unwrap();
+        let expression = format!(
+            "derivation {{ name = \"agent-push\"; system = builtins.currentSystem; builder = \"/bin/sh\"; \
+             args = [ \"-euc\" \"echo built > $out\" ]; salt = \"{salt}\"; }}"
+        );
+        let mut command = Command::new("nix-build");
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", "/var/empty");
+        command.env("NIX_CONF_DIR", "/var/empty");
+        command.env("NIX_CONFIG", "build-users-group =\nsandbox = false\nsubstitute = false\n");
+        let output = command.args(["--no-out-link", "-E", &expression]).output().await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        StorePath::from_absolute(String::from_utf8(output.stdout).unwrap().trim()).unwrap()
+    }
+
+    fn work(mark: Mark, shared: bool, paths: Option<Vec<StorePath>>) -> Work {
+        let identity = Credentials::Job {
+            request_url: "http://127.0.0.1:1/token?x=1".parse().unwrap(),
+            request_token: Secret::new("x"),
+        };
+        let start = Start {
+            service: "http://127.0.0.1:1".parse().unwrap(),
+            cache: "main".parse().unwrap(),
+            identity: JobIdentity::of(&identity),
+            what: What::Built,
+            shared,
+            relay: false,
+            user: 0,
+            lifetime: 60,
+            marker: false,
+            level: 3,
+            max_body: None,
+        };
+        let cache = CacheInfo {
+            api: API_VERSION,
+            name: start.cache.clone(),
+            url: "http://127.0.0.1:1/main".into(),
+            store_dir: "/nix/store".into(),
+            priority: 30,
+            public_keys: Vec::new(),
+            upstreams: Vec::new(),
+        };
+        Work { start, mark, cache: Some(cache), finish: Finish { paths, seconds: 1 } }
+    }
+
+    /// What is noted before anything is sent: nobody listens where the service should be.
+    async fn notes(work: Work) -> (Option<Report>, String) {
+        let (sender, mut receiver) = unbounded_channel();
+        let report = carry_out(Path::new("/"), work, &sender).await.ok();
+        drop(sender);
+        let mut notes = String::new();
+        while let Some(told) = receiver.recv().await {
+            notes.push_str(&to_line(&told).unwrap());
+        }
+        (report, notes)
+    }
+
+    #[tokio::test]
+    async fn from_a_shared_store_goes_only_what_is_named() {
+        let mark = NixStore::open(Path::new("/")).await.unwrap().high_water_mark().await.unwrap();
+        let built = build().await;
+        let (report, _) = notes(work(mark, true, None)).await;
+        assert_eq!(report.unwrap().roots, 0, "nobody can tell whose it is");
+        let (report, notes_of_named) = notes(work(mark, true, Some(vec![built.clone()]))).await;
+        assert!(report.is_none() && notes_of_named.contains("1 path to push"), "{notes_of_named}");
+        let (report, notes_of_own) = notes(work(mark, false, None)).await;
+        assert!(report.is_none() && notes_of_own.contains(" to push, "), "{notes_of_own}");
+
+        let gone: StorePath = "s66mzxpvicwk07gjbjfw9izjfa797vsw-gone".parse().unwrap();
+        let (report, _) = notes(work(mark, true, Some(vec![gone.clone()]))).await;
+        let report = report.unwrap();
+        assert_eq!((report.roots, &report.left_out[0].path), (1, &gone));
     }
 }

@@ -29,16 +29,32 @@ use crate::{
 
 /// How long main may take to say what is to be done.
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// How often the marker is looked for.
-const MARKER_EVERY: Duration = Duration::from_secs(5);
-/// How long a push goes on when whoever ordered it is gone: a cancelled job ends within a minute.
-const GRACE: Duration = Duration::from_secs(45);
-/// How long the agent stays when its work is done, if nobody removes it.
-const AFTERWARDS: Duration = Duration::from_secs(30);
 /// What a push may take beyond its own limit, before it is ended.
 const OVERTIME: Duration = Duration::from_secs(5);
 
-/// Where the agent finds things; another root in tests.
+/// How long the agent waits for others.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Between two looks for the marker.
+    pub marker: Duration,
+    /// For a push whose orderer is gone, to come to its end.
+    pub grace: Duration,
+    /// For another order, when one was carried out and nobody removed the agent.
+    pub afterwards: Duration,
+}
+
+impl Default for Limits {
+    /// A cancelled job ends within a minute: `grace` and `afterwards` come to less.
+    fn default() -> Self {
+        Self {
+            marker: Duration::from_secs(5),
+            grace: Duration::from_secs(45),
+            afterwards: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Where the agent finds things, and how patient it is; tests have other places.
 #[derive(Debug, Clone)]
 pub struct Places {
     /// What has the host's `/nix`, `/etc/nix`, … below it.
@@ -49,6 +65,8 @@ pub struct Places {
     pub marker: PathBuf,
     /// The program to run `agent push` with.
     pub program: PathBuf,
+    /// How long it waits.
+    pub limits: Limits,
 }
 
 impl Places {
@@ -59,6 +77,7 @@ impl Places {
             socket: super::SOCKET.into(),
             marker: Path::new(super::MARKER_DIR).join(super::MARKER),
             program: "/proc/self/exe".into(),
+            limits: Limits::default(),
         }
     }
 }
@@ -165,7 +184,7 @@ impl Agent {
             return std::future::pending().await;
         }
         while tokio::fs::try_exists(&self.places.marker).await.unwrap_or(false) {
-            sleep(MARKER_EVERY).await;
+            sleep(self.places.limits.marker).await;
         }
     }
 
@@ -177,7 +196,7 @@ impl Agent {
                 Ok((stream, _)) => self.take_order(stream).await,
                 Err(error) => return tracing::warn!(%error, "cannot take an order"),
             }
-            match timeout(AFTERWARDS, listener.accept()).await {
+            match timeout(self.places.limits.afterwards, listener.accept()).await {
                 Ok(next) => accepted = next,
                 Err(_) => return,
             }
@@ -221,7 +240,7 @@ impl Agent {
         let ended = tokio::select! {
             ended = self.pass_on(told, answers) => ended,
             () = sleep(limit) => Some("it took too long (input `time-limit`)".to_owned()),
-            () = async { gone.await; sleep(GRACE).await } => return,
+            () = async { gone.await; sleep(self.places.limits.grace).await } => return,
         };
         if let Some(reason) = ended {
             let _ = child.start_kill();
@@ -274,5 +293,118 @@ impl Agent {
 async fn answer(answers: &mut OwnedWriteHalf, told: &Told) {
     if let Ok(line) = to_line(told) {
         let _ = answers.write_all(line.as_bytes()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::workflow::inputs::What;
+
+    /// An agent in a directory of its own, whose child is this shell script.
+    fn agent(dir: &Path, script: &str) -> (Agent, UnixListener) {
+        let program = dir.join("larder");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let limits = Limits {
+            marker: Duration::from_millis(20),
+            grace: Duration::from_millis(50),
+            afterwards: Duration::from_millis(50),
+        };
+        let (socket, marker) = (dir.join("agent.sock"), dir.join("running"));
+        let start = Start {
+            service: "http://127.0.0.1:1".parse().unwrap(),
+            cache: "main".parse().unwrap(),
+            identity: None,
+            what: What::Built,
+            shared: false,
+            relay: false,
+            user: 0,
+            lifetime: 60,
+            marker: true,
+            level: 3,
+            max_body: None,
+        };
+        let listener = UnixListener::bind(&socket).unwrap();
+        let places = Places { root: dir.into(), socket, marker, program, limits };
+        (Agent { places, start, mark: Some(Mark(7)), cache: None, relay: None }, listener)
+    }
+
+    /// Orders a push; gives all that is told.
+    async fn order(agent: &Agent) -> Vec<Told> {
+        let mut stream = UnixStream::connect(&agent.places.socket).await.unwrap();
+        let order = to_line(&Order::Finish(Finish { paths: None, seconds: 60 })).unwrap();
+        stream.write_all(order.as_bytes()).await.unwrap();
+        let (mut lines, mut told) = (BufReader::new(stream).lines(), Vec::new());
+        while let Some(line) = lines.next_line().await.unwrap() {
+            told.push(serde_json::from_str(&line).unwrap());
+        }
+        told
+    }
+
+    #[tokio::test]
+    async fn what_the_child_tells_is_passed_on_to_its_last_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "read work; echo \"$work\" > $4/work\n\
+            echo '{\"note\":\"one\"}'; echo 'no JSON'; echo '{\"failed\":\"two\"}'; echo '{\"note\":\"three\"}'";
+        let (agent, listener) = agent(dir.path(), script);
+        let ((), told) = tokio::join!(agent.obey(&listener), order(&agent));
+        assert!(
+            matches!(&told[..], [Told::Note(one), Told::Failed(two)] if one == "one" && two == "two"),
+            "{told:?}"
+        );
+        let work: Work = serde_json::from_slice(&std::fs::read(dir.path().join("work")).unwrap()).unwrap();
+        assert_eq!((work.mark, work.finish.seconds), (Mark(7), 60));
+    }
+
+    #[tokio::test]
+    async fn a_child_that_dies_is_a_failure_and_the_next_order_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let (agent, listener) = agent(dir.path(), "read work; echo '{\"note\":\"one\"}'; kill -9 $$");
+        let twice = async { (order(&agent).await, order(&agent).await) };
+        let ((), (first, second)) = tokio::join!(agent.obey(&listener), twice);
+        for told in [first, second] {
+            assert!(matches!(&told[..], [Told::Note(_), Told::Failed(_)]), "{told:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn when_who_ordered_is_gone_the_child_is_ended_after_a_grace() {
+        let dir = tempfile::tempdir().unwrap();
+        let (agent, listener) = agent(dir.path(), "read work; echo '{\"note\":\"one\"}'; exec sleep 600");
+        let gone = async {
+            let mut stream = UnixStream::connect(&agent.places.socket).await.unwrap();
+            let order = to_line(&Order::Finish(Finish { paths: None, seconds: 60 })).unwrap();
+            stream.write_all(order.as_bytes()).await.unwrap();
+            let mut note = [0; 4];
+            stream.read_exact(&mut note).await.unwrap();
+        };
+        tokio::join!(agent.obey(&listener), gone);
+    }
+
+    #[tokio::test]
+    async fn an_order_that_makes_no_sense_is_told_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let (agent, listener) = agent(dir.path(), "");
+        let nonsense = async {
+            let mut stream = UnixStream::connect(&agent.places.socket).await.unwrap();
+            stream.write_all(b"{\"dance\":{}}\n").await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let ((), answer) = tokio::join!(agent.obey(&listener), nonsense);
+        assert!(answer.contains("the order cannot be read"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn the_marker_ends_the_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let (agent, _listener) = agent(dir.path(), "");
+        std::fs::write(&agent.places.marker, "").unwrap();
+        let remove = async { std::fs::remove_file(&agent.places.marker).unwrap() };
+        tokio::join!(agent.marker_vanishes(), remove);
     }
 }

@@ -23,12 +23,12 @@ const MAX_ANSWER: usize = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// No answer.
-    #[error("{url} does not answer: {source}")]
+    #[error("{url} does not answer: {reason}")]
     Unreachable {
         /// What was asked.
         url: Url,
         /// What went wrong.
-        source: reqwest::Error,
+        reason: String,
     },
     /// An answer of another kind.
     #[error("{url} answers {status}{}", remedy(*.status))]
@@ -96,7 +96,7 @@ async fn ask_cache_info(
     cache: &CacheName,
 ) -> Result<CacheInfo, AskError> {
     let unreachable =
-        |source: reqwest::Error| AskError::Unreachable { url: url.clone(), source: source.without_url() };
+        |error: reqwest::Error| AskError::Unreachable { url: url.clone(), reason: cause(&error) };
     let strange = |reason: String| AskError::Strange { url: url.clone(), reason };
     let mut response = client.get(url.clone()).send().await.map_err(unreachable)?;
     if !response.status().is_success() {
@@ -147,7 +147,19 @@ fn client(url: &Url) -> Result<reqwest::Client, AskError> {
         .timeout(LIMIT)
         .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION")))
         .build()
-        .map_err(|source| AskError::Unreachable { url: url.clone(), source })
+        .map_err(|error| AskError::Unreachable { url: url.clone(), reason: cause(&error) })
+}
+
+/// What lies at the bottom of an error: "connection refused" rather than "error sending request".
+fn cause(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return format!("nothing came within {} seconds", LIMIT.as_secs());
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
 }
 
 #[cfg(test)]

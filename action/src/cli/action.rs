@@ -53,10 +53,12 @@ impl ActionArgs {
 }
 
 /// The arguments, where the program was called by another name. GitHub's runner starts the action's steps by a
-/// program's name and gives all of them the same arguments, so that the name must tell the steps apart.
+/// program's name and gives all of them the same arguments, so that the name must tell the steps apart. With a
+/// subcommand the name says nothing: the agent is started by whatever name this process's program has.
 pub(super) fn by_name(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let name = arguments.first().map(Path::new).and_then(Path::file_name).and_then(|name| name.to_str());
-    let step = match name {
+    let subcommand = arguments.get(1).is_some_and(|argument| !argument.as_encoded_bytes().starts_with(b"-"));
+    let step = match name.filter(|_| !subcommand) {
         Some("larder-action-main") => "main",
         Some("larder-action-post") => "post",
         _ => return arguments,
@@ -74,7 +76,9 @@ mod tests {
         let called = |arguments: &[&str]| by_name(arguments.iter().map(OsString::from).collect());
         assert_eq!(called(&["/bin/larder-action-main"]), ["larder", "action", "main"]);
         assert_eq!(called(&["larder-action-post", "--help"]), ["larder", "action", "post", "--help"]);
-        assert_eq!(called(&["/bin/larder", "push"]), ["/bin/larder", "push"]);
+        for same in [["/bin/larder", "push"], ["/bin/larder-action-main", "agent"]] {
+            assert_eq!(called(&same), same);
+        }
         assert!(called(&[]).is_empty());
     }
 }

@@ -121,7 +121,10 @@ mod tests {
         );
         assert_eq!(candidates(&format!("{}\n", &id[..12]), "", "")[0], id[..12]);
         assert_eq!(candidates("build-host-7\n", "0::/\n", &mountinfo)[0], id);
-        assert_eq!(candidates("deadbeef\n", &format!("1:name=systemd:/docker/{id}\n"), ""), [id.clone()]);
+        assert_eq!(
+            candidates("deadbeef\n", &format!("1:name=systemd:/docker/{id}\n"), ""),
+            std::slice::from_ref(&id)
+        );
         assert_eq!(candidates("x\n", &format!("0::/system.slice/docker-{id}.scope"), ""), [id]);
     }
 

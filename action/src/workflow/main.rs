@@ -62,7 +62,7 @@ pub enum MainError {
     )]
     NoIdentity,
     /// The service does not answer.
-    #[error("{0}. Builds go on without it")]
+    #[error("this job does not read from the cache: {0}")]
     NoService(String),
     /// The store cannot be read.
     #[error("nothing can be pushed: {0}")]
@@ -161,7 +161,8 @@ async fn begin(variables: &Variables, job: &Job, status: &mut Status) -> Result<
         what: inputs.what,
         shared,
         relay: inputs.relay,
-        user: job_user(job),
+        // Inside its container a job is root, and what the host's daemon thinks of that does not matter.
+        user: if inputs.job_container.is_some() { 0 } else { job_user(job) },
         lifetime: if job.hosted { LIFETIME_HOSTED } else { LIFETIME },
         marker: marker_dir.is_some(),
         level: inputs.level,
@@ -179,7 +180,7 @@ async fn begin(variables: &Variables, job: &Job, status: &mut Status) -> Result<
         let _ = docker.remove(&sibling).await;
         return Err(error);
     }
-    if pushes {
+    if pushes && ready.cache.is_ok() {
         log::line(&match (shared, inputs.paths.is_empty()) {
             (_, false) => "At the job's end the paths that the workflow names are pushed.".into(),
             (false, true) => format!("At the job's end what it built is pushed to {}.", inputs.cache),
@@ -196,7 +197,7 @@ async fn begin(variables: &Variables, job: &Job, status: &mut Status) -> Result<
     }
 }
 
-/// The job's identity, masked in its log.
+/// The job's identity, if it may prove one.
 fn identity(variables: &Variables) -> Result<Option<JobIdentity>, MainError> {
     let (Some(url), Some(token)) = (
         variables.get(crate::credentials::REQUEST_URL_VARIABLE),
@@ -204,7 +205,6 @@ fn identity(variables: &Variables) -> Result<Option<JobIdentity>, MainError> {
     ) else {
         return Ok(None);
     };
-    log::mask(token);
     let request_url = url.parse().map_err(|_| CredentialsError::RequestUrl)?;
     let credentials = Credentials::Job { request_url, request_token: crate::secret::Secret::new(token) };
     Ok(JobIdentity::of(&credentials))

@@ -67,6 +67,9 @@ pub async fn run(variables: &Variables) -> u8 {
     let id = found.as_ref().map_or(saved.agent.as_str(), |(_, sibling): &(Docker, Sibling)| &sibling.id);
     restore_nix_config(&job, id);
     let cancelled = matches!(ended, Err(PostError::Cancelled));
+    if cancelled {
+        log::end_group();
+    }
     if let Some((docker, sibling)) = found.as_ref().filter(|_| !cancelled)
         && let Err(error) = docker.remove(sibling).await
     {

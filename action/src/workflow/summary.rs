@@ -88,14 +88,18 @@ pub fn headline(report: &Report, cache: &CacheName) -> String {
 
 /// Amounts and time, in one line.
 pub fn totals(report: &Report) -> String {
-    let mut text = format!(
-        "{} sent of {} in {}; {} there already, {} at upstreams.",
-        bytes(report.sent_bytes),
-        bytes(report.nar_bytes),
-        span(report.elapsed),
-        count(report.present, "path"),
-        report.upstream,
-    );
+    let mut text = if report.paths.is_empty() {
+        format!("It took {}.", span(report.elapsed))
+    } else {
+        format!(
+            "{} sent of {} in {}; {} there already, {} at upstreams.",
+            bytes(report.sent_bytes),
+            bytes(report.nar_bytes),
+            span(report.elapsed),
+            count(report.present, "path"),
+            report.upstream,
+        )
+    };
     if let Some(relay) = report.relay.filter(|relay| relay.nars + relay.failures > 0) {
         let _ = write!(text, " Read through the relay: {} ({})", relay.nars, bytes(relay.bytes));
         if relay.failures > 0 {
