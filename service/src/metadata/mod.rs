@@ -44,6 +44,15 @@ pub enum MetadataError {
     Damaged(&'static str),
 }
 
+impl MetadataError {
+    /// Whether the disk is full.
+    pub fn is_full(&self) -> bool {
+        /// `SQLITE_FULL`; the system's own code is not kept.
+        const FULL: &str = "13";
+        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some(FULL))
+    }
+}
+
 /// The database.
 #[derive(Clone)]
 pub struct Metadata {
