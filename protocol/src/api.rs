@@ -312,6 +312,8 @@ pub enum ErrorCode {
     Internal,
     /// 503: the service cannot now; `Retry-After` says when.
     Unavailable,
+    /// 507: the service has no room for what is sent; trying again soon is of no use.
+    NoSpace,
     /// Of a newer service.
     #[serde(other)]
     Other,

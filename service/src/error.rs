@@ -107,6 +107,17 @@ impl ApiError {
         Self { retry_after: Some(retry_after), ..error }
     }
 
+    /// 507: the disk is full. `cause` is logged here and nowhere else, and not shown.
+    fn no_space(cause: impl fmt::Display) -> Self {
+        tracing::error!(error = %cause, "there is no space left");
+        Self::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            ErrorCode::NoSpace,
+            "the service has no space left. Tell who runs it; what was sent so far is kept, and a later push goes on \
+             from there",
+        )
+    }
+
     /// 500: a fault of the service. `cause` is logged here and nowhere else, and not shown.
     pub fn internal(cause: impl fmt::Display) -> Self {
         tracing::error!(error = %cause, "a request failed by the service's fault");
@@ -149,13 +160,13 @@ impl IntoResponse for ApiError {
 
 impl From<MetadataError> for ApiError {
     fn from(error: MetadataError) -> Self {
-        Self::internal(error)
+        if error.is_full() { Self::no_space(error) } else { Self::internal(error) }
     }
 }
 
 impl From<StorageError> for ApiError {
     fn from(error: StorageError) -> Self {
-        Self::internal(error)
+        if error.is_full() { Self::no_space(error) } else { Self::internal(error) }
     }
 }
 

@@ -6,9 +6,12 @@
 
 pub mod client;
 pub mod cutting_proxy;
+pub mod front_proxy;
 pub mod github;
+pub mod larder;
 pub mod larderd;
 pub mod nix;
 pub mod package;
 pub mod programs;
+pub mod source_store;
 pub mod world;

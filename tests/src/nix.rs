@@ -11,6 +11,7 @@ use std::{
 };
 
 use data_encoding::HEXLOWER;
+use larder_protocol::{StorePath, api::PathInfo};
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
@@ -34,6 +35,8 @@ pub enum Nix {
 pub struct Output {
     /// Whether it ended with 0.
     pub success: bool,
+    /// Its exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
     /// Its standard output.
     pub stdout: String,
     /// Its standard error.
@@ -68,6 +71,7 @@ pub async fn run_with_input(command: &mut Command, input: &[u8]) -> Output {
     let output = timeout(LIMIT, both).await.unwrap_or_else(|_| panic!("{name} took longer than {LIMIT:?}"));
     Output {
         success: output.status.success(),
+        code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
@@ -171,6 +175,26 @@ impl ScratchStore {
     /// An empty store, of this Nix.
     pub fn new(nix: Nix) -> Self {
         Self { dir: TempDir::new().unwrap(), nix }
+    }
+
+    /// The store's root.
+    pub fn root(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Tells Nix of paths whose files a test made here itself.
+    pub async fn register(&self, infos: impl IntoIterator<Item = &PathInfo>) {
+        let mut list = String::new();
+        for info in infos {
+            let lines = [info.path.absolute(), info.nar_hash.to_string(), info.nar_size.to_string()];
+            list.extend(lines.iter().map(|line| format!("{line}\n")));
+            let deriver = info.deriver.as_ref().map(StorePath::absolute).unwrap_or_default();
+            list.push_str(&format!("{deriver}\n{}\n", info.references.len()));
+            list.extend(info.references.iter().map(|path| format!("{}\n", path.absolute())));
+        }
+        let config = "build-users-group =\n";
+        let mut load = self.command("nix-store", config);
+        run_with_input(load.arg("--load-db"), list.as_bytes()).await.expect_success();
     }
 
     /// Where a store path lies in this store.

@@ -1,6 +1,15 @@
 //! Store paths made by hand, with NARs as good or bad as a test wants them.
 
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    ffi::OsStr,
+    fs,
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{PermissionsExt as _, symlink},
+    },
+    path::Path,
+};
 
 use larder_protocol::{
     ChunkId, NarHash, StorePath, StorePathHash,
@@ -38,6 +47,22 @@ impl Node {
         text(&mut out, b"nix-archive-1");
         self.write(&mut out);
         out
+    }
+
+    /// Makes the files.
+    pub fn create(&self, at: &Path) {
+        match self {
+            Self::File(contents) => fs::write(at, contents).unwrap(),
+            Self::Program(contents) => {
+                fs::write(at, contents).unwrap();
+                fs::set_permissions(at, fs::Permissions::from_mode(0o555)).unwrap();
+            }
+            Self::Link(target) => symlink(OsStr::from_bytes(target), at).unwrap(),
+            Self::Directory(entries) => {
+                fs::create_dir(at).unwrap();
+                entries.iter().for_each(|(name, node)| node.create(&at.join(OsStr::from_bytes(name))));
+            }
+        }
     }
 
     fn write(&self, out: &mut Vec<u8>) {

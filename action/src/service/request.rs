@@ -272,7 +272,8 @@ fn refusal(request: &Outgoing, status: StatusCode, headers: &HeaderMap, answer: 
         .and_then(|text| text.trim().parse().ok())
         .map(Duration::from_secs);
     let said: Option<ErrorAnswer> = serde_json::from_slice(answer).ok();
-    let passing = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
+    let lasting = matches!(status, StatusCode::NOT_IMPLEMENTED | StatusCode::INSUFFICIENT_STORAGE);
+    let passing = status.is_server_error() && !lasting
         || matches!(
             status,
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY

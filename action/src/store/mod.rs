@@ -33,7 +33,7 @@ pub enum StoreError {
         what: String,
     },
     /// Paths that the store does not have.
-    #[error("{path} is not a valid path of the store{}", more(.others))]
+    #[error("{} is not a valid path of the store{}", .path.absolute(), more(.others))]
     NotValid {
         /// The first of them.
         path: StorePath,

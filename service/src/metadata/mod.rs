@@ -14,7 +14,7 @@ mod upstream_paths;
 use std::{path::Path, time::Duration};
 
 use sqlx::{
-    Sqlite, SqlitePool, Transaction,
+    Connection as _, Sqlite, SqlitePool, Transaction,
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -44,6 +44,15 @@ pub enum MetadataError {
     Damaged(&'static str),
 }
 
+impl MetadataError {
+    /// Whether the disk is full.
+    pub fn is_full(&self) -> bool {
+        /// `SQLITE_FULL`; the system's own code is not kept.
+        const FULL: &str = "13";
+        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some(FULL))
+    }
+}
+
 /// The database.
 #[derive(Clone)]
 pub struct Metadata {
@@ -69,6 +78,9 @@ impl Metadata {
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(Duration::from_secs(30))
+            // When the disk is full SQLite rolls back by itself, and sqlx, which does not see that, takes the
+            // connection for one in a transaction for ever after.
+            .before_acquire(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }))
             .connect_with(options.clone())
             .await?;
         MIGRATIONS.run(&writer).await?;

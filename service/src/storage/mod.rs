@@ -7,7 +7,7 @@
 mod frames;
 mod object;
 
-use std::{ops::Range, path::Path, sync::Arc};
+use std::{io::ErrorKind, ops::Range, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use object_store::{ObjectStore, ObjectStoreExt as _, local::LocalFileSystem, path::Path as Key};
@@ -35,6 +35,21 @@ pub enum StorageError {
     /// A recipe has another number of hashes than its chunk has holes.
     #[error("a recipe does not fit a chunk in object {0}")]
     Unfilled(String),
+}
+
+impl StorageError {
+    /// Whether the disk is full, or the quota used up.
+    pub fn is_full(&self) -> bool {
+        let mut error: Option<&dyn std::error::Error> = Some(self);
+        while let Some(this) = error {
+            let kind = this.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            if matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded)) {
+                return true;
+            }
+            error = this.source();
+        }
+        false
+    }
 }
 
 /// Where objects are.
