@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::{io::Read as _, path::Path, sync::Arc};
+use std::{io::Read as _, path::Path, sync::Arc, task::Poll};
 
+use axum::body::Body;
+use http::Request;
 use larder_protocol::{
     NarHash, StorePath, StorePathHash,
     api::{
@@ -14,10 +16,11 @@ use larder_protocol::{
     recipe::{self, Recipe, RecipeChunk},
     upload::{FrameEntry, encode_index},
 };
-use larder_service::{Service, clock::Clock, config::Config, serve, trust::people};
+use larder_service::{Service, clock::Clock, config::Config, router, serve, trust::people};
 use reqwest::StatusCode;
 use sha2::{Digest as _, Sha256};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tower::ServiceExt as _;
 
 /// A service in this process, and a client with a token.
 struct World {
@@ -393,5 +396,90 @@ async fn a_push_belongs_to_who_opened_it() {
     let answer = world.client.post(&url).bearer_auth(other.expose()).send().await.unwrap();
     assert_eq!(answer.status(), 404);
     assert_eq!(world.client.post(&url).send().await.unwrap().status(), 401);
+    world.end().await;
+}
+
+/// A NAR that is here already must not be published with a size that is not its own: no reader could take it.
+#[tokio::test]
+async fn a_stored_nar_is_not_published_with_another_size() {
+    let world = World::new().await;
+    let nar = TestNar::new(path(1, "x"), b"x", &[]);
+    let mut liar = TestNar::new(path(2, "y"), b"x", &[]);
+    liar.info.nar_size += 8;
+    // Before the NAR is here, and after.
+    let early = world.open(&[&liar]).await;
+    world.push(&[&nar]).await;
+    assert_eq!(world.commit(&early).await.status(), 422);
+    let late = world.open(&[&liar]).await;
+    assert_eq!((late.missing.len(), late.reused.len()), (1, 0));
+    for push in [&early, &late] {
+        assert_eq!(world.send_recipes(push, &[&liar]).await.rejected.len(), 1);
+        assert_eq!(world.commit(push).await.status(), 422);
+    }
+    assert_eq!(world.narinfo(&liar).await, None);
+    world.end().await;
+}
+
+/// Nix takes a path of another name for none.
+#[tokio::test]
+async fn a_reference_with_the_name_of_no_path_is_missing() {
+    let world = World::new().await;
+    let wrong = path(1, "other-name");
+    let library = TestNar::new(path(1, "library"), b"library", &[]);
+    let program = TestNar::new(path(2, "program"), b"program", &[&wrong]);
+    let chunks = [&library.chunks[..], &program.chunks[..]].concat();
+    for push in [world.open(&[&library, &program]).await, {
+        world.push(&[&library]).await;
+        world.open(&[&library, &program]).await
+    }] {
+        world.upload(&push, &chunks).await;
+        world.send_recipes(&push, &[&library, &program]).await;
+        let answer = world.commit(&push).await;
+        assert_eq!(answer.status(), 422);
+        assert_eq!(
+            answer.json::<ErrorAnswer>().await.unwrap().missing_references,
+            std::slice::from_ref(&wrong)
+        );
+    }
+    assert_eq!(world.narinfo(&program).await, None);
+    world.end().await;
+}
+
+/// Polls a future as often as `polls`, then drops it. Whether it had ended.
+async fn cut_off(future: impl Future, mut polls: usize) -> bool {
+    let mut future = Box::pin(future);
+    std::future::poll_fn(move |context| match future.as_mut().poll(context) {
+        Poll::Ready(_) => Poll::Ready(true),
+        Poll::Pending if polls == 0 => Poll::Ready(false),
+        Poll::Pending => {
+            polls -= 1;
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+/// Readers that were told of a path's absence hear of it, in whatever moment the client of its push goes away.
+#[tokio::test]
+async fn a_path_is_seen_whenever_the_committing_client_goes_away() {
+    let world = World::new().await;
+    for polls in 0usize.. {
+        let nar = TestNar::new(path(u8::try_from(polls).unwrap(), "x"), &polls.to_le_bytes(), &[]);
+        let opened = world.open(&[&nar]).await;
+        world.upload(&opened, &nar.chunks).await;
+        world.send_recipes(&opened, &[&nar]).await;
+        assert_eq!(world.narinfo(&nar).await, None);
+        let commit = Request::post(format!("/api/v1/caches/main/pushes/{}/commit", opened.push))
+            .header("authorization", format!("Bearer {}", world.token))
+            .body(Body::empty())
+            .unwrap();
+        let ended = cut_off(router(world.service.clone()).oneshot(commit), polls).await;
+        assert!(world.open(&[&nar]).await.committed.is_some());
+        assert!(world.narinfo(&nar).await.is_some(), "after {polls} polls");
+        if ended {
+            assert!(polls > 3);
+            break;
+        }
+    }
     world.end().await;
 }

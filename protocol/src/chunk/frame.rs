@@ -253,12 +253,12 @@ impl FrameDecoder {
         let content_len = entry.content_len as usize;
         check_kind(entry, frame)?;
         if entry.holes.is_empty() {
-            decode(&mut self.context, frame, content_len, &mut self.content)?;
+            decode_in_pieces(&mut self.context, frame, content_len, &mut self.content)?;
         } else {
             self.frame.clear();
             self.frame.extend_from_slice(frame);
             fill_all(&mut self.frame, entry, &[0; HOLE]);
-            decode(&mut self.context, &self.frame, content_len, &mut self.content)?;
+            decode_in_pieces(&mut self.context, &self.frame, content_len, &mut self.content)?;
             self.check_holes(entry)?;
         }
         let name = ChunkId::of(&self.content, entry.holes.iter().map(|hole| hole.content_offset));
@@ -308,6 +308,38 @@ fn decode(
         .decompress(out, frame)
         .map_err(|code| FrameError::Undecodable(zstd::zstd_safe::get_error_name(code)))?;
     if out.len() == len {
+        Ok(())
+    } else {
+        Err(FrameError::Kind("its content has another length than was said"))
+    }
+}
+
+/// Decodes as readers do, who never have the whole frame: then zstd refuses blocks that decode to more than 128 KiB,
+/// which it takes when it decodes at once.
+fn decode_in_pieces(
+    context: &mut DCtx<'static>,
+    frame: &[u8],
+    len: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), FrameError> {
+    let undecodable = |code| FrameError::Undecodable(zstd::zstd_safe::get_error_name(code));
+    out.clear();
+    out.reserve_exact(len);
+    context.init().map_err(undecodable)?;
+    let mut output = OutBuffer::around(out);
+    let (first, last) = frame.split_at(frame.len().saturating_sub(1));
+    let mut left = 1;
+    for piece in [first, last] {
+        let mut input = InBuffer::around(piece);
+        loop {
+            let before = (output.pos(), input.pos);
+            left = context.decompress_stream(&mut output, &mut input).map_err(undecodable)?;
+            if left == 0 || (output.pos(), input.pos) == before {
+                break;
+            }
+        }
+    }
+    if left == 0 && out.len() == len {
         Ok(())
     } else {
         Err(FrameError::Kind("its content has another length than was said"))
@@ -391,12 +423,11 @@ fn header(frame: &[u8]) -> Result<(u64, usize), FrameError> {
         return Err(Kind("it needs a dictionary"));
     }
     let single_segment = descriptor & 0b10_0000 != 0;
+    let mut window_size = None;
     if !single_segment {
         let [window] = fields.array::<1>().ok_or_else(short)?;
         let base = 1u64 << (10 + (window >> 3));
-        if base + base / 8 * u64::from(window & 7) > MAX_WINDOW {
-            return Err(Kind("its window is larger than 8 MiB"));
-        }
+        window_size = Some(base + base / 8 * u64::from(window & 7));
     }
     let size = match descriptor >> 6 {
         0 if single_segment => fields.array::<1>().map(|[byte]| u64::from(byte)),
@@ -405,7 +436,13 @@ fn header(frame: &[u8]) -> Result<(u64, usize), FrameError> {
         2 => fields.u32().map(u64::from),
         _ => fields.u64(),
     };
-    Ok((size.ok_or_else(short)?, frame.len() - fields.rest().len()))
+    let size = size.ok_or_else(short)?;
+    match window_size {
+        Some(window) if window > MAX_WINDOW => Err(Kind("its window is larger than 8 MiB")),
+        // What lies further back is there for a decoder that has the whole content, and for no other.
+        Some(window) if window < size => Err(Kind("its window is smaller than its content")),
+        _ => Ok((size, frame.len() - fields.rest().len())),
+    }
 }
 
 #[cfg(test)]

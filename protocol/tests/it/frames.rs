@@ -12,6 +12,7 @@ use larder_protocol::{
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const RAW: u8 = 0;
 const RLE: u8 = 1;
+const COMPRESSED: u8 = 2;
 const RESERVED: u8 = 3;
 
 /// A header that declares `size` in four bytes and needs no window but its content.
@@ -355,4 +356,33 @@ fn makes_frames_that_hold_at_every_level_and_length() {
     let mut decoded = Vec::new();
     zstd::Decoder::new(&out[..]).unwrap().read_to_end(&mut decoded).unwrap();
     assert!(decoded == expected);
+}
+
+/// A header that declares `size` and a window of 1 KiB.
+fn narrow_header(size: usize) -> Vec<u8> {
+    let mut out = MAGIC.to_vec();
+    out.extend_from_slice(&[0b1000_0000, 0]);
+    out.extend_from_slice(&u32::try_from(size).unwrap().to_le_bytes());
+    out
+}
+
+/// One compressed block: a literal, and a match with it of 131,074 bytes.
+fn long_match(literal: u8) -> Vec<u8> {
+    // One raw literal; one sequence, its three codes by RLE: literals 1, offset "the last", match length 65,539 and
+    // 16 bits more, all of them set.
+    let payload = [1 << 3, literal, 1, 0b0101_0100, 1, 0, 52, 0xff, 0xff, 1];
+    block(true, COMPRESSED, payload.len(), &payload)
+}
+
+/// Frames that zstd decodes when it has them whole, and refuses when it reads them piece by piece, as Nix does.
+#[test]
+fn refuses_what_only_a_decoder_with_the_whole_frame_takes() {
+    let content = vec![b'x'; 4000];
+    let frame = [narrow_header(4000), raw(false, &content[..2000]), raw(true, &content[2000..])].concat();
+    assert_refused(&content, &frame, &[], "window");
+    let content = vec![b'x'; 131_075];
+    let frame = [header(content.len()), long_match(b'x')].concat();
+    assert!(zstd::bulk::decompress(&frame, content.len()).is_ok_and(|decoded| decoded == content));
+    assert!(zstd::stream::decode_all(&frame[..]).is_err());
+    assert_refused(&content, &frame, &[], "decoded");
 }

@@ -65,7 +65,7 @@ impl ReadMemory {
     pub fn published(&self, cache: &Cache, hashes: impl Iterator<Item = StorePathHash>) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
         for hash in hashes {
-            self.narinfos.remove(&(cache.number, hash));
+            self.narinfos.remove_if(&(cache.number, hash), Option::is_none);
         }
     }
 }

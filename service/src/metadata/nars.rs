@@ -38,16 +38,17 @@ pub struct StoredNar {
 }
 
 impl Metadata {
-    /// Which of `hashes` are verified and stored, and their rows.
+    /// Which of `hashes` are verified and stored: their rows and sizes.
     pub async fn stored_nars(
         &self,
         namespace: Namespace,
         hashes: &[NarHash],
-    ) -> Result<HashMap<NarHash, i64>, MetadataError> {
+    ) -> Result<HashMap<NarHash, (i64, u64)>, MetadataError> {
         let mut stored = HashMap::new();
         for batch in hashes.chunks(BATCH) {
-            let mut query =
-                QueryBuilder::<Sqlite>::new("SELECT hash, id FROM nars WHERE complete = 1 AND namespace = ");
+            let mut query = QueryBuilder::<Sqlite>::new(
+                "SELECT hash, id, size FROM nars WHERE complete = 1 AND namespace = ",
+            );
             query.push_bind(namespace.0).push(" AND hash IN (");
             let mut list = query.separated(", ");
             for hash in batch {
@@ -55,7 +56,8 @@ impl Metadata {
             }
             query.push(")");
             for row in query.build().fetch_all(self.reader()).await? {
-                stored.insert(NarHash(blob(row.try_get(0)?)?), row.try_get(1)?);
+                let nar = (row.try_get(1)?, number(row.try_get(2)?)?);
+                stored.insert(NarHash(blob(row.try_get(0)?)?), nar);
             }
         }
         Ok(stored)

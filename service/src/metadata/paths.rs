@@ -11,10 +11,12 @@ use sqlx::{QueryBuilder, Row as _, Sqlite, sqlite::SqliteRow};
 use super::{BATCH, Metadata, MetadataError, blob, nars::Encoding, number};
 
 /// A visible path.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct VisiblePath {
     /// Its row.
     pub id: i64,
+    /// The path. (Who asked by its hash may have meant another name.)
+    pub path: StorePath,
     /// Its NAR.
     pub nar_hash: NarHash,
 }
@@ -34,12 +36,19 @@ pub struct PublishedPath {
 const VISIBLE: &str = "FROM paths p JOIN pushes u ON u.id = p.push AND u.state = 'committed'
      WHERE p.hidden = 0 AND p.cache = ";
 
+const DAMAGED: &str = "a path's row cannot be read";
+
+/// The path of a row with its `hash` and `name`.
+pub(super) fn path_of(row: &SqliteRow) -> Result<StorePath, MetadataError> {
+    StorePath::new(StorePathHash(blob(row.try_get("hash")?)?), row.try_get("name")?)
+        .map_err(|_| MetadataError::Damaged(DAMAGED))
+}
+
 pub(super) fn path_info(row: &SqliteRow) -> Result<PathInfo, MetadataError> {
-    let damaged = |_| MetadataError::Damaged("a path's row cannot be read");
+    let damaged = |_| MetadataError::Damaged(DAMAGED);
     let list = |column| Ok::<_, sqlx::Error>(row.try_get::<&str, _>(column)?.split_ascii_whitespace());
     Ok(PathInfo {
-        path: StorePath::new(StorePathHash(blob(row.try_get("hash")?)?), row.try_get("name")?)
-            .map_err(damaged)?,
+        path: path_of(row)?,
         nar_hash: NarHash(blob(row.try_get("nar_hash")?)?),
         nar_size: number(row.try_get("nar_size")?)?,
         references: list("refs")?.map(str::parse).collect::<Result<_, _>>().map_err(damaged)?,
@@ -58,7 +67,7 @@ impl Metadata {
     ) -> Result<HashMap<StorePathHash, VisiblePath>, MetadataError> {
         let mut visible = HashMap::with_capacity(hashes.len());
         for batch in hashes.chunks(BATCH) {
-            let mut query = QueryBuilder::<Sqlite>::new("SELECT p.hash, p.id, p.nar_hash ");
+            let mut query = QueryBuilder::<Sqlite>::new("SELECT p.hash, p.name, p.id, p.nar_hash ");
             query.push(VISIBLE).push_bind(cache.as_str()).push(" AND p.hash IN (");
             let mut list = query.separated(", ");
             for hash in batch {
@@ -66,8 +75,9 @@ impl Metadata {
             }
             query.push(")");
             for row in query.build().persistent(batch.len() == BATCH).fetch_all(self.reader()).await? {
-                let path = VisiblePath { id: row.try_get(1)?, nar_hash: NarHash(blob(row.try_get(2)?)?) };
-                visible.insert(StorePathHash(blob(row.try_get(0)?)?), path);
+                let path = path_of(&row)?;
+                let nar_hash = NarHash(blob(row.try_get("nar_hash")?)?);
+                visible.insert(path.hash(), VisiblePath { id: row.try_get("id")?, path, nar_hash });
             }
         }
         Ok(visible)

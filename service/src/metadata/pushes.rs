@@ -8,7 +8,10 @@ use larder_protocol::{
 };
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
-use super::{BATCH, Metadata, MetadataError, Namespace, blob, number, paths::path_info};
+use super::{
+    BATCH, Metadata, MetadataError, Namespace, blob, number,
+    paths::{path_info, path_of},
+};
 
 /// A push that is to be opened.
 #[derive(Debug)]
@@ -181,15 +184,15 @@ impl Metadata {
 
     /// The references of the push's staged paths that are neither staged with them nor leased.
     pub async fn outside_references(&self, push: i64) -> Result<HashSet<StorePath>, MetadataError> {
-        let known: HashSet<StorePathHash> = sqlx::query_scalar::<_, Vec<u8>>(
-            "SELECT hash FROM paths WHERE push = ?1
-             UNION SELECT p.hash FROM leases l JOIN paths p ON p.id = l.path WHERE l.push = ?1",
+        let known: HashSet<StorePath> = sqlx::query(
+            "SELECT hash, name FROM paths WHERE push = ?1
+             UNION SELECT p.hash, p.name FROM leases l JOIN paths p ON p.id = l.path WHERE l.push = ?1",
         )
         .bind(push)
         .fetch_all(self.reader())
         .await?
         .iter()
-        .map(|hash| Ok(StorePathHash(blob(hash)?)))
+        .map(path_of)
         .collect::<Result<_, MetadataError>>()?;
         let mut outside = HashSet::new();
         let mut after = 0i64;
@@ -206,7 +209,7 @@ impl Metadata {
                     let reference: StorePath = reference
                         .parse()
                         .map_err(|_| MetadataError::Damaged("a path's reference cannot be read"))?;
-                    if !known.contains(&reference.hash()) {
+                    if !known.contains(&reference) {
                         outside.insert(reference);
                     }
                 }
@@ -215,6 +218,12 @@ impl Metadata {
                 return Ok(outside);
             }
         }
+    }
+
+    /// The hashes of the paths that a push stages.
+    pub async fn staged_paths(&self, push: i64) -> Result<Vec<StorePathHash>, MetadataError> {
+        let rows = sqlx::query("SELECT hash FROM paths WHERE push = ?").bind(push).fetch_all(self.reader());
+        rows.await?.iter().map(|row| Ok(StorePathHash(blob(row.try_get(0)?)?))).collect()
     }
 
     /// Leases visible paths, so that they stay until the push ends.
@@ -251,7 +260,8 @@ impl Metadata {
         }
         // Another push may have verified the same NAR since.
         sqlx::query(
-            "UPDATE paths SET nar = (SELECT n.id FROM nars n WHERE n.complete = 1 AND n.namespace = ? AND n.hash = nar_hash)
+            "UPDATE paths SET nar = (SELECT n.id FROM nars n WHERE n.complete = 1 AND n.namespace = ? AND n.hash = nar_hash
+                 AND n.size = nar_size)
              WHERE push = ? AND nar IS NULL",
         )
         .bind(namespace.0)

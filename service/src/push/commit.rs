@@ -27,7 +27,9 @@ pub(super) async fn committed_push(
 ) -> Result<CommittedPush, ApiError> {
     if !push.committed {
         check_references(service, cache, push).await?;
-        match service.metadata.commit_push(push.id, cache.namespace(), service.clock.now()).await? {
+        // A task of its own: readers hear of it even if the client goes away in this moment.
+        let published = tokio::spawn(publish(service.clone(), cache.clone(), push.id)).await;
+        match published.map_err(|_| ApiError::internal("a commit panicked"))?? {
             CommitOutcome::Committed => {}
             CommitOutcome::Unverified(count) => {
                 return Err(ApiError::invalid(format!(
@@ -39,7 +41,6 @@ pub(super) async fn committed_push(
     }
     let published = service.metadata.published_by(push.id).await?;
     if !push.committed {
-        service.reads.published(cache, published.iter().map(|info| info.path.hash()));
         tracing::info!(cache = %cache.name(), published = published.len(), "push committed");
     }
     let divergences = service.metadata.divergences_of(push.id).await?;
@@ -59,6 +60,15 @@ pub(super) async fn committed_push(
     Ok(CommittedPush { published, signatures, divergences })
 }
 
+/// Makes a push's paths visible, and has readers forget that they were absent.
+async fn publish(service: Arc<Service>, cache: Arc<Cache>, push: i64) -> Result<CommitOutcome, ApiError> {
+    let paths = service.metadata.staged_paths(push).await?;
+    let outcome = service.metadata.commit_push(push, cache.namespace(), service.clock.now()).await;
+    // Also if it failed: nobody knows then whether it is in the database.
+    service.reads.published(&cache, paths.into_iter());
+    Ok(outcome?)
+}
+
 /// Every reference must be in the push, in the cache, or seen at an upstream.
 async fn check_references(service: &Service, cache: &Cache, push: FoundPush) -> Result<(), ApiError> {
     let outside = service.metadata.outside_references(push.id).await?;
@@ -69,13 +79,13 @@ async fn check_references(service: &Service, cache: &Cache, push: FoundPush) -> 
     let visible = service.metadata.visible_paths(cache.name(), &hashes).await?;
     let leased: Vec<i64> = visible.values().map(|path| path.id).collect();
     service.metadata.lease(push.id, &leased).await?;
-    let rest: Vec<StorePathHash> = hashes.into_iter().filter(|hash| !visible.contains_key(hash)).collect();
+    let is_visible = |path: &StorePath| visible.get(&path.hash()).is_some_and(|found| found.path == *path);
+    let rest: Vec<StorePathHash> =
+        outside.iter().filter(|path| !is_visible(path)).map(StorePath::hash).collect();
     let upstreams: Vec<String> = cache.config.upstreams.iter().map(|upstream| upstream.url.clone()).collect();
     let seen = service.metadata.seen_upstream(&upstreams, &rest).await?;
-    let mut missing: Vec<StorePath> = outside
-        .into_iter()
-        .filter(|path| !visible.contains_key(&path.hash()) && !seen.contains(&path.hash()))
-        .collect();
+    let mut missing: Vec<StorePath> =
+        outside.into_iter().filter(|path| !is_visible(path) && !seen.contains(&path.hash())).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -42,22 +42,28 @@ pub(super) async fn open_push(
     let upstream = service.upstreams.have(service, cache, &absent).await?;
     let absent: Vec<&PathInfo> =
         absent.into_iter().filter(|info| !upstream.contains(&info.path.hash())).collect();
-    let nars: Vec<NarHash> = absent.iter().map(|info| info.nar_hash).collect();
-    let nars = service.metadata.stored_nars(cache.namespace(), &nars).await?;
+    let hashes: Vec<NarHash> = absent.iter().map(|info| info.nar_hash).collect();
+    let stored = service.metadata.stored_nars(cache.namespace(), &hashes).await?;
+    // One with another size than is said here is none that could be published.
+    let nar = |info: &PathInfo| {
+        stored.get(&info.nar_hash).filter(|(_, size)| *size == info.nar_size).map(|(id, _)| *id)
+    };
+    // What is present must be seen, whatever readers were told before.
+    service.reads.published(cache, visible.keys().copied());
 
     let push = NewPush {
         name: PushId(random_bytes()?),
         cache: cache.name(),
         owner: &grant.identity.owner(),
         provenance: &grant.identity.provenance(),
-        staged: absent.iter().map(|info| (*info, nars.get(&info.nar_hash).copied())).collect(),
+        staged: absent.iter().map(|info| (*info, nar(info))).collect(),
         leased: visible.values().map(|path| path.id).collect(),
         roots: request.roots.iter().map(|root| root.hash()).collect::<HashSet<_>>().into_iter().collect(),
         divergences: divergences(&request, &visible),
     };
     let found = service.metadata.open_push(&push, service.clock.now()).await?;
     let (reused, missing): (Vec<&PathInfo>, Vec<&PathInfo>) =
-        absent.iter().partition(|info| nars.contains_key(&info.nar_hash));
+        absent.iter().partition(|info| nar(info).is_some());
     let hash = |info: &&PathInfo| info.path.hash();
     tracing::info!(
         push = %push.name, cache = %cache.name(), owner = %push.owner, paths = request.paths.len(),
