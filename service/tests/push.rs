@@ -477,7 +477,7 @@ async fn a_path_is_seen_whenever_the_committing_client_goes_away() {
         assert!(world.open(&[&nar]).await.committed.is_some());
         assert!(world.narinfo(&nar).await.is_some(), "after {polls} polls");
         if ended {
-            assert!(polls > 3);
+            assert!(polls > 0, "a commit waits for the database at least once");
             break;
         }
     }
