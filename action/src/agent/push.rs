@@ -26,7 +26,7 @@ use crate::{
     output,
     progress::{Event, Progress},
     push::{PushOptions, push},
-    store::{Mark, NixStore},
+    store::{Mark, NixStore, StoreError},
     workflow::wording::{bytes, count},
 };
 
@@ -80,8 +80,13 @@ async fn carry_out(
         None if needs_upstreams => Some(service::cache_info(&start.service, &start.cache).await?),
         cache => cache,
     };
-    let upstreams: Vec<Upstream> = cache.map(|cache| cache.upstreams).unwrap_or_default();
-    let mut store = NixStore::open(root).await?;
+    let upstreams = cache.as_ref().map(|cache| cache.upstreams.clone()).unwrap_or_default();
+    let mut store = NixStore::open(root).await.map_err(|error| match error {
+        StoreError::NoDatabase(_) => {
+            "there is no Nix store at /nix, or it was never used; has the job another one?".into()
+        }
+        other => Box::<dyn std::error::Error + Send + Sync>::from(other),
+    })?;
     let roots = match finish.paths {
         Some(paths) => paths,
         // Nobody can tell which of the new paths are this job's.
@@ -107,6 +112,10 @@ async fn carry_out(
     let roots = closure.roots.clone();
     if roots.is_empty() {
         return Ok(Report { roots: wanted, left_out, elapsed: began.elapsed(), ..Report::default() });
+    }
+    if cache.is_none() {
+        // A service that did not answer when the job began, and still does not, is not waited for.
+        service::cache_info(&start.service, &start.cache).await?;
     }
     note(format!(
         "{} to push, {} with all that they need ({})",

@@ -4,6 +4,7 @@ use std::{
     io::{self, BufRead as _, Read as _},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     output,
     relay::{Patience, Relay},
-    store::{Mark, NixStore},
+    store::{Mark, NixStore, StoreError},
     workflow::stopped,
 };
 
@@ -158,8 +159,13 @@ async fn prepare(places: Places) -> Result<(Agent, UnixListener, Ready), RunErro
     Ok((agent, listener, Ready { store_problem, cache, trust, relay: url }))
 }
 
-async fn mark(root: &Path) -> Result<Mark, crate::store::StoreError> {
-    NixStore::open(root).await?.high_water_mark().await
+/// The newest row. Nix makes its database when it is first used: until then all that comes is the job's.
+async fn mark(root: &Path) -> Result<Mark, StoreError> {
+    match NixStore::open(root).await {
+        Ok(store) => store.high_water_mark().await,
+        Err(StoreError::NoDatabase(_)) => Ok(Mark::default()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Reads the first line of standard input, on a thread of its own: it cannot be given up otherwise.
@@ -188,12 +194,17 @@ impl Agent {
         }
     }
 
-    /// Takes orders one after the other. Ends some seconds after one was carried out.
+    /// Takes orders one after the other. Ends some seconds after one was carried out; at once if whoever gave it is
+    /// gone, since a cancelled job orders nothing more.
     async fn obey(&self, listener: &UnixListener) {
         let mut accepted = listener.accept().await;
         loop {
             match accepted {
-                Ok((stream, _)) => self.take_order(stream).await,
+                Ok((stream, _)) => {
+                    if !self.take_order(stream).await {
+                        return;
+                    }
+                }
                 Err(error) => return tracing::warn!(%error, "cannot take an order"),
             }
             match timeout(self.places.limits.afterwards, listener.accept()).await {
@@ -203,7 +214,8 @@ impl Agent {
         }
     }
 
-    async fn take_order(&self, stream: UnixStream) {
+    /// Carries out an order. Whether whoever gave it was there to the end.
+    async fn take_order(&self, stream: UnixStream) -> bool {
         let (read, mut answers) = stream.into_split();
         let mut orders = BufReader::new(read.take(MAX_LINE));
         let mut line = String::new();
@@ -213,14 +225,20 @@ impl Agent {
         };
         match order {
             Some(Order::Finish(finish)) => {
+                let is_gone = AtomicBool::new(false);
                 let gone = async {
                     // Nothing more is said on this side; its end means that who ordered is gone.
                     let mut rest = Vec::new();
                     let _ = orders.read_to_end(&mut rest).await;
+                    is_gone.store(true, Ordering::Relaxed);
                 };
                 self.finish(finish, gone, &mut answers).await;
+                !is_gone.load(Ordering::Relaxed)
             }
-            None => answer(&mut answers, &Told::Failed("the order cannot be read".into())).await,
+            None => {
+                answer(&mut answers, &Told::Failed("the order cannot be read".into())).await;
+                true
+            }
         }
     }
 

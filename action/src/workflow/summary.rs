@@ -71,10 +71,10 @@ pub fn of_failure(reason: &str, cache: &CacheName) -> String {
 /// What was done, in one line.
 pub fn headline(report: &Report, cache: &CacheName) -> String {
     if report.roots == 0 && report.paths.is_empty() {
-        return format!("this job built nothing to push to {cache}");
+        return format!("nothing to push to {cache}");
     }
     match report.published {
-        0 if report.left_out.is_empty() => format!("{cache} has all that this job built"),
+        0 if report.left_out.is_empty() => format!("{cache} has all of it already"),
         published => {
             let published = usize::try_from(published).unwrap_or(usize::MAX);
             let left_out = match report.left_out.len() {
@@ -228,8 +228,8 @@ mod tests {
     #[test]
     fn a_job_that_built_nothing_or_nothing_new_says_so() {
         let cache = "main".parse().unwrap();
-        assert_eq!(headline(&Report::default(), &cache), "this job built nothing to push to main");
+        assert_eq!(headline(&Report::default(), &cache), "nothing to push to main");
         let known = Report { published: 0, ..report(1) };
-        assert_eq!(headline(&known, &cache), "main has all that this job built");
+        assert_eq!(headline(&known, &cache), "main has all of it already");
     }
 }
