@@ -25,7 +25,7 @@ use super::{
 use crate::{
     output,
     progress::{Event, Progress},
-    push::{PushOptions, push},
+    push::{PushError, PushOptions, push},
     store::{Mark, NixStore, StoreError},
     workflow::wording::{bytes, count},
 };
@@ -128,7 +128,16 @@ async fn carry_out(
     options.max_body = start.max_body;
     options.time_limit = limit.saturating_sub(began.elapsed());
     let progress = Notes::new(notes.clone());
-    let push = push(&options, &identity.credentials(), closure, &progress).await?;
+    let push = match push(&options, &identity.credentials(), closure, &progress).await {
+        // Here the limit is an input, not an option.
+        Err(PushError::TimeLimit(_)) => {
+            return Err(
+                "it took longer than the input `time-limit` allows; what was sent is kept for the next push"
+                    .into(),
+            );
+        }
+        pushed => pushed?,
+    };
     let mut report = Report::of(push, &roots, left_out);
     report.roots = wanted;
     report.elapsed = began.elapsed();
