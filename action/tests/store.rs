@@ -134,7 +134,7 @@ async fn a_closure_is_what_nix_says_it_is() {
     let nix = Nix::new();
     let root = nix.build(&program(&nix));
     let closure = nix.open().await.closure(std::slice::from_ref(&root)).await.unwrap();
-    assert_eq!(closure.roots, [root.clone()]);
+    assert_eq!(closure.roots, std::slice::from_ref(&root));
 
     let json = nix.run("nix", &["path-info", "--json", "--recursive", &root.absolute()]);
     let expected: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();

@@ -3,7 +3,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use axum::{
@@ -40,6 +43,7 @@ struct Shared {
     manner: Manner,
     http: reqwest::Client,
     log: Mutex<Vec<String>>,
+    body_bytes: AtomicU64,
     held: watch::Sender<usize>,
 }
 
@@ -53,6 +57,7 @@ impl FrontProxy {
             manner,
             http: reqwest::Client::new(),
             log: Mutex::default(),
+            body_bytes: AtomicU64::new(0),
             held: watch::channel(0).0,
         });
         let router = Router::new().fallback(pass).with_state(shared.clone());
@@ -73,6 +78,11 @@ impl FrontProxy {
     /// How many requests there were whose page ends so.
     pub fn count(&self, end: &str) -> usize {
         self.requests().iter().filter(|request| request.ends_with(end)).count()
+    }
+
+    /// How many bytes the bodies of all requests had that were passed on.
+    pub fn body_bytes(&self) -> u64 {
+        self.shared.body_bytes.load(Ordering::Relaxed)
     }
 
     /// Waits until a request is held.
@@ -114,6 +124,7 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
         return own(StatusCode::PAYLOAD_TOO_LARGE);
     }
     let Ok(body) = to_bytes(body, usize::MAX).await else { return own(StatusCode::BAD_REQUEST) };
+    shared.body_bytes.fetch_add(body.len() as u64, Ordering::Relaxed);
     let url = format!("{}{}", shared.target, head.uri);
     let mut headers = head.headers;
     headers.remove("host");
