@@ -103,7 +103,7 @@ impl Service {
         let issuers = Issuers::new(&config.issuers).map_err(StartError::Tls)?;
         let storage = Storage::open_folder(&config.data_dir.join("objects"))?;
         let upstreams = UpstreamClient::new().map_err(StartError::Tls)?;
-        let (reads, workshop) = (ReadMemory::default(), Arc::default());
+        let (reads, workshop) = (ReadMemory::default(), Arc::new(Workshop::new(&config.limits)));
         Ok(Arc::new(Self { config, metadata, clock, caches, issuers, storage, reads, workshop, upstreams }))
     }
 }

@@ -8,6 +8,7 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
+use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{Service, router};
@@ -15,6 +16,9 @@ use crate::{Service, router};
 /// A connection on which no whole request head arrives for so long is closed, idle ones too: one that sends a byte
 /// now and then must not hold it for ever.
 const HEAD_WITHIN: Duration = Duration::from_secs(60);
+/// A reader that takes nothing of its answer for so long is cut off, so that it does not hold the frames that wait
+/// for it for ever: as long as Nix itself waits for a download that stands still. In milliseconds.
+const TAKE_WITHIN: u32 = 5 * 60 * 1000;
 /// What requests have to finish once the service is told to stop.
 const FINISH_WITHIN: Duration = Duration::from_secs(30);
 /// When no connection can be accepted, most likely for want of file descriptors, others must end first.
@@ -65,7 +69,7 @@ async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
         match listener.accept().await {
             Ok((stream, _)) => {
                 // Answers are written whole: to wait for more would only delay them.
-                if stream.set_nodelay(true).is_ok() {
+                if stream.set_nodelay(true).is_ok() && set_tcp_user_timeout(&stream, TAKE_WITHIN).is_ok() {
                     return Ok(stream);
                 }
             }

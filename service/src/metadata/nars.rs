@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use futures_util::TryStreamExt as _;
 use larder_protocol::{NarHash, StorePathHash, api::CacheName};
 use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
 
@@ -142,20 +143,19 @@ impl Metadata {
              WHERE r.nar = ",
         );
         query.push_bind(nar).push(" ORDER BY r.position");
-        let rows = query.build().fetch_all(self.reader()).await?;
+        // One after the other: a row takes several times the memory of what is made of it.
+        let mut rows = query.build().fetch(self.reader());
         let mut keys = Keys::default();
-        rows.iter()
-            .map(|row| {
-                let hashes = row.try_get::<Option<&[u8]>, _>(6)?.unwrap_or_default();
-                let (hashes, []) = hashes.as_chunks::<20>() else {
-                    return Err(MetadataError::Damaged("a recipe's hashes are cut short"));
-                };
-                Ok((
-                    StoredChunk::of_row(row, &mut keys)?,
-                    hashes.iter().map(|hash| StorePathHash(*hash)).collect(),
-                ))
-            })
-            .collect()
+        let mut recipe = Vec::new();
+        while let Some(row) = rows.try_next().await? {
+            let hashes = row.try_get::<Option<&[u8]>, _>(6)?.unwrap_or_default();
+            let (hashes, []) = hashes.as_chunks::<20>() else {
+                return Err(MetadataError::Damaged("a recipe's hashes are cut short"));
+            };
+            let hashes = hashes.iter().map(|hash| StorePathHash(*hash)).collect();
+            recipe.push((StoredChunk::of_row(&row, &mut keys)?, hashes));
+        }
+        Ok(recipe)
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::body::{Body, BodyDataStream};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
+use tokio::time::Instant;
 
 use crate::error::ApiError;
 
@@ -20,12 +21,19 @@ pub struct BodyReader {
     buffer: BytesMut,
     left: u64,
     limit: u64,
+    deadline: Instant,
 }
 
 impl BodyReader {
-    /// Reads at most `limit` bytes of `body`.
-    pub fn new(body: Body, limit: u64) -> Self {
-        Self { stream: body.into_data_stream(), buffer: BytesMut::new(), left: limit, limit }
+    /// Reads at most `limit` bytes of `body`, all of which must come in time.
+    pub fn new(body: Body, limit: u64, within: Duration) -> Self {
+        Self {
+            stream: body.into_data_stream(),
+            buffer: BytesMut::new(),
+            left: limit,
+            limit,
+            deadline: Instant::now() + within,
+        }
     }
 
     /// What has come and is not taken yet.
@@ -35,9 +43,9 @@ impl BodyReader {
 
     /// Waits for more; `false` at the body's end.
     pub async fn more(&mut self) -> Result<bool, ApiError> {
-        let next = tokio::time::timeout(STALL, self.stream.next())
-            .await
-            .map_err(|_| ApiError::bad_request("the body stalled for 60 s; send it again"))?;
+        let until = self.deadline.min(Instant::now() + STALL);
+        let next =
+            tokio::time::timeout_at(until, self.stream.next()).await.map_err(|_| ApiError::timed_out())?;
         let Some(piece) = next else { return Ok(false) };
         let piece = piece.map_err(|_| ApiError::bad_request("the body was cut off; send it again"))?;
         self.left = self.left.checked_sub(piece.len() as u64).ok_or_else(|| {
@@ -63,9 +71,7 @@ impl BodyReader {
     /// Reads on without keeping anything, so that a client that is still sending lives to read why it was refused:
     /// if its connection were closed under it, it would see no more than that.
     pub async fn drain(mut self) {
-        let drained = async {
-            while let Some(Ok(_)) = self.stream.next().await {}
-        };
+        let drained = async { while let Some(Ok(_)) = self.stream.next().await {} };
         let _ = tokio::time::timeout(DRAIN, drained).await;
     }
 

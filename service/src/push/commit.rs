@@ -25,6 +25,7 @@ pub(super) async fn committed_push(
     cache: &Arc<Cache>,
     push: FoundPush,
 ) -> Result<CommittedPush, ApiError> {
+    let _turn = service.workshop.commit().await?;
     if !push.committed {
         check_references(service, cache, push).await?;
         // A task of its own: readers hear of it even if the client goes away in this moment.

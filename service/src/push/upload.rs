@@ -11,7 +11,7 @@ use larder_protocol::{
 };
 use object_store::PutPayload;
 
-use super::{PushRequest, body::BodyReader};
+use super::{PushRequest, UPLOAD_WITHIN, body::BodyReader};
 use crate::{error::ApiError, metadata::ObjectId, random::random_hex, storage::ObjectWriter};
 
 /// So many bytes of frames are checked and written at once.
@@ -31,7 +31,7 @@ struct Upload {
 /// Stores the frames of a body that the service lacks. When the body breaks off or a frame is refused, what came
 /// before is stored nevertheless.
 pub(super) async fn store_frames(request: PushRequest, body: Body) -> Result<UploadAnswer, ApiError> {
-    let mut body = BodyReader::new(body, request.service.config.limits.max_body.get());
+    let mut body = BodyReader::new(body, request.service.config.limits.max_body.get(), UPLOAD_WITHIN);
     let stored = store(request, &mut body).await;
     if stored.is_err() {
         body.drain().await;
