@@ -169,7 +169,7 @@ async fn a_sparse_file_of_5_gb_needs_neither_memory_nor_disk() {
         "experimental-features = nix-command\ntrusted-public-keys = {}\n",
         reader.public_keys.join(" ")
     );
-    let mut verify = ScratchStore::new(Nix::Installed).command("nix", &config);
+    let mut verify = store.command("nix", &config);
     verify.args(["store", "verify", "--store", &reader.substituters[0], &info.path.absolute()]);
     run(&mut verify).await.expect_success();
     assert!(larderd.peak_memory() < 150_000_000, "reading took {} bytes", larderd.peak_memory());
