@@ -229,8 +229,13 @@ async fn recipes(
     body: Body,
 ) -> Result<Json<RecipesAnswer>, ApiError> {
     let request = PushRequest::authorize(service, &headers, path).await?.open()?;
-    let (body, _room) = request.service.workshop.hold(&headers, body, MAX_RECIPES).await?;
-    Ok(Json(recipes::take_recipes(&request, &body).await?))
+    let (body, room) = request.service.workshop.hold(&headers, body, MAX_RECIPES).await?;
+    // A task of its own: a large NAR may take longer than a proxy waits, and is verified when the client asks again.
+    let verified = tokio::spawn(async move {
+        let _room = room;
+        recipes::take_recipes(&request, &body).await
+    });
+    Ok(Json(verified.await.map_err(|_| ApiError::internal("a verification panicked"))??))
 }
 
 async fn commit(

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use larder_protocol::{
     NarHash, StorePathHash,
     api::{CommittedPush, Divergence, MAX_PUSHED_PATHS, OpenPush, OpenedPush, PathInfo, PushId},
+    narinfo::is_content_address,
 };
 
 use super::commit::committed_push;
@@ -130,11 +131,7 @@ fn check(request: &OpenPush, max_nar_size: u64, max_push_bytes: u64) -> Result<(
         if info.signatures.len() > MAX_SIGNATURES {
             return refuse("it has more than 32 signatures");
         }
-        if info
-            .ca
-            .as_ref()
-            .is_some_and(|ca| ca.is_empty() || ca.len() > 512 || !ca.bytes().all(|b| b.is_ascii_graphic()))
-        {
+        if info.ca.as_ref().is_some_and(|ca| !is_content_address(ca)) {
             return refuse("its content address is malformed");
         }
     }

@@ -19,12 +19,16 @@ const BATCH_BYTES: usize = 512 << 10;
 /// So many bytes of content may these be.
 const BATCH_CONTENT: usize = 4 << 20;
 
+/// An object that has so many bytes ends: with one more batch and its index it stays below 32 MiB.
+const OBJECT_BYTES: u64 = 28 << 20;
+
 /// An upload that is under way.
 struct Upload {
     request: PushRequest,
     object: Option<(ObjectId, ObjectWriter)>,
     /// The frames that are written, with their places in the object.
     written: Vec<(FrameEntry, u64)>,
+    stored: u64,
     present: u64,
 }
 
@@ -44,7 +48,7 @@ async fn store(request: PushRequest, body: &mut BodyReader) -> Result<UploadAnsw
     let names: Vec<ChunkId> = entries.iter().map(|entry| entry.id).collect();
     let stored = request.service.metadata.stored_chunks(request.cache.namespace(), &names).await?;
     let mut known: HashSet<ChunkId> = stored.into_keys().collect();
-    let mut upload = Upload { request, object: None, written: Vec::new(), present: 0 };
+    let mut upload = Upload { request, object: None, written: Vec::new(), stored: 0, present: 0 };
     let taken = upload.take(body, entries, &mut known).await;
     let answer = upload.finish().await?;
     taken?;
@@ -84,7 +88,13 @@ impl Upload {
         let mut batch = Vec::new();
         let (mut bytes, mut content) = (0, 0);
         for entry in entries {
-            let frame = body.take(entry.frame_len as usize).await?;
+            let frame = match body.take(entry.frame_len as usize).await {
+                Ok(frame) => frame,
+                Err(error) => {
+                    self.write(batch).await?;
+                    return Err(error);
+                }
+            };
             if !known.insert(entry.id) {
                 self.present += 1;
                 continue;
@@ -97,17 +107,18 @@ impl Upload {
                 (bytes, content) = (0, 0);
             }
         }
-        if !batch.is_empty() {
-            self.write(batch).await?;
-        }
+        self.write(batch).await?;
         if !body.buffered().is_empty() || body.more().await? {
             return Err(ApiError::bad_request("bytes follow the last frame of the body"));
         }
         Ok(())
     }
 
-    /// Checks frames and writes them to the object.
+    /// Checks frames and writes them to the object; ends it when it is large enough.
     async fn write(&mut self, batch: Vec<(FrameEntry, Bytes)>) -> Result<(), ApiError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
         let service = &self.request.service;
         let batch = service
             .workshop
@@ -133,24 +144,30 @@ impl Upload {
             self.written.push((entry, offset));
             offset += frame.len() as u64;
         }
+        if offset >= OBJECT_BYTES {
+            self.end_object().await?;
+        }
         Ok(())
     }
 
-    /// Waits until all is on disk, then makes it known.
-    async fn finish(self) -> Result<UploadAnswer, ApiError> {
-        let Self { request, object, written, present } = self;
-        if let Some((row, writer)) = object {
-            if written.is_empty() {
-                writer.abort().await;
-            } else {
+    /// Waits until the object is on disk, then makes its frames known.
+    async fn end_object(&mut self) -> Result<(), ApiError> {
+        let written = std::mem::take(&mut self.written);
+        match self.object.take() {
+            None => {}
+            Some((_, writer)) if written.is_empty() => writer.abort().await,
+            Some((row, writer)) => {
                 let size = writer.finish().await?;
-                request
-                    .service
-                    .metadata
-                    .finish_object(row, size, request.cache.namespace(), &written)
-                    .await?;
+                let namespace = self.request.cache.namespace();
+                self.request.service.metadata.finish_object(row, size, namespace, &written).await?;
+                self.stored += written.len() as u64;
             }
         }
-        Ok(UploadAnswer { stored: written.len() as u64, present })
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<UploadAnswer, ApiError> {
+        self.end_object().await?;
+        Ok(UploadAnswer { stored: self.stored, present: self.present })
     }
 }
