@@ -75,12 +75,12 @@ async fn carry_out(
     let identity = start.identity.as_ref().ok_or("the job has no identity to push with")?;
     let note = |text: String| drop(notes.send(Told::Note(text)));
 
-    let needs_upstreams = start.shared || start.what == crate::workflow::inputs::What::New;
+    // A service that did not answer when the job began, and still does not, is not waited for.
     let cache = match cache {
-        None if needs_upstreams => Some(service::cache_info(&start.service, &start.cache).await?),
-        cache => cache,
+        None => service::cache_info(&start.service, &start.cache).await?,
+        Some(cache) => cache,
     };
-    let upstreams: Vec<Upstream> = cache.map(|cache| cache.upstreams).unwrap_or_default();
+    let upstreams = cache.upstreams;
     let mut store = NixStore::open(root).await?;
     let roots = match finish.paths {
         Some(paths) => paths,
