@@ -11,4 +11,5 @@ pub mod larderd;
 pub mod nix;
 pub mod package;
 pub mod programs;
+pub mod runner;
 pub mod world;

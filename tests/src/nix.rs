@@ -34,6 +34,8 @@ pub enum Nix {
 pub struct Output {
     /// Whether it ended with 0.
     pub success: bool,
+    /// What it ended with; -1 if a signal ended it.
+    pub code: i32,
     /// Its standard output.
     pub stdout: String,
     /// Its standard error.
@@ -68,6 +70,7 @@ pub async fn run_with_input(command: &mut Command, input: &[u8]) -> Output {
     let output = timeout(LIMIT, both).await.unwrap_or_else(|_| panic!("{name} took longer than {LIMIT:?}"));
     Output {
         success: output.status.success(),
+        code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
