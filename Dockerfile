@@ -15,6 +15,8 @@ ENV RUSTFLAGS="-C target-feature=+crt-static"
 RUN target="$(rustc -vV | sed -n 's/^host: //p')" \
  && cargo build --release --locked --target "$target" --package larder-action \
  && mkdir -p /out/bin && cp "target/$target/release/larder" /out/bin/
+# The runner starts the action's steps by the names in action.yml.
+RUN ln -s larder /out/bin/larder-action-main && ln -s larder /out/bin/larder-action-post
 
 FROM build-action AS build-service
 RUN target="$(rustc -vV | sed -n 's/^host: //p')" \
@@ -36,5 +38,5 @@ ENTRYPOINT ["/bin/larderd"]
 # The action, and what `docker build .` makes: action.yml says `image: Dockerfile`.
 FROM scratch AS action
 COPY --from=build-action /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY --from=build-action /out/bin/larder /bin/larder
+COPY --from=build-action /out/bin/ /bin/
 ENTRYPOINT ["/bin/larder"]

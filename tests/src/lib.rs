@@ -13,5 +13,6 @@ pub mod larderd;
 pub mod nix;
 pub mod package;
 pub mod programs;
+pub mod runner;
 pub mod source_store;
 pub mod world;

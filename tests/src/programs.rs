@@ -21,9 +21,19 @@ pub fn program(name: &str) -> PathBuf {
     program
 }
 
-/// The action's image with the program that cargo built, made anew once in a test's process.
-pub async fn dev_image() -> String {
+/// A program of `scripts/tools.txt`, which `scripts/test` installs.
+pub fn tool(name: &str) -> PathBuf {
+    let tool = repository().join("target/tools/bin").join(name);
+    if tool.exists() { tool } else { name.into() }
+}
+
+/// The action's image: the one that `LARDER_ACTION_IMAGE` names (`scripts/test` builds it from the Dockerfile); else
+/// one with the program that cargo built, made anew once in a test's process.
+pub async fn action_image() -> String {
     static IMAGE: OnceCell<String> = OnceCell::const_new();
+    if let Ok(image) = std::env::var("LARDER_ACTION_IMAGE") {
+        return image;
+    }
     IMAGE
         .get_or_init(|| async {
             let tag = "larder-test/action".to_owned();

@@ -1,0 +1,370 @@
+//! The action in real Docker, as GitHub's runner starts it and as act does: what a job builds is in the cache
+//! afterwards, and an empty store reads it.
+//!
+//! A job pushes what is built on the machine while it runs, so nothing else runs at the same time
+//! (`.config/nextest.toml`).
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use larder_service::clock::Clock;
+use larder_tests::{
+    github::{GitHub, Job, Page, StartedJob},
+    larderd::Larderd,
+    nix::{self, Nix, ScratchStore, run, unique},
+    runner::{Ran, RunnerJob, Stage, Workflow, start_job},
+    world::{Scene, reader},
+};
+use tempfile::TempDir;
+use tokio::{process::Command, time::timeout};
+
+/// What a step that installs Nix leaves behind.
+const NIX_CONFIG: &str =
+    "build-users-group =\nsandbox = false\nsubstituters =\nexperimental-features = nix-command flakes";
+
+/// A service, and a GitHub whose endpoint for ID tokens containers reach.
+struct Machine {
+    larderd: Larderd,
+    github: GitHub,
+    dir: TempDir,
+}
+
+impl Machine {
+    async fn start() -> Self {
+        let dir = TempDir::new().unwrap();
+        let github = GitHub::start(Clock::System).await;
+        let larderd = Larderd::start(dir.path(), github.issuer(), &Scene::default()).await;
+        Self { larderd, github, dir }
+    }
+
+    async fn job(&mut self) -> StartedJob {
+        start_job(&mut self.github, Job::default()).await
+    }
+
+    /// A job whose Nix is installed and which uses the action.
+    async fn runner_job(&mut self) -> RunnerJob {
+        let job = RunnerJob::new(&self.job().await);
+        self.with_action(job)
+    }
+
+    fn with_action(&self, job: RunnerJob) -> RunnerJob {
+        let mut job = job.with("service", &self.larderd.url());
+        job.set_variable("NIX_CONFIG", NIX_CONFIG);
+        job
+    }
+
+    /// Empty stores of both Nix versions read these paths, and trust the cache's key alone.
+    async fn assert_readable(&self, paths: &[PathBuf]) {
+        let reader = reader(&self.larderd.url(), "main").await;
+        let key = reader.public_keys[0].split_once(':').unwrap().0;
+        for nix in [Nix::Installed, Nix::V2_26] {
+            let store = ScratchStore::new(nix);
+            store.realise(&reader, paths).await.expect_success();
+            store.verify().await;
+            for path in paths {
+                let info = store.path_info(path).await;
+                assert!(info["signatures"][0].as_str().unwrap().starts_with(key), "{info}");
+            }
+        }
+    }
+
+    async fn has(&self, path: &Path) -> bool {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let page = format!("{}/main/{}.narinfo", self.larderd.url(), &name[..32]);
+        reqwest::get(page).await.unwrap().status().is_success()
+    }
+}
+
+/// A program and a library that it refers to, with some contents.
+fn expression() -> String {
+    let library = nix::derivation("library", &[], "mkdir $out; head -c 400000 /dev/urandom >$out/data");
+    nix::derivation(
+        "program",
+        &[&library],
+        "mkdir $out; echo \"exec $in0/data\" >$out/run; chmod +x $out/run",
+    )
+}
+
+/// A later step that builds; what it said, and the paths.
+async fn build(job: &RunnerJob, expression: &str) -> (String, Vec<PathBuf>) {
+    let output = run(job.step("nix-build").args(["-o", "result", "-E", expression])).await;
+    let said = output.stderr.clone();
+    (said, output.expect_success().lines().map(PathBuf::from).collect())
+}
+
+/// Waits until none of the job's agents is left.
+async fn until_no_agent(job: &RunnerJob) {
+    let gone = async {
+        while !job.agents().await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), gone).await.expect("an agent stays");
+}
+
+fn assert_ended_well(ran: &Ran) {
+    assert_eq!(ran.code, 0, "{}", ran.log);
+    assert!(!ran.log.contains("::warning") && !ran.log.contains("::error"), "{}", ran.log);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_job_builds_is_pushed_and_the_next_job_reads_it() {
+    let mut machine = Machine::start().await;
+    let expression = expression();
+
+    let mut job = machine.runner_job().await;
+    let main = job.run(Stage::Main).await;
+    assert_ended_well(&main);
+    assert_eq!(main.outputs["status"], "ready");
+    assert_eq!(main.outputs["substituter"], format!("{}/main", machine.larderd.url()));
+    let key = &reader(&machine.larderd.url(), "main").await.public_keys[0];
+    assert_eq!(&main.outputs["public-key"], key);
+    assert_eq!(job.state("agent").unwrap().len(), 16);
+    let config = job.variable("NIX_CONFIG").unwrap().to_owned();
+    assert!(config.starts_with(NIX_CONFIG) && config.contains(key), "{config}");
+    assert!(config.contains("extra-substituters = http://127.0.0.1:"), "no relay in {config}");
+    assert_eq!(job.agents().await.len(), 1);
+
+    let (_, built) = build(&job, &expression).await;
+    let post = job.run(Stage::Post).await;
+    assert_ended_well(&post);
+    assert!(post.outputs["pushed-paths"].parse::<u64>().unwrap() >= 2, "{:?}", post.outputs);
+    assert!(post.outputs["sent-bytes"].parse::<u64>().unwrap() >= 400_000, "{:?}", post.outputs);
+    let name = built[0].file_name().unwrap().to_str().unwrap();
+    assert!(post.log.contains(name), "{}", post.log);
+    assert!(post.summary.contains(&format!("<code>{name}</code>")), "{}", post.summary);
+    assert_eq!(job.variable("NIX_CONFIG"), Some(NIX_CONFIG));
+    assert!(job.agents().await.is_empty(), "the agent stays");
+    machine.assert_readable(&built).await;
+
+    // The same again on a machine that has nothing.
+    let closure = nix::closure(&built).await;
+    nix::delete(&closure).await;
+    let mut job = machine.runner_job().await;
+    assert_ended_well(&job.run(Stage::Main).await);
+    let (said, again) = build(&job, &expression).await;
+    assert_eq!(again, built);
+    assert!(said.contains("copying path") && !said.contains("building '"), "it was built again: {said}");
+    let post = job.run(Stage::Post).await;
+    assert_ended_well(&post);
+    assert!(post.log.contains("Read through the relay: "), "{}", post.log);
+    nix::delete(&closure).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_seen_from_outside() {
+    let mut machine = Machine::start().await;
+    let started = machine.job().await;
+    let mut job = machine.with_action(RunnerJob::new(&started));
+    let main = job.run(Stage::Main).await;
+    assert_ended_well(&main);
+    let agents = job.agents().await;
+    let inspected = run(Command::new("docker").arg("inspect").args(&agents)).await.expect_success();
+    assert!(!inspected.contains(&started.request_token), "{inspected}");
+    let processes = run(Command::new("ps").args(["-eo", "args", "-ww"])).await.expect_success();
+    assert!(!processes.contains(&started.request_token));
+    // Where it is said, it is said to the runner, to be masked.
+    for line in main.log.lines().filter(|line| line.contains(&started.request_token)) {
+        assert!(line.starts_with("::add-mask::"), "{line}");
+    }
+    assert_ended_well(&job.run(Stage::Post).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forks_pull_request_reads_and_says_so_in_one_line() {
+    let mut machine = Machine::start().await;
+    let mut job = machine.runner_job().await;
+    job.run(Stage::Main).await;
+    let expression = expression();
+    let (_, built) = build(&job, &expression).await;
+    job.run(Stage::Post).await;
+    let closure = nix::closure(&built).await;
+    nix::delete(&closure).await;
+
+    let fork = RunnerJob::without_identity(Job::pull_request("acme/flake", 7));
+    let mut job = machine.with_action(fork).with("strict", "true");
+    let main = job.run(Stage::Main).await;
+    assert_ended_well(&main);
+    assert_eq!(main.outputs["status"], "read-only");
+    let said = main.log.lines().filter(|line| line.contains("no ID token")).count();
+    assert_eq!(said, 1, "{}", main.log);
+    let (said, again) = build(&job, &expression).await;
+    assert!(again == built && said.contains("copying path"), "{said}");
+    let own = build(&job, &self::expression()).await.1;
+    let post = job.run(Stage::Post).await;
+    assert_ended_well(&post);
+    assert!(!machine.has(&own[0]).await);
+    assert!(job.agents().await.is_empty());
+    assert_eq!(job.variable("NIX_CONFIG"), Some(NIX_CONFIG));
+    nix::delete(&closure).await;
+    nix::delete(&nix::closure(&own).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_permission_it_says_which() {
+    let machine = Machine::start().await;
+    let mut job = machine.with_action(RunnerJob::without_identity(Job::default()));
+    let main = job.run(Stage::Main).await;
+    assert_eq!(main.code, 0);
+    assert!(main.log.contains("::warning") && main.log.contains("id-token: write"), "{}", main.log);
+    assert_eq!(job.run(Stage::Post).await.code, 0);
+    assert!(job.agents().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_service_fails_a_job_only_if_it_is_strict() {
+    let mut machine = Machine::start().await;
+    machine.larderd.kill().await;
+    for strict in [false, true] {
+        let mut job = machine.runner_job().await.with("strict", if strict { "true" } else { "false" });
+        let main = job.run(Stage::Main).await;
+        assert_eq!(main.code, i32::from(strict), "{}", main.log);
+        assert!(main.log.contains(if strict { "::error" } else { "::warning" }), "{}", main.log);
+        let (_, built) = build(&job, &expression()).await;
+        let post = job.run(Stage::Post).await;
+        assert_eq!(post.code, i32::from(strict), "{}", post.log);
+        assert!(job.agents().await.is_empty());
+        nix::delete(&nix::closure(&built).await).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_dies_meanwhile_leaves_builds_alone() {
+    let mut machine = Machine::start().await;
+    let mut job = machine.runner_job().await.with("time-limit", "1");
+    assert_ended_well(&job.run(Stage::Main).await);
+    machine.larderd.kill().await;
+    let (_, built) = build(&job, &expression()).await;
+    let post = job.run(Stage::Post).await;
+    assert_eq!(post.code, 0, "{}", post.log);
+    assert!(post.log.contains("::warning"), "{}", post.log);
+    assert!(post.summary.contains("nothing was pushed"), "{}", post.summary);
+    assert!(job.agents().await.is_empty());
+    nix::delete(&nix::closure(&built).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_may_not_push_is_told_why() {
+    let mut machine = Machine::start().await;
+    let started = start_job(&mut machine.github, Job::push("acme/flake", "topic")).await;
+    let mut job = machine.with_action(RunnerJob::new(&started));
+    assert_eq!(job.run(Stage::Main).await.code, 0);
+    let (_, built) = build(&job, &expression()).await;
+    let post = job.run(Stage::Post).await;
+    assert_eq!(post.code, 0, "{}", post.log);
+    assert!(post.log.contains("refs/heads/topic"), "{}", post.log);
+    assert!(!machine.has(&built[0]).await);
+    nix::delete(&nix::closure(&built).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_docker_it_says_what_to_do_instead() {
+    let mut machine = Machine::start().await;
+    for strict in [false, true] {
+        let job = machine.runner_job().await.with("strict", if strict { "true" } else { "false" });
+        let mut job = job.without_docker();
+        let main = job.run(Stage::Main).await;
+        assert_eq!(main.code, i32::from(strict), "{}", main.log);
+        assert_eq!(main.outputs["status"], "off");
+        assert!(main.log.contains("larder push"), "{}", main.log);
+        let post = job.run(Stage::Post).await;
+        assert_ended_well(&post);
+    }
+    // Nobody asked for a token.
+    assert_eq!(machine.github.asked(Page::IdToken), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_shared_store_the_workflow_names_what_is_pushed() {
+    let mut machine = Machine::start().await;
+    let job = machine.runner_job().await.with("store", "shared").with("paths", "./result");
+    let mut job = job;
+    assert_ended_well(&job.run(Stage::Main).await);
+    let other = nix::build(&expression()).await;
+    let (_, built) = build(&job, &expression()).await;
+    assert_ended_well(&job.run(Stage::Post).await);
+    assert!(machine.has(&built[0]).await && !machine.has(&other[0]).await);
+    nix::delete(&nix::closure(&built).await).await;
+    nix::delete(&nix::closure(&other).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_stays_when_the_runner_cleans_up() {
+    let mut machine = Machine::start().await;
+    let mut job = machine.runner_job().await;
+    assert_ended_well(&job.run(Stage::Main).await);
+    assert_eq!(job.agents().await.len(), 1);
+    job.clean_up();
+    until_no_agent(&job).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_stays_of_a_job_that_is_cancelled_while_it_pushes() {
+    let mut machine = Machine::start().await;
+    let mut job = machine.runner_job().await;
+    assert_ended_well(&job.run(Stage::Main).await);
+    let (_, built) = build(&job, &expression()).await;
+    // The push waits for its ID token, for ever.
+    machine.github.trouble(Page::IdToken, larder_tests::github::Trouble::Stall);
+    let container = unique("larder-cancelled");
+    let mut post = job.begin(Stage::Post, &container).await;
+    let asked = async {
+        while machine.github.asked(Page::IdToken) == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), asked).await.expect("nobody asked for a token");
+    run(Command::new("docker").args(["kill", "--signal", "INT", &container])).await.expect_success();
+    let status =
+        timeout(Duration::from_secs(7), post.wait()).await.expect("the runner would kill it").unwrap();
+    assert_eq!(status.code(), Some(0));
+    until_no_agent(&job).await;
+    nix::delete(&nix::closure(&built).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workflow_run_by_act_pushes_what_it_builds() {
+    let mut machine = Machine::start().await;
+    let started = machine.job().await;
+    let out = machine.dir.path().join("built");
+    let workflow = Workflow::new(&format!(
+        "on: push
+permissions:
+  contents: read
+  id-token: write
+jobs:
+  build:
+    runs-on: ubuntu-latest
+    steps:
+      - run: |
+          {{
+            echo 'NIX_CONFIG<<end'
+            echo '{}'
+            echo end
+          }} >>\"$GITHUB_ENV\"
+      - uses: larder-nix/larder@v1
+        with:
+          service: {}
+          strict: true
+      - run: nix-build program.nix | tee {}
+",
+        NIX_CONFIG.replace('\n', "'\n            echo '"),
+        machine.larderd.url(),
+        out.display()
+    ))
+    .await;
+    workflow.add_file("program.nix", &expression());
+    let output = workflow.run(&started).await;
+    let said = format!("{}{}", output.stdout, output.stderr);
+    assert!(output.success, "{said}");
+    let built: Vec<PathBuf> = std::fs::read_to_string(out).unwrap().lines().map(PathBuf::from).collect();
+    assert!(said.contains("pushed to main"), "{said}");
+    assert!(!said.contains(&started.request_token), "a secret is in the log");
+    machine.assert_readable(&built).await;
+    nix::delete(&nix::closure(&built).await).await;
+    let left = run(Command::new("docker").args(["ps", "-q", "--filter", "label=larder.agent"])).await;
+    assert_eq!(left.expect_success(), "", "an agent stays");
+}
