@@ -35,6 +35,9 @@ use crate::{
     storage::{Storage, StorageError},
 };
 
+/// The database's file in the data directory.
+const DATABASE: &str = "larder.db";
+
 /// The service: what every request may need.
 pub struct Service {
     /// How it was configured.
@@ -99,6 +102,8 @@ impl Service {
     /// When one of them cannot be used.
     pub async fn open(config: Config, clock: Clock) -> Result<Arc<Self>, StartError> {
         let metadata = open_metadata(&config).await?;
+        let unusable = |source| StartError::Metadata { file: config.data_dir.join(DATABASE), source };
+        metadata.remember_paths().await.map_err(unusable)?;
         let caches = Caches::open(&config)?;
         let issuers = Issuers::new(&config.issuers).map_err(StartError::Tls)?;
         let storage = Storage::open_folder(&config.data_dir.join("objects"))?;
@@ -116,7 +121,7 @@ pub async fn open_metadata(config: &Config) -> Result<Metadata, StartError> {
     let directory = &config.data_dir;
     let unusable = |source| StartError::DataDir { directory: directory.clone(), source };
     keys::make_private_dir(directory).map_err(unusable)?;
-    let file = directory.join("larder.db");
+    let file = directory.join(DATABASE);
     // Made here, so that others can never read it; SQLite gives its other files the same mode.
     OpenOptions::new().append(true).create(true).mode(0o600).open(&file).map_err(unusable)?;
     Metadata::open(&file).await.map_err(|source| StartError::Metadata { file, source })

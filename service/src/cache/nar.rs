@@ -131,7 +131,7 @@ async fn body(
     let mut pieces = stream::iter(batches)
         .map(move |batch| {
             let (service, recipe) = (service.clone(), recipe.clone());
-            async move { Ok::<_, StorageError>(service.storage.read_frames(&recipe[batch]).await?.freeze()) }
+            async move { service.storage.read_frames(&recipe[batch]).await.map(Bytes::from) }
         })
         // One is read while the one before is sent.
         .buffered(2);

@@ -15,6 +15,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// The narinfo of a path, if the cache has it. When the database cannot answer, the reader waits some seconds
 /// and then is told that the path is absent: Nix builds it, where an error would fail the build.
 pub(super) async fn narinfo(service: &Service, cache: &Cache, hash: StorePathHash) -> Option<Bytes> {
+    if !service.metadata.may_have(&hash) {
+        return None;
+    }
     if let Some(known) = service.reads.recall(cache, hash) {
         return known;
     }

@@ -6,12 +6,17 @@
 mod chunks;
 mod nars;
 mod objects;
+mod path_filter;
 mod paths;
 mod pushes;
 pub mod tokens;
 mod upstream_paths;
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use sqlx::{
     Connection as _, Sqlite, SqlitePool, Transaction,
@@ -24,6 +29,8 @@ pub use nars::{Encoding, StoredNar, VerifiedNar};
 pub use objects::ObjectId;
 pub use paths::{PublishedPath, VisiblePath};
 pub use pushes::{CommitOutcome, FoundPush, NewPush};
+
+use path_filter::PathFilter;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -58,6 +65,7 @@ impl MetadataError {
 pub struct Metadata {
     reader: SqlitePool,
     writer: SqlitePool,
+    paths: Arc<OnceLock<PathFilter>>,
 }
 
 impl Metadata {
@@ -89,7 +97,7 @@ impl Metadata {
             .acquire_timeout(Duration::from_secs(10))
             .connect_with(options.read_only(true))
             .await?;
-        Ok(Self { reader, writer })
+        Ok(Self { reader, writer, paths: Arc::default() })
     }
 
     /// Whether the database answers.

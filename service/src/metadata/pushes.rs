@@ -74,6 +74,8 @@ impl Metadata {
         .bind(committed.then_some(now))
         .fetch_one(&mut *transaction)
         .await?;
+        let hashes: Vec<StorePathHash> = push.staged.iter().map(|(info, _)| info.path.hash()).collect();
+        self.may_soon_have(&hashes);
         for batch in push.staged.chunks(BATCH) {
             let mut insert = QueryBuilder::<Sqlite>::new(
                 "INSERT INTO paths (cache, hash, name, push, nar_hash, nar_size, nar, refs, deriver, ca, signatures) ",

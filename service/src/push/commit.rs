@@ -41,6 +41,8 @@ pub(super) async fn committed_push(
         }
     }
     let published = service.metadata.published_by(push.id).await?;
+    // Also where it was committed before: that request may have failed between then and here.
+    service.reads.published(cache, published.iter().map(|info| info.path.hash()));
     if !push.committed {
         tracing::info!(cache = %cache.name(), published = published.len(), "push committed");
     }

@@ -1,6 +1,5 @@
 //! Verifying a NAR by reading its frames back in order.
 
-use bytes::BytesMut;
 use larder_protocol::{StorePathHash, chunk::FrameDecoder, nar::NarChecker, recipe::Recipe};
 use sha2::{Digest as _, Sha256};
 
@@ -52,7 +51,7 @@ pub(super) async fn read_back(
     let service = &request.service;
     let mut reading = Reading::default();
     let batches = batches(ingredients);
-    let mut ahead: Option<BytesMut> = None;
+    let mut ahead: Option<Vec<u8>> = None;
     for (number, batch) in batches.iter().enumerate() {
         let frames = match ahead.take() {
             Some(frames) => frames,

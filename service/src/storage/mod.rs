@@ -7,10 +7,16 @@
 mod frames;
 mod object;
 
-use std::{io::ErrorKind, ops::Range, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    io::{ErrorKind, Read as _, Seek as _, SeekFrom},
+    ops::Range,
+    path::Path,
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use object_store::{ObjectStore, ObjectStoreExt as _, local::LocalFileSystem, path::Path as Key};
+use object_store::{ObjectStoreExt as _, local::LocalFileSystem, path::Path as Key};
 
 pub use frames::{Ingredient, batches};
 pub use object::ObjectWriter;
@@ -29,6 +35,14 @@ pub enum StorageError {
     /// Reading or writing failed.
     #[error("storage failed: {0}")]
     Store(#[from] object_store::Error),
+    /// An object cannot be read.
+    #[error("object {object} cannot be read: {source}")]
+    Unreadable {
+        /// Its key.
+        object: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// A read came back shorter than the object's row says.
     #[error("object {0} is shorter than its row says")]
     Short(String),
@@ -55,7 +69,15 @@ impl StorageError {
 /// Where objects are.
 #[derive(Clone)]
 pub struct Storage {
-    store: Arc<dyn ObjectStore>,
+    store: LocalFileSystem,
+}
+
+/// A run of an object's bytes.
+pub(crate) struct Run {
+    /// The object's key.
+    pub object: Arc<str>,
+    /// Where the bytes lie in it.
+    pub range: Range<u64>,
 }
 
 impl Storage {
@@ -67,7 +89,7 @@ impl Storage {
         let unusable = |source| StorageError::Folder { path: folder.display().to_string(), source };
         std::fs::create_dir_all(folder).map_err(unusable)?;
         let store = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true);
-        Ok(Self { store: Arc::new(store) })
+        Ok(Self { store })
     }
 
     /// Whether storage answers: asks for an object that nobody writes.
@@ -98,14 +120,37 @@ impl Storage {
         Ok(())
     }
 
-    /// Reads ranges of an object, each of which must be there whole.
+    /// Reads runs, one behind the other. Each must be there whole.
+    ///
+    /// By itself and not by `object_store`, which zeroes a buffer for each range and leaves it to be copied.
     ///
     /// # Errors
-    /// When the object is gone, too short, or cannot be read.
-    pub async fn read(&self, key: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, StorageError> {
-        let parts = self.store.get_ranges(&Key::from(key), ranges).await?;
-        let whole = parts.len() == ranges.len()
-            && parts.iter().zip(ranges).all(|(part, range)| part.len() as u64 == range.end - range.start);
-        if whole { Ok(parts) } else { Err(StorageError::Short(key.to_owned())) }
+    /// When an object is gone, too short, or cannot be read.
+    pub(crate) async fn read(&self, runs: Vec<Run>) -> Result<Vec<u8>, StorageError> {
+        let store = self.store.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let length = runs.iter().map(|run| run.range.end - run.range.start).sum::<u64>();
+            let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+            for Run { object, range } in runs {
+                let file = store.path_to_filesystem(&Key::from(&*object))?;
+                let wanted = range.end - range.start;
+                let read = File::open(file).and_then(|mut file| {
+                    file.seek(SeekFrom::Start(range.start))?;
+                    file.take(wanted).read_to_end(&mut bytes)
+                });
+                match read {
+                    Ok(read) if read as u64 == wanted => {}
+                    Ok(_) => return Err(StorageError::Short(object.to_string())),
+                    Err(source) => {
+                        return Err(StorageError::Unreadable { object: object.to_string(), source });
+                    }
+                }
+            }
+            Ok(bytes)
+        });
+        reading
+            .await
+            .map_err(std::io::Error::from)
+            .map_err(|source| StorageError::Unreadable { object: "that is being read".to_owned(), source })?
     }
 }
