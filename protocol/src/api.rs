@@ -28,7 +28,7 @@ pub const API_VERSION: u32 = 1;
 pub const MAX_CHUNKS_ASKED: usize = 65_536;
 
 /// The most paths that one push may have.
-pub const MAX_PUSHED_PATHS: usize = 200_000;
+pub const MAX_PUSHED_PATHS: usize = 50_000;
 
 /// A cache's name: 1 to 64 of lower-case letters, digits, `-`, `_` and `.`, beginning with a letter or
 /// digit. (An isolated cache's `~` is made by the service alone.)

@@ -55,7 +55,7 @@ pub struct Service {
     /// What readers asked for lately.
     pub reads: ReadMemory,
     /// What pushes share.
-    pub workshop: Arc<Workshop>,
+    pub workshop: Workshop,
     /// Whom to ask what upstreams have.
     pub upstreams: UpstreamClient,
 }
@@ -87,6 +87,9 @@ pub enum StartError {
     /// The objects' folder cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The system gives no threads.
+    #[error("the service's threads cannot be started: {0}. Raise the limit on threads (ulimit -u, TasksMax)")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
     /// No TLS client.
     #[error(
         "no TLS connection could be made: {0}. Install the system's root certificates (ca-certificates), or name \
@@ -108,7 +111,7 @@ impl Service {
         let issuers = Issuers::new(&config.issuers).map_err(StartError::Tls)?;
         let storage = Storage::open_folder(&config.data_dir.join("objects"))?;
         let upstreams = UpstreamClient::new().map_err(StartError::Tls)?;
-        let (reads, workshop) = (ReadMemory::default(), Arc::new(Workshop::new(&config.limits)));
+        let (reads, workshop) = (ReadMemory::default(), Workshop::new(&config.limits)?);
         Ok(Arc::new(Self { config, metadata, clock, caches, issuers, storage, reads, workshop, upstreams }))
     }
 }

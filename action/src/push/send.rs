@@ -29,6 +29,8 @@ use crate::{
 const QUESTIONS: usize = 4;
 /// How many requests to verify run side by side.
 const VERIFICATIONS: usize = 2;
+/// So many chunks keep two encoders busy for longer than a question's round trip takes.
+const ENOUGH_TO_ENCODE: usize = 64;
 /// Below this a window has no room for a chunk that is read, one that is encoded, and a body.
 const SMALLEST_WINDOW: usize = 8 << 20;
 /// The smallest body limit with which a push works: a chunk, its frame's overhead and its index.
@@ -295,17 +297,24 @@ impl Sending<'_> {
 
     /// When what was gathered should be sent though it is little.
     fn due(&self) -> Option<Instant> {
-        let question = self.question.due().filter(|_| self.questions < QUESTIONS);
+        let question =
+            self.question.due().filter(|_| self.questions < QUESTIONS && self.encoders_lack_work());
         let body = self.body.due().filter(|_| self.uploads < self.streams);
         let ready = self.ready.due().filter(|_| self.verifications < VERIFICATIONS);
         [question, body, ready].into_iter().flatten().min()
+    }
+
+    /// Whether the answer to a small question is worth its round trip: while much is still to be encoded, a larger
+    /// one comes in time.
+    fn encoders_lack_work(&self) -> bool {
+        self.encoding < ENOUGH_TO_ENCODE
     }
 
     /// Starts the requests that are full, or due, or have nothing more to wait for.
     fn start_requests(&mut self) {
         let now = Instant::now();
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
-        if self.unread == 0 || is_due(self.question.due()) {
+        if self.unread == 0 || (is_due(self.question.due()) && self.encoders_lack_work()) {
             self.ask();
         }
         let no_more_chunks = self.unread == 0 && self.questions == 0 && self.question.is_empty();

@@ -76,30 +76,28 @@ impl Metadata {
         nars: &[VerifiedNar],
     ) -> Result<(), MetadataError> {
         let mut rest = nars;
-        while let [first, ..] = rest {
+        while !rest.is_empty() {
             let mut rows = 0;
             let fit = rest.iter().take_while(|nar| {
                 rows += nar.chunks.len() + 1;
                 rows <= BATCH
             });
-            let count = fit.count().max(1);
-            let (now, later) = rest.split_at(count);
+            let (now, later) = rest.split_at(fit.count().max(1));
             let mut transaction = self.write().await?;
-            if count == 1 && first.chunks.len() > BATCH {
-                let id = insert_nar(&mut transaction, namespace, recipe_object, first).await?;
-                for (number, batch) in first.chunks.chunks(BATCH).enumerate() {
-                    insert_chunks(&mut transaction, id, number * BATCH, batch).await?;
+            let ids = insert_nars(&mut transaction, namespace, recipe_object, now).await?;
+            let places: Vec<Place<'_>> = now
+                .iter()
+                .zip(&ids)
+                .flat_map(|(nar, id)| (0..).zip(&nar.chunks).map(|place| (*id, place)))
+                .collect();
+            for batch in places.chunks(BATCH) {
+                insert_chunks(&mut transaction, batch).await?;
+                if places.len() > BATCH {
                     transaction.commit().await?;
                     transaction = self.write().await?;
                 }
-                complete(&mut transaction, namespace, push, id, first).await?;
-            } else {
-                for nar in now {
-                    let id = insert_nar(&mut transaction, namespace, recipe_object, nar).await?;
-                    insert_chunks(&mut transaction, id, 0, &nar.chunks).await?;
-                    complete(&mut transaction, namespace, push, id, nar).await?;
-                }
             }
+            complete(&mut transaction, namespace, push, &ids, now).await?;
             transaction.commit().await?;
             rest = later;
         }
@@ -159,76 +157,99 @@ impl Metadata {
     }
 }
 
-async fn insert_nar(
+/// A NAR's row, the position in its recipe, and the chunk there with what fills its holes.
+type Place<'a> = (i64, (i64, &'a (i64, Vec<StorePathHash>)));
+
+/// Inserts NARs and tells their rows in the same order.
+async fn insert_nars(
     transaction: &mut Transaction<'static, Sqlite>,
     namespace: Namespace,
     recipe_object: ObjectId,
-    nar: &VerifiedNar,
-) -> Result<i64, MetadataError> {
-    Ok(sqlx::query_scalar(
-        "INSERT INTO nars (namespace, hash, size, encoding, file_size, recipe_object) VALUES (?, ?, ?, ?, ?, ?)
-         RETURNING id",
-    )
-    .bind(namespace.0)
-    .bind(&nar.hash.0[..])
-    .bind(i64::try_from(nar.size).unwrap_or(i64::MAX))
-    .bind(&nar.encoding.0[..])
-    .bind(i64::try_from(nar.file_size).unwrap_or(i64::MAX))
-    .bind(recipe_object.0)
-    .fetch_one(&mut **transaction)
-    .await?)
+    nars: &[VerifiedNar],
+) -> Result<Vec<i64>, MetadataError> {
+    let mut insert = QueryBuilder::<Sqlite>::new(
+        "INSERT INTO nars (namespace, hash, size, encoding, file_size, recipe_object) ",
+    );
+    insert.push_values(nars, |mut row, nar| {
+        row.push_bind(namespace.0)
+            .push_bind(&nar.hash.0[..])
+            .push_bind(i64::try_from(nar.size).unwrap_or(i64::MAX))
+            .push_bind(&nar.encoding.0[..])
+            .push_bind(i64::try_from(nar.file_size).unwrap_or(i64::MAX))
+            .push_bind(recipe_object.0);
+    });
+    insert.push(" RETURNING hash, id");
+    let mut ids = HashMap::with_capacity(nars.len());
+    for row in insert.build().persistent(false).fetch_all(&mut **transaction).await? {
+        ids.insert(NarHash(blob(row.try_get(0)?)?), row.try_get(1)?);
+    }
+    let id = |nar: &VerifiedNar| ids.get(&nar.hash).copied();
+    nars.iter()
+        .map(|nar| id(nar).ok_or(MetadataError::Damaged("a NAR that was inserted is not there")))
+        .collect()
 }
 
 async fn insert_chunks(
     transaction: &mut Transaction<'static, Sqlite>,
-    nar: i64,
-    first: usize,
-    chunks: &[(i64, Vec<StorePathHash>)],
+    places: &[Place<'_>],
 ) -> Result<(), MetadataError> {
     let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO nar_chunks (nar, position, chunk, hashes) ");
-    insert.push_values(chunks.iter().enumerate(), |mut row, (number, (chunk, hashes))| {
-        row.push_bind(nar)
-            .push_bind(i64::try_from(first + number).unwrap_or(i64::MAX))
+    insert.push_values(places, |mut row, (nar, (position, (chunk, hashes)))| {
+        let hashes: Vec<u8> = hashes.iter().flat_map(|hash| hash.0).collect();
+        row.push_bind(*nar)
+            .push_bind(*position)
             .push_bind(*chunk)
-            .push_bind(
-                (!hashes.is_empty()).then(|| hashes.iter().flat_map(|hash| hash.0).collect::<Vec<u8>>()),
-            );
+            .push_bind((!hashes.is_empty()).then_some(hashes));
     });
-    insert.build().persistent(chunks.len() == BATCH).execute(&mut **transaction).await?;
+    insert.build().persistent(places.len() == BATCH).execute(&mut **transaction).await?;
     Ok(())
 }
 
-/// Makes a NAR complete, unless another push has completed the same one, and gives it to the push's paths.
+/// Makes NARs complete, but those that another push has completed meanwhile, and gives them to the push's paths.
 async fn complete(
     transaction: &mut Transaction<'static, Sqlite>,
     namespace: Namespace,
     push: i64,
-    id: i64,
-    nar: &VerifiedNar,
+    ids: &[i64],
+    nars: &[VerifiedNar],
 ) -> Result<(), MetadataError> {
-    let completed = sqlx::query(
-        "UPDATE nars SET complete = 1 WHERE id = ?1 AND NOT EXISTS (
-             SELECT 1 FROM nars n WHERE n.namespace = ?2 AND n.hash = ?3 AND n.complete = 1)",
-    )
-    .bind(id)
-    .bind(namespace.0)
-    .bind(&nar.hash.0[..])
-    .execute(&mut **transaction)
-    .await?;
-    if completed.rows_affected() == 0 {
-        for statement in ["DELETE FROM nar_chunks WHERE nar = ?", "DELETE FROM nars WHERE id = ?"] {
-            sqlx::query(statement).bind(id).execute(&mut **transaction).await?;
-        }
+    let mut update = QueryBuilder::<Sqlite>::new(
+        "UPDATE nars SET complete = 1 WHERE NOT EXISTS (
+             SELECT 1 FROM nars n WHERE n.namespace = nars.namespace AND n.hash = nars.hash AND n.complete = 1)
+         AND id IN ",
+    );
+    push_list(&mut update, ids);
+    let completed = update.build().persistent(false).execute(&mut **transaction).await?.rows_affected();
+    if completed < ids.len() as u64 {
+        let mut delete = QueryBuilder::<Sqlite>::new(
+            "DELETE FROM nar_chunks WHERE nar IN (SELECT id FROM nars WHERE complete = 0 AND id IN ",
+        );
+        push_list(&mut delete, ids);
+        delete.push(")");
+        delete.build().persistent(false).execute(&mut **transaction).await?;
+        let mut delete = QueryBuilder::<Sqlite>::new("DELETE FROM nars WHERE complete = 0 AND id IN ");
+        push_list(&mut delete, ids);
+        delete.build().persistent(false).execute(&mut **transaction).await?;
     }
-    sqlx::query(
-        "UPDATE paths SET nar = (SELECT n.id FROM nars n WHERE n.namespace = ? AND n.hash = ? AND n.complete = 1)
-         WHERE push = ? AND nar_hash = ?",
-    )
-    .bind(namespace.0)
-    .bind(&nar.hash.0[..])
-    .bind(push)
-    .bind(&nar.hash.0[..])
-    .execute(&mut **transaction)
-    .await?;
+    let mut update = QueryBuilder::<Sqlite>::new(
+        "UPDATE paths SET nar = (
+             SELECT n.id FROM nars n WHERE n.hash = paths.nar_hash AND n.complete = 1 AND n.namespace = ",
+    );
+    update.push_bind(namespace.0).push(") WHERE push = ").push_bind(push).push(" AND nar_hash IN (");
+    let mut list = update.separated(", ");
+    for nar in nars {
+        list.push_bind(&nar.hash.0[..]);
+    }
+    update.push(")");
+    update.build().persistent(false).execute(&mut **transaction).await?;
     Ok(())
+}
+
+fn push_list(query: &mut QueryBuilder<Sqlite>, ids: &[i64]) {
+    query.push("(");
+    let mut list = query.separated(", ");
+    for id in ids {
+        list.push_bind(*id);
+    }
+    query.push(")");
 }

@@ -11,7 +11,7 @@ use larder_protocol::{
 };
 use object_store::PutPayload;
 
-use super::{PushRequest, UPLOAD_WITHIN, body::BodyReader};
+use super::{PushRequest, body::BodyReader, workshop::UPLOAD_WITHIN};
 use crate::{error::ApiError, metadata::ObjectId, random::random_hex, storage::ObjectWriter};
 
 /// So many bytes of frames are checked and written at once.
