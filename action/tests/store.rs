@@ -66,7 +66,8 @@ impl Nix {
 
     fn add(&self, name: &str, content: &str) -> StorePath {
         let file = self.root().join(name);
-        fs::write(&file, content).unwrap();
+        // What no other test adds: there is one /nix/store.
+        fs::write(&file, format!("{content} in {}", self.root().display())).unwrap();
         StorePath::from_absolute(&self.run("nix-store", &["--add", file.to_str().unwrap()])).unwrap()
     }
 
@@ -97,6 +98,16 @@ impl Nix {
         let mut connection = SqliteConnectOptions::new().filename(file).connect().await.unwrap();
         sqlx::query(statement).execute(&mut connection).await.unwrap();
         connection.close().await.unwrap();
+    }
+}
+
+/// Leaves nothing in /nix/store.
+impl Drop for Nix {
+    fn drop(&mut self) {
+        let paths = self.run("nix", &["path-info", "--all"]);
+        let mut delete = self.command("nix-store");
+        delete.args(["--delete", "--ignore-liveness"]).args(paths.lines());
+        assert!(delete.output().unwrap().status.success() || std::thread::panicking());
     }
 }
 

@@ -19,7 +19,7 @@ use larder_protocol::{
     },
     recipe::{self, Recipe},
 };
-use request::{Content, Outgoing};
+use request::{Content, Line, Outgoing};
 use serde::de::DeserializeOwned;
 use session::Session;
 use url::{Host, Url};
@@ -35,7 +35,7 @@ const PATHS_PER_SECOND: u64 = 500;
 
 /// A service's cache, and the session with it.
 pub struct Service<'a> {
-    http: reqwest::Client,
+    line: Line,
     base: Url,
     cache: CacheName,
     session: Session<'a>,
@@ -54,9 +54,9 @@ impl<'a> Service<'a> {
         progress: &'a dyn Progress,
     ) -> Result<Self, ServiceError> {
         let base = base_url(url)?;
-        let http = request::http_client()?;
-        let session = Session::new(credentials, http.clone(), &base, cache, progress);
-        Ok(Self { http, base, cache: cache.clone(), session, progress })
+        let line = Line::new()?;
+        let session = Session::new(credentials, line.clone(), &base, cache, progress);
+        Ok(Self { line, base, cache: cache.clone(), session, progress })
     }
 
     /// What readers and clients must know of the cache.
@@ -175,7 +175,7 @@ impl<'a> Service<'a> {
     }
 
     async fn send(&self, request: &Outgoing) -> Result<Bytes, ServiceError> {
-        request::send_until_answered(&self.http, request, Some(&self.session), self.progress).await
+        request::send_until_answered(&self.line, request, Some(&self.session), self.progress).await
     }
 
     /// Whether the service speaks another version of the API.

@@ -2,7 +2,10 @@
 
 use std::{
     error::Error as _,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -26,8 +29,11 @@ const STALL: Duration = Duration::from_secs(60);
 const FIRST_DELAY: Duration = Duration::from_millis(250);
 /// The longest delay that we choose.
 const LONGEST_DELAY: Duration = Duration::from_secs(15);
-/// How long a request is tried again after its first failure.
+/// How long a request is tried again after its first failure, where the service has answered before: as long
+/// as it takes to be started anew.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// The same where nothing was ever heard of it: the URL may be wrong.
+const FIRST_PATIENCE: Duration = Duration::from_secs(30);
 /// The longest answer that is read.
 const MAX_ANSWER: usize = 256 << 20;
 
@@ -65,8 +71,30 @@ impl Outgoing {
     }
 }
 
-/// The client for all requests.
-pub(super) fn http_client() -> Result<reqwest::Client, ServiceError> {
+/// What all requests to one party share.
+#[derive(Clone)]
+pub(super) struct Line {
+    http: reqwest::Client,
+    /// Whether anything was ever answered.
+    answered: Arc<AtomicBool>,
+}
+
+impl Line {
+    pub(super) fn new() -> Result<Self, ServiceError> {
+        Ok(Self { http: http_client()?, answered: Arc::default() })
+    }
+
+    /// A line to somebody else.
+    pub(super) fn to_another(&self) -> Self {
+        Self { http: self.http.clone(), answered: Arc::default() }
+    }
+
+    pub(super) fn patience(&self) -> Duration {
+        if self.answered.load(Ordering::Relaxed) { PATIENCE } else { FIRST_PATIENCE }
+    }
+}
+
+fn http_client() -> Result<reqwest::Client, ServiceError> {
     reqwest::Client::builder()
         .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT)
@@ -90,7 +118,7 @@ pub(super) enum Failure {
 
 /// Makes the request until it is answered well, refused, or patience ends.
 pub(super) async fn send_until_answered(
-    http: &reqwest::Client,
+    line: &Line,
     request: &Outgoing,
     session: Option<&Session<'_>>,
     progress: &dyn Progress,
@@ -102,9 +130,9 @@ pub(super) async fn send_until_answered(
             Some(session) => Some(session.token().await?),
             None => None,
         };
-        match send_once(http, request, token.as_ref()).await {
+        match send_once(line, request, token.as_ref()).await {
             Ok(answer) => return Ok(answer),
-            Err(Failure::Passing { reason, after }) => retries.wait(reason, after).await?,
+            Err(Failure::Passing { reason, after }) => retries.wait(line.patience(), reason, after).await?,
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Unauthorized(error)) => match (session, token) {
                 // The session may have ended early: its service was set up anew, or the clock jumped.
@@ -134,11 +162,16 @@ impl<'a> Retries<'a> {
     }
 
     /// Waits before the next try.
-    pub(super) async fn wait(&mut self, reason: String, after: Option<Duration>) -> Result<(), ServiceError> {
+    pub(super) async fn wait(
+        &mut self,
+        patience: Duration,
+        reason: String,
+        after: Option<Duration>,
+    ) -> Result<(), ServiceError> {
         let since = self.first_failure.get_or_insert_with(Instant::now).elapsed();
         let wait = after.unwrap_or_else(|| self.delay.mul_f64(0.5 + jitter()));
         self.delay = (self.delay * 2).min(LONGEST_DELAY);
-        if since + wait > PATIENCE {
+        if since + wait > patience {
             return Err(ServiceError::Unreachable { what: self.what, origin: self.origin.clone(), reason });
         }
         self.progress.event(&Event::Retrying { what: self.what, error: &reason, wait });
@@ -154,12 +187,12 @@ fn jitter() -> f64 {
 
 /// One try.
 pub(super) async fn send_once(
-    http: &reqwest::Client,
+    line: &Line,
     request: &Outgoing,
     token: Option<&Secret>,
 ) -> Result<Bytes, Failure> {
     let (body, gone) = request.body.start();
-    let mut builder = http.request(request.method.clone(), request.url.clone());
+    let mut builder = line.http.request(request.method.clone(), request.url.clone());
     if let Some(token) = token {
         builder = builder.header(header::AUTHORIZATION, bearer(token)?);
     }
@@ -182,6 +215,10 @@ pub(super) async fn send_once(
             return Err(Failure::Passing { reason, after: None });
         }
     };
+    // A proxy in front of nothing answers too.
+    if !status.is_server_error() {
+        line.answered.store(true, Ordering::Relaxed);
+    }
     match answer {
         Some(answer) if status.is_success() => Ok(answer),
         Some(answer) => Err(refusal(request, status, &headers, &answer)),

@@ -12,7 +12,7 @@ use super::{
     body::Parts,
     endpoint,
     error::{ServiceError, check_version},
-    request::{Content, Failure, Outgoing, Retries, send_once},
+    request::{Content, Failure, Line, Outgoing, Retries, send_once},
 };
 use crate::{credentials::Credentials, progress::Progress, secret::Secret};
 
@@ -23,7 +23,8 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 pub(super) struct Session<'a> {
     credentials: &'a Credentials,
-    http: reqwest::Client,
+    line: Line,
+    issuer: Line,
     token_url: Url,
     /// The origin of the URL that the user named: never what a server says.
     audience: String,
@@ -41,14 +42,15 @@ struct Active {
 impl<'a> Session<'a> {
     pub(super) fn new(
         credentials: &'a Credentials,
-        http: reqwest::Client,
+        line: Line,
         base: &Url,
         cache: &CacheName,
         progress: &'a dyn Progress,
     ) -> Self {
         Self {
             credentials,
-            http,
+            issuer: line.to_another(),
+            line,
             token_url: endpoint(base, "api/v1/token"),
             audience: base.origin().ascii_serialization(),
             cache: cache.clone(),
@@ -73,7 +75,9 @@ impl<'a> Session<'a> {
             // An ID token is good for one exchange, so each try gets its own.
             match self.exchange(request_url, request_token).await {
                 Ok(new) => return Ok(active.insert(new).token.clone()),
-                Err(Failure::Passing { reason, after }) => retries.wait(reason, after).await?,
+                Err(Failure::Passing { reason, after }) => {
+                    retries.wait(self.line.patience(), reason, after).await?
+                }
                 Err(Failure::Final(error) | Failure::Unauthorized(error)) => return Err(error),
             }
         }
@@ -97,7 +101,7 @@ impl<'a> Session<'a> {
         if let Some(active) = self.active.lock().await.take() {
             let request =
                 Outgoing::new("ending the session", Method::DELETE, self.token_url.clone(), FAREWELL);
-            if send_once(&self.http, &request, Some(&active.token)).await.is_err() {
+            if send_once(&self.line, &request, Some(&active.token)).await.is_err() {
                 tracing::debug!("the session token could not be given back; it ends by itself");
             }
         }
@@ -112,7 +116,7 @@ impl<'a> Session<'a> {
             Outgoing::new("exchanging the job's ID token", Method::POST, self.token_url.clone(), ANSWER);
         request.content = Some(Content::Json);
         request.body = Parts::of(vec![json.into()]);
-        let answer = send_once(&self.http, &request, None).await?;
+        let answer = send_once(&self.line, &request, None).await?;
         let answer: TokenAnswer = serde_json::from_slice(&answer).map_err(|error| {
             // serde_json's own words may quote the answer, and with it the token.
             Failure::Final(request.unreadable(&format!("at column {}", error.column())))
@@ -134,18 +138,20 @@ impl<'a> Session<'a> {
         url.query_pairs_mut().append_pair("audience", &self.audience);
         let request = Outgoing::new("asking for an ID token", Method::GET, url, ANSWER);
         let answer =
-            send_once(&self.http, &request, Some(request_token)).await.map_err(|failure| match failure {
-                Failure::Final(error) | Failure::Unauthorized(error) => {
-                    let reason = match error {
-                        ServiceError::Foreign { status, .. } | ServiceError::Refused { status, .. } => {
-                            format!("the issuer answered {status}")
-                        }
-                        other => other.to_string(),
-                    };
-                    Failure::Final(ServiceError::IdToken(reason))
-                }
-                passing => passing,
-            })?;
+            send_once(&self.issuer, &request, Some(request_token)).await.map_err(
+                |failure| match failure {
+                    Failure::Final(error) | Failure::Unauthorized(error) => {
+                        let reason = match error {
+                            ServiceError::Foreign { status, .. } | ServiceError::Refused { status, .. } => {
+                                format!("the issuer answered {status}")
+                            }
+                            other => other.to_string(),
+                        };
+                        Failure::Final(ServiceError::IdToken(reason))
+                    }
+                    passing => passing,
+                },
+            )?;
         let answer: Answer = serde_json::from_slice(&answer).map_err(|_| {
             Failure::Final(ServiceError::IdToken("the issuer's answer has no `value`".to_owned()))
         })?;
