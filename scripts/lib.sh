@@ -7,7 +7,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # A script that cd's into the repository uses the toolchain of rust-toolchain.toml.
 cd "$root"
 
-say() { printf '\n== %s\n' "$*"; }
+say() { printf '\n== %d:%02d %s\n' "$((SECONDS / 60))" "$((SECONDS % 60))" "$*"; }
 note() { printf '   %s\n' "$*"; }
 die() {
 	printf '%s: %s\n' "$(basename "$0")" "$*" >&2

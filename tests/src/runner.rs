@@ -412,14 +412,9 @@ impl Workflow {
         fs::write(path, text).unwrap();
     }
 
-    /// Where the repository is, which is also where its steps run.
-    pub fn repository(&self) -> PathBuf {
-        self.dir.path().join("repository")
-    }
-
     /// Commits, and runs the workflow for that push.
     pub async fn run(&self, job: &StartedJob) -> Output {
-        let (repository, home) = (self.repository(), self.dir.path().join("home"));
+        let (repository, home) = (self.dir.path().join("repository"), self.dir.path().join("home"));
         self.write("home/.config/act/actrc", "");
         let git = |arguments: &[&str]| {
             let mut git = Command::new("git");
