@@ -19,6 +19,9 @@ const HEAD_WITHIN: Duration = Duration::from_secs(60);
 /// A reader that takes nothing of its answer for so long is cut off, so that it does not hold the frames that wait
 /// for it for ever: as long as Nix itself waits for a download that stands still. In milliseconds.
 const TAKE_WITHIN: u32 = 5 * 60 * 1000;
+/// What a connection may hold of what came and is not read yet; hyper's own bound is six times as much, which many
+/// uploads side by side fill.
+const BUFFER: usize = 64 << 10;
 /// What requests have to finish once the service is told to stop.
 const FINISH_WITHIN: Duration = Duration::from_secs(30);
 /// When no connection can be accepted, most likely for want of file descriptors, others must end first.
@@ -30,7 +33,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
     let router = TowerToHyperService::new(router(service.clone()));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(BUFFER);
     let connections = GracefulShutdown::new();
 
     let mut shutdown = std::pin::pin!(shutdown);

@@ -23,7 +23,7 @@ impl Default for Limits {
             max_body: ByteSize::bytes(100_000_000),
             max_nar_size: ByteSize::gigabytes(64),
             max_push_bytes: ByteSize::gigabytes(256),
-            upload_window: ByteSize::mebibytes(48),
+            upload_window: ByteSize::mebibytes(32),
         }
     }
 }
