@@ -31,7 +31,7 @@ fn nothing_at_all_is_a_configuration() {
     assert!(cache.trust.is_empty());
     assert_eq!(config.issuers[0].as_str(), issuer::GITHUB);
     assert_eq!(config.limits.max_body.get(), 100_000_000);
-    assert_eq!(config.limits.upload_window.get(), 48 << 20);
+    assert_eq!(config.limits.upload_window.get(), 32 << 20);
 }
 
 #[test]
