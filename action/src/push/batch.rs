@@ -24,7 +24,7 @@ pub(super) struct Question {
 impl Question {
     const CHUNKS: usize = 512;
     const BYTES: usize = 16 << 20;
-    const LINGER: Duration = Duration::from_millis(25);
+    const LINGER: Duration = Duration::from_millis(50);
 
     pub(super) fn add(&mut self, chunk: Encoding) {
         self.bytes += chunk.chunk.content.len();
