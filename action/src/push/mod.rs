@@ -19,7 +19,7 @@ use larder_protocol::{
     chunk::DEFAULT_LEVEL,
 };
 use report::Tally;
-pub use report::{PathStatus, PushReport, PushedPath, Skipped};
+pub use report::{PathStatus, PushReport, PushedPath};
 use send::Wanted;
 use tokio::time::{Instant, timeout};
 use url::Url;

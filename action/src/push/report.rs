@@ -9,7 +9,7 @@ use larder_protocol::{
 use serde::Serialize;
 
 use super::send::Outcome;
-use crate::store::Closure;
+use crate::store::{Closure, Skipped};
 
 /// What a push did.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -64,15 +64,6 @@ pub enum PathStatus {
     Upstream,
     /// It was left out: see [`PushReport::skipped`].
     Skipped,
-}
-
-/// A path that was not pushed.
-#[derive(Debug, Clone, Serialize)]
-pub struct Skipped {
-    /// The path.
-    pub path: StorePath,
-    /// Why, as a sentence.
-    pub reason: String,
 }
 
 /// Counts what becomes of the paths, over all openings of a push.

@@ -7,9 +7,9 @@ use std::{
 };
 
 use larder_protocol::{StorePath, api::PathInfo, store_path::STORE_DIR};
+use serde::Serialize;
 
 use super::StoreError;
-use crate::push::Skipped;
 
 /// Store paths with all that they refer to.
 #[derive(Debug, Clone)]
@@ -20,6 +20,15 @@ pub struct Closure {
     pub roots: Vec<StorePath>,
     /// The directory that holds the paths' files.
     pub store_dir: PathBuf,
+}
+
+/// A path that cannot be had with a closure, and is left out of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Skipped {
+    /// The path.
+    pub path: StorePath,
+    /// Why, as a sentence.
+    pub reason: String,
 }
 
 impl Closure {

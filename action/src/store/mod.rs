@@ -5,7 +5,7 @@ mod database;
 
 use std::path::{Path, PathBuf};
 
-pub use closure::Closure;
+pub use closure::{Closure, Skipped};
 use database::Database;
 pub use database::Mark;
 use larder_protocol::{StorePath, api::PathInfo};
