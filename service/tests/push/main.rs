@@ -1,0 +1,9 @@
+//! A push by hand, step by step, over HTTP, and what readers see of it.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod nar;
+mod races;
+mod refused;
+mod whole;
+mod world;
