@@ -139,8 +139,12 @@ pub struct TokenAnswer {
 pub enum Permission {
     /// Bring paths into the cache.
     Push,
+    /// Have the cache keep paths, and let them go again.
+    Pin,
     /// Read from a cache that is not public.
     Read,
+    /// Change what the cache has on purpose: replace a path, for one.
+    Admin,
 }
 
 /// What a reader or a client must know of a cache.

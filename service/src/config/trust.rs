@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{ConfigError, IssuerUrl};
 use crate::{
     identity::{EventName, RepositoryName},
-    trust::{RefPattern, TrustRule},
+    trust::{Rank, RefPattern, TrustRule},
 };
 
 /// As the file says it. What must be there is optional here, so that its absence can be explained.
@@ -23,6 +23,9 @@ pub(super) struct File {
     events: Option<BTreeSet<EventName>>,
     #[serde(default)]
     publish: bool,
+    #[serde(default)]
+    isolate: bool,
+    rank: Option<Rank>,
     issuer: Option<IssuerUrl>,
 }
 
@@ -30,8 +33,12 @@ pub(super) struct File {
 /// are not among them, since anybody's code may run there.
 const DEFAULT_EVENTS: [&str; 5] = ["push", "workflow_dispatch", "schedule", "release", "merge_group"];
 
-fn default_events() -> BTreeSet<EventName> {
-    DEFAULT_EVENTS.iter().filter_map(|name| name.parse().ok()).collect()
+/// For a rule that isolates pull requests.
+const ISOLATED_EVENTS: [&str; 1] = ["pull_request"];
+
+fn default_events(isolate: bool) -> BTreeSet<EventName> {
+    let names = if isolate { &ISOLATED_EVENTS[..] } else { &DEFAULT_EVENTS };
+    names.iter().filter_map(|name| name.parse().ok()).collect()
 }
 
 pub(super) fn check(file: File, key: &str, issuers: &[IssuerUrl]) -> Result<TrustRule, ConfigError> {
@@ -42,11 +49,21 @@ pub(super) fn check(file: File, key: &str, issuers: &[IssuerUrl]) -> Result<Trus
                 .to_owned(),
         ));
     };
-    if file.git_ref.is_none() && !file.ref_protected {
+    if file.git_ref.is_none() && !file.ref_protected && !file.isolate {
         return Err(refuse(format!(
             "lets every branch of {repository} push, the author of a pull request's included. Write \
              ref = \"refs/heads/main\", or ref_protected = true if the branches that may push are protected"
         )));
+    }
+    if file.isolate
+        && (file.ref_protected
+            || file.git_ref.as_ref().is_some_and(|git_ref| !git_ref.to_string().starts_with("refs/pull/")))
+    {
+        return Err(refuse(
+            "can never match: it isolates pull requests, whose ref is refs/pull/<number>/merge and never protected. \
+             Leave ref and ref_protected out"
+                .to_owned(),
+        ));
     }
     let issuer = match (file.issuer, issuers) {
         (Some(issuer), _) if issuers.contains(&issuer) => issuer,
@@ -69,7 +86,7 @@ pub(super) fn check(file: File, key: &str, issuers: &[IssuerUrl]) -> Result<Trus
             ));
         }
     };
-    let events = file.events.unwrap_or_else(default_events);
+    let events = file.events.unwrap_or_else(|| default_events(file.isolate));
     if events.is_empty() {
         return Err(refuse(
             "allows no event. Leave `events` out, or name some, as in events = [\"push\"]".to_owned(),
@@ -83,5 +100,7 @@ pub(super) fn check(file: File, key: &str, issuers: &[IssuerUrl]) -> Result<Trus
         ref_protected: file.ref_protected,
         events,
         publish: file.publish,
+        isolate: file.isolate,
+        rank: file.rank.unwrap_or(if file.ref_protected { Rank::PROTECTED } else { Rank::default() }),
     })
 }

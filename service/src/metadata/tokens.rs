@@ -4,7 +4,7 @@ use larder_protocol::api::CacheName;
 use sqlx::{Row, Sqlite, Transaction, sqlite::SqliteRow};
 
 use super::{Metadata, MetadataError};
-use crate::trust::{Grant, TokenHash};
+use crate::trust::{Grant, Rank, TokenHash};
 
 /// How many expired rows an exchange clears away: more than it adds, so that they never pile up.
 const SWEPT_PER_WRITE: i64 = 100;
@@ -94,7 +94,7 @@ impl Metadata {
     /// When the database fails.
     pub async fn grant_of(&self, hash: TokenHash, now: i64) -> Result<Option<Grant>, MetadataError> {
         let row =
-            sqlx::query("SELECT cache, permissions, identity FROM tokens WHERE hash = ? AND expires_at > ?")
+            sqlx::query("SELECT cache, permissions, identity, rank, isolated FROM tokens WHERE hash = ? AND expires_at > ?")
                 .bind(hash.0.as_slice())
                 .bind(now)
                 .fetch_optional(self.reader())
@@ -105,6 +105,13 @@ impl Metadata {
             cache: cache_of(&row)?,
             permissions: serde_json::from_str(row.try_get("permissions")?).map_err(damaged)?,
             identity: serde_json::from_str(row.try_get("identity")?).map_err(damaged)?,
+            rank: Rank::try_from(row.try_get::<i64, _>("rank")?)
+                .map_err(|_| MetadataError::Damaged("a token's rank is out of bounds"))?,
+            isolated: row
+                .try_get::<Option<&str>, _>("isolated")?
+                .map(serde_json::from_str)
+                .transpose()
+                .map_err(damaged)?,
         }))
     }
 
@@ -176,13 +183,15 @@ async fn insert(
 ) -> Result<bool, MetadataError> {
     let unwritable = |_| MetadataError::Damaged("a grant cannot be written");
     let result = sqlx::query(
-        "INSERT INTO tokens (hash, cache, permissions, identity, name, created_at, expires_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
+        "INSERT INTO tokens (hash, cache, permissions, identity, rank, isolated, name, created_at, expires_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
     )
     .bind(hash.0.as_slice())
     .bind(grant.cache.as_str())
     .bind(serde_json::to_string(&grant.permissions).map_err(unwritable)?)
     .bind(serde_json::to_string(&grant.identity).map_err(unwritable)?)
+    .bind(i64::from(grant.rank))
+    .bind(grant.isolated.as_ref().map(serde_json::to_string).transpose().map_err(unwritable)?)
     .bind(name)
     .bind(now)
     .bind(expires_at)

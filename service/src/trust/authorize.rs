@@ -22,7 +22,8 @@ pub async fn authorize(
     permission: Permission,
 ) -> Result<Grant, ApiError> {
     let (_, grant) = authenticate(service, headers).await?;
-    if grant.cache != *cache || !grant.permits(permission) {
+    // A grant for the cache of a pull request is none for that cache's parent.
+    if grant.cache != *cache || grant.isolated.is_some() || !grant.permits(permission) {
         return Err(ApiError::denied(format!(
             "the token does not permit this in the cache {cache}; it is for the cache {}",
             grant.cache

@@ -7,7 +7,7 @@ use axum::extract::State;
 use http::{HeaderMap, StatusCode};
 use larder_protocol::api::{TokenAnswer, TokenRequest};
 
-use super::{Denial, GrantedTo, SecretToken, authorize::authenticate, secret::SESSION_PREFIX};
+use super::{Denial, GrantedTo, PullRequest, SecretToken, authorize::authenticate, secret::SESSION_PREFIX};
 use crate::{
     Service,
     error::{ApiError, JsonBody},
@@ -48,6 +48,9 @@ pub async fn exchange_token(
         );
     })?;
 
+    if let Some(pull_request) = grant.isolated {
+        return Err(isolated_not_served(pull_request));
+    }
     let session = SecretToken::generate(SESSION_PREFIX)?;
     let used = UsedIdToken { issuer: &claims.issuer, id: &token.id, expires_at: token.ends_at };
     let expires_at = now.saturating_add(SESSION_LIVES.into());
@@ -84,6 +87,14 @@ pub async fn revoke_session(
     }
     service.metadata.end_session(token.hash()).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The place for opening the pull request's own cache.
+fn isolated_not_served(pull_request: PullRequest) -> ApiError {
+    ApiError::denied(format!(
+        "a trust rule gives {pull_request} a cache of its own, and this version of the service does not serve such \
+         caches yet. The job can go on without pushing"
+    ))
 }
 
 impl From<Denial> for ApiError {

@@ -3,17 +3,22 @@
 use larder_protocol::api::{CacheName, Permission};
 use serde::{Deserialize, Serialize};
 
+use super::{PullRequest, Rank};
 use crate::identity::Claims;
 
 /// What a token permits, and to whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// The one cache that it is for.
+    /// The one cache that it is for; where `isolated` is said, the parent of that one.
     pub cache: CacheName,
     /// What may be done there.
     pub permissions: Vec<Permission>,
     /// Who may.
     pub identity: GrantedTo,
+    /// How much what is pushed by it counts.
+    pub rank: Rank,
+    /// The pull request whose own cache it is for, where a rule isolates it.
+    pub isolated: Option<PullRequest>,
 }
 
 impl Grant {
@@ -29,6 +34,15 @@ impl Grant {
 pub enum GrantedTo {
     /// A job, by the verified claims of its ID token.
     Job(Box<Claims>),
+    /// Whoever an issuer that knows no repositories calls so: nothing more is verified of it.
+    Subject {
+        /// The issuer, as configured.
+        #[serde(rename = "iss")]
+        issuer: String,
+        /// What it calls the one that holds the token.
+        #[serde(rename = "sub")]
+        subject: String,
+    },
     /// A person, by a token that `larderd token create` made.
     Person {
         /// The token's name.
@@ -47,6 +61,7 @@ impl GrantedTo {
                 let Claims { issuer, repository_id, run_id, run_attempt, .. } = &**claims;
                 format!("job {issuer} {repository_id} {run_id} {run_attempt} {check_run}")
             }
+            Self::Subject { issuer, subject } => format!("subject {issuer} {subject}"),
             Self::Person { name, token } => format!("person {name} {token}"),
         }
     }

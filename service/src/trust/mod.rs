@@ -5,6 +5,8 @@ mod exchange;
 mod grant;
 mod pattern;
 pub mod people;
+mod pull_request;
+mod rank;
 mod rules;
 mod secret;
 
@@ -13,6 +15,8 @@ pub use self::{
     exchange::{exchange_token, revoke_session},
     grant::{Grant, GrantedTo},
     pattern::{InvalidRefPattern, RefPattern},
+    pull_request::PullRequest,
+    rank::{InvalidRank, Rank},
     rules::{Denial, TrustRule, TrustRules},
     secret::{SecretToken, TokenHash},
 };

@@ -2,7 +2,7 @@
 
 use larder_protocol::api::{CacheName, Permission};
 
-use super::{Grant, GrantedTo, SecretToken, secret::PERSON_PREFIX};
+use super::{Grant, GrantedTo, Rank, SecretToken, secret::PERSON_PREFIX};
 use crate::{
     clock::Clock,
     metadata::{Metadata, MetadataError},
@@ -46,6 +46,8 @@ pub async fn create_token(
         cache: cache.clone(),
         permissions: vec![Permission::Push, Permission::Read],
         identity: GrantedTo::Person { name: name.to_owned(), token: hash.short() },
+        rank: Rank::default(),
+        isolated: None,
     };
     let now = clock.now();
     if !metadata.create_named_token(hash, &grant, name, now, now.saturating_add(lifetime)).await? {

@@ -1,10 +1,10 @@
 //! Trust rules: sentences of the configuration that turn claims into a grant.
 
-use std::{collections::BTreeSet, fmt};
+use std::{cmp::Reverse, collections::BTreeSet, fmt};
 
 use larder_protocol::api::{CacheName, Permission};
 
-use super::{Grant, GrantedTo, RefPattern};
+use super::{Grant, GrantedTo, PullRequest, Rank, RefPattern};
 use crate::{
     config::IssuerUrl,
     identity::{Claims, EventName, RepositoryName},
@@ -34,6 +34,10 @@ pub struct TrustRule {
     pub events: BTreeSet<EventName>,
     /// Whether a repository that not everybody sees may push to a cache that everybody reads.
     pub publish: bool,
+    /// Whether each pull request gets a cache of its own, and this one stays as it is.
+    pub isolate: bool,
+    /// How much what is pushed by it counts.
+    pub rank: Rank,
 }
 
 /// Why nothing is granted. Says to the job what its own repository's rules want, and nothing of others'.
@@ -81,22 +85,25 @@ impl TrustRules {
         self.rules.iter()
     }
 
-    /// What the bearer of these verified claims may do.
+    /// What the bearer of these verified claims may do. If a rule that isolates fits, it alone counts, so that no other
+    /// rule lets a pull request into the cache that it was to be kept out of.
     ///
     /// # Errors
     /// The rule that came closest, and what in it does not fit.
     pub fn evaluate(&self, claims: &Claims) -> Result<Grant, Denial> {
         let about = self.rules.iter().enumerate().filter(|(_, rule)| rule.is_about(claims));
         let closest = about
-            .map(|(position, rule)| (position + 1, rule.mismatches(claims)))
-            .min_by_key(|(_, mismatches)| mismatches.len());
+            .map(|(position, rule)| (position + 1, rule, rule.mismatches(claims)))
+            .min_by_key(|(_, rule, mismatches)| (mismatches.len(), !rule.isolate, Reverse(rule.rank)));
         match closest {
-            Some((_, mismatches)) if mismatches.is_empty() => Ok(Grant {
+            Some((_, rule, mismatches)) if mismatches.is_empty() => Ok(Grant {
                 cache: self.cache.clone(),
                 permissions: vec![Permission::Push, Permission::Read],
                 identity: GrantedTo::Job(Box::new(claims.clone())),
+                rank: rule.rank,
+                isolated: if rule.isolate { PullRequest::of(claims) } else { None },
             }),
-            Some((number, mismatches)) => Err(Denial::Mismatch {
+            Some((number, _, mismatches)) => Err(Denial::Mismatch {
                 cache: self.cache.clone(),
                 repository: claims.repository.clone(),
                 number,
@@ -131,6 +138,12 @@ impl fmt::Display for TrustRule {
         write!(f, ", at {}", events.join(", "))?;
         if self.publish {
             write!(f, ", even though it may not be public")?;
+        }
+        if self.isolate {
+            write!(f, ", into a cache of each pull request's own")?;
+        }
+        if self.rank != Rank::default() {
+            write!(f, ", with rank {}", self.rank)?;
         }
         Ok(())
     }
@@ -167,6 +180,12 @@ impl TrustRule {
                 "it wants one of the events {}, and the token says {}",
                 wanted.join(", "),
                 claims.event_name
+            ));
+        }
+        if self.isolate && PullRequest::of(claims).is_none() {
+            mismatches.push(format!(
+                "it is for pull requests, whose ref is refs/pull/<number>/merge, and the token says {}",
+                claims.git_ref
             ));
         }
         if !self.publish && !claims.is_public() {

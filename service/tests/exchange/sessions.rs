@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode, header};
 use larder_protocol::api::Permission;
-use larder_service::trust;
+use larder_service::{metadata::tokens::UsedIdToken, trust};
 use serde_json::json;
 
 use crate::world::World;
@@ -29,6 +29,41 @@ async fn a_job_gets_a_session_for_its_cache_alone() {
         world.may(&session[..session.len() - 1], "main", Permission::Push).await,
         Err(StatusCode::UNAUTHORIZED)
     );
+}
+
+#[tokio::test]
+async fn a_session_has_the_rank_of_its_rule() {
+    let world = World::new().await;
+    let grant = world.may(&world.session().await, "main", Permission::Push).await.unwrap();
+    assert_eq!((i64::from(grant.rank), grant.isolated), (0, None));
+    let mut claims = world.claims();
+    claims["ref"] = json!("refs/heads/release-1");
+    let (_, answer) = world.exchange(&world.sign(&claims)).await;
+    let grant = world.may(answer["token"].as_str().unwrap(), "main", Permission::Push).await.unwrap();
+    assert_eq!(i64::from(grant.rank), 10);
+}
+
+#[tokio::test]
+async fn a_pull_request_that_a_rule_isolates_gets_no_session_for_its_parent() {
+    let world = World::new().await;
+    let mut claims = world.claims();
+    claims["ref"] = json!("refs/pull/7/merge");
+    claims["event_name"] = json!("pull_request");
+    claims["ref_protected"] = json!("false");
+    world.refuses(&world.sign(&claims), StatusCode::FORBIDDEN, "does not serve such caches yet").await;
+
+    // And if it had one, that would not open the parent.
+    let text = format!("larder_s_{}", "A".repeat(43));
+    let session = trust::SecretToken::read(&text).unwrap();
+    let grant = world.may(&world.session().await, "main", Permission::Push).await.unwrap();
+    let grant = trust::Grant { isolated: Some(trust::PullRequest { repository_id: 42, number: 7 }), ..grant };
+    let used = UsedIdToken { issuer: "x", id: "x", expires_at: world.now() + 900 };
+    let metadata = &world.service.metadata;
+    assert!(
+        metadata.open_session(session.hash(), &grant, used, world.now(), world.now() + 900).await.unwrap()
+    );
+    assert_eq!(metadata.grant_of(session.hash(), world.now()).await.unwrap(), Some(grant));
+    assert_eq!(world.may(&text, "main", Permission::Push).await, Err(StatusCode::FORBIDDEN));
 }
 
 #[tokio::test]

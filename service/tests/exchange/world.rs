@@ -44,6 +44,8 @@ impl World {
              [[issuer]]\nurl = \"{}\"\n\
              [[cache]]\nname = \"main\"\n\
              [[cache.trust]]\nrepository = \"acme/flake\"\nref = \"refs/heads/main\"\n\
+             [[cache.trust]]\nrepository = \"acme/flake\"\nref = \"refs/heads/release-*\"\nref_protected = true\n\
+             [[cache.trust]]\nrepository = \"acme/flake\"\nisolate = true\n\
              [[cache]]\nname = \"other\"\n\
              [[cache.trust]]\nrepository = \"secret/project\"\nref = \"refs/heads/main\"\n",
             issuer.url

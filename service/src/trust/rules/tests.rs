@@ -41,6 +41,31 @@ const BOTH: &str =
 const PUBLISH: &str =
     "[[cache.trust]]\nrepository = \"acme/flake\"\nref = \"refs/heads/main\"\npublish = true\n";
 
+const ISOLATED: &str = "[[cache.trust]]\nrepository = \"acme/flake\"\nisolate = true\n";
+
+#[test]
+fn a_rule_says_the_rank_and_whether_a_pull_request_is_kept_apart() {
+    let pull = json!({"ref": "refs/pull/12/merge", "event_name": "pull_request", "ref_protected": "false"});
+    let apart = Some(PullRequest { repository_id: 42, number: 12 });
+    for (text, changes, rank, isolated) in [
+        (MAIN.to_owned(), json!({}), 0, None),
+        (PROTECTED.to_owned(), json!({}), 10, None),
+        (format!("{PROTECTED}rank = 3\n"), json!({}), 3, None),
+        (format!("{MAIN}rank = -1000\n"), json!({}), -1000, None),
+        // The highest of those that fit.
+        (format!("{MAIN}{PROTECTED}"), json!({}), 10, None),
+        (format!("{MAIN}{PROTECTED}"), json!({"ref_protected": "false"}), 0, None),
+        (ISOLATED.to_owned(), pull.clone(), 0, apart),
+        (format!("{ISOLATED}rank = 1\n"), pull.clone(), 1, apart),
+        // Where it fits, a rule that isolates is the only one.
+        (format!("{PULLS}rank = 1000\n{ISOLATED}"), pull.clone(), 0, apart),
+        (format!("{MAIN}{ISOLATED}"), json!({}), 0, None),
+    ] {
+        let grant = rules(&text).evaluate(&claims(changes)).unwrap();
+        assert_eq!((i64::from(grant.rank), grant.isolated), (rank, isolated), "{text}");
+    }
+}
+
 #[test]
 fn a_rule_grants_only_where_all_of_it_fits() {
     // `None` where it grants, else a part of the reason.
@@ -89,6 +114,9 @@ fn a_rule_grants_only_where_all_of_it_fits() {
         (BOTH, json!({"ref": "refs/heads/release-1"}), None),
         (BOTH, json!({"ref": "refs/heads/main"}), Some("refs/heads/release-*")),
         (BOTH, json!({"ref": "refs/heads/release-1", "ref_protected": "false"}), Some("protected")),
+        (ISOLATED, json!({}), Some("the token says refs/heads/main")),
+        (ISOLATED, json!({"event_name": "pull_request"}), Some("it is for pull requests")),
+        (ISOLATED, json!({"ref": "refs/pull/1/merge"}), Some("the token says push")),
         ("", json!({}), Some("no trust rule lets acme/flake push to the cache main")),
     ] {
         let claims = claims(changes.clone());
