@@ -1,6 +1,7 @@
 //! `larderd` on the command line.
 
 mod check_config;
+mod key;
 mod print;
 mod serve;
 mod token;
@@ -43,6 +44,9 @@ Examples:
 
   larderd token create anna-laptop --cache main --expires 30d
       Print a token by which a person may push. Jobs need none.
+
+  larderd key rotate --cache main
+      Sign with a new key, and with the old one for 90 more days.
 
 Environment (each wins over the file):
   LARDER_LISTEN, LARDER_PUBLIC_URL, LARDER_DATA_DIR      as the keys of the file
@@ -88,6 +92,9 @@ enum Command {
     /// Make, list and end tokens for people
     #[command(subcommand)]
     Token(token::Command),
+    /// Make, list, rotate and import the caches' signing keys
+    #[command(subcommand)]
+    Key(key::Command),
     /// Print a completion script, for example: larderd completions bash
     Completions {
         /// The shell that it is for
@@ -145,6 +152,7 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
             check_config::report(&config);
             Ok(())
         }
+        Some(Command::Key(command)) => key::run(command, &config),
         Some(Command::Token(command)) => runtime(false)?.block_on(token::run(command, &config)),
         Some(Command::Completions { .. }) => Ok(()),
     }

@@ -47,14 +47,14 @@ pub(super) async fn committed_push(
         tracing::info!(cache = %cache.name(), published = published.len(), "push committed");
     }
     let divergences = service.metadata.divergences_of(push.id).await?;
-    let keys = cache.clone();
+    let keys = cache.signing_keys();
     let signed = service.workshop.work(move |_| {
         let count = published.len() as u64;
         let signatures = published
             .into_iter()
             .map(|info| {
                 let text = fingerprint(&info.path, &info.nar_hash, info.nar_size, &info.references);
-                (info.path, keys.signing_keys.iter().map(|key| key.sign(&text)).collect())
+                (info.path, keys.keys.iter().map(|key| key.sign(&text)).collect())
             })
             .collect();
         (count, signatures)
