@@ -3,9 +3,11 @@
 //! [`Service::open`] makes it from a configuration, [`router::router`] is its table of contents, [`serve::serve`]
 //! runs it on a listener. `main.rs` adds a command line.
 
+pub mod audit;
 pub mod cache;
 pub mod caches;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod error;
@@ -24,6 +26,7 @@ use std::{fs::OpenOptions, io, os::unix::fs::OpenOptionsExt, path::PathBuf, sync
 
 pub use self::{router::router, serve::serve};
 use crate::{
+    audit::Audit,
     cache::ReadMemory,
     caches::Caches,
     clock::Clock,
@@ -44,6 +47,8 @@ pub struct Service {
     pub config: Config,
     /// The database.
     pub metadata: Metadata,
+    /// What goes on record.
+    pub audit: Audit,
     /// The time.
     pub clock: Clock,
     /// The caches with their keys.
@@ -107,12 +112,24 @@ impl Service {
         let metadata = open_metadata(&config).await?;
         let unusable = |source| StartError::Metadata { file: config.data_dir.join(DATABASE), source };
         metadata.remember_paths().await.map_err(unusable)?;
-        let caches = Caches::open(&config, &clock)?;
+        let caches = Caches::open(&config)?;
         let issuers = Issuers::new(&config.issuers).map_err(StartError::Tls)?;
         let storage = Storage::open_folder(&config.data_dir.join("objects"))?;
         let upstreams = UpstreamClient::new().map_err(StartError::Tls)?;
+        let audit = Audit::start(metadata.clone(), clock.clone(), config.audit.clone());
         let (reads, workshop) = (ReadMemory::default(), Workshop::new(&config.limits)?);
-        Ok(Arc::new(Self { config, metadata, clock, caches, issuers, storage, reads, workshop, upstreams }))
+        Ok(Arc::new(Self {
+            config,
+            metadata,
+            audit,
+            clock,
+            caches,
+            issuers,
+            storage,
+            reads,
+            workshop,
+            upstreams,
+        }))
     }
 }
 

@@ -1,7 +1,8 @@
 //! The service on a listener: connections, their limits, and the end.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
+use axum::Extension;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -10,8 +11,9 @@ use hyper_util::{
 };
 use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::net::{TcpListener, TcpStream};
+use tower::Layer as _;
 
-use crate::{Service, router};
+use crate::{Service, client::Peer, router};
 
 /// A connection on which no whole request head arrives for so long is closed, idle ones too: one that sends a byte
 /// now and then must not hold it for ever.
@@ -31,7 +33,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 ///
 /// HTTP/1.1 alone: TLS, and with it HTTP/2, is what a proxy in front is for.
 pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-    let router = TowerToHyperService::new(router(service.clone()));
+    let router = router(service.clone());
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(BUFFER);
     let connections = GracefulShutdown::new();
@@ -43,8 +45,10 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
             () = &mut shutdown => break,
         };
         match stream {
-            Ok(stream) => {
-                let connection = http.serve_connection(TokioIo::new(stream), router.clone());
+            Ok((stream, peer)) => {
+                let router = Extension(Peer(peer)).layer(router.clone());
+                let connection =
+                    http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
                 let connection = connections.watch(connection);
                 tokio::spawn(async move {
                     if let Err(error) = connection.await {
@@ -64,16 +68,17 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     if tokio::time::timeout(FINISH_WITHIN, connections.shutdown()).await.is_err() {
         tracing::warn!("some requests did not finish in time and were cut off");
     }
+    service.audit.flush().await;
     service.metadata.close().await;
 }
 
-async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr)> {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Answers are written whole: to wait for more would only delay them.
                 if stream.set_nodelay(true).is_ok() && set_tcp_user_timeout(&stream, TAKE_WITHIN).is_ok() {
-                    return Ok(stream);
+                    return Ok((stream, peer.ip()));
                 }
             }
             // The one who connected is gone already.

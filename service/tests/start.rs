@@ -60,7 +60,7 @@ async fn a_key_that_others_can_read_is_refused() {
     let second = larder_protocol::SigningKey::generate("second-1").unwrap().to_secret_text();
     fs::write(&file, format!("{text}\n{second}\n")).unwrap();
     let service = open(scratch.path()).await.unwrap();
-    assert_eq!(service.caches.iter().next().unwrap().signing_keys().keys.len(), 2);
+    assert_eq!(service.caches.iter().next().unwrap().signing_keys.len(), 2);
 }
 
 /// `larderd`, with nothing of the environment but what is said here.
@@ -244,6 +244,53 @@ fn tokens_for_people_are_printed_once() {
     let database = fs::read(data.path().join("larder.db")).unwrap();
     let secret = token_text.trim().strip_prefix("larder_t_").unwrap().as_bytes();
     assert!(!database.windows(secret.len()).any(|window| window == secret));
+}
+
+#[test]
+fn the_audit_log_is_read_while_the_service_runs_and_without_it() {
+    let data = tempfile::tempdir().unwrap();
+    let audit =
+        |arguments: &[&str]| texts(larderd(data.path()).arg("audit").args(arguments).output().unwrap());
+    assert!(audit(&[]).2.contains("no larder.db"));
+    let running = Running::start(&mut larderd(data.path()));
+    for name in ["anna", "bert"] {
+        let created =
+            texts(larderd(data.path()).args(["token", "create", name, "--expires", "1d"]).output().unwrap());
+        assert_eq!(created.0, Some(0), "{}", created.2);
+    }
+    let (status, said, _) = audit(&["--since", "1h", "--cache", "main"]);
+    assert_eq!(status, Some(0));
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    for (line, name) in lines.iter().zip(["anna", "bert"]) {
+        assert!(line.contains("  token-created   main  by larderd, run by user "), "{line}");
+        assert!(line.contains(&format!("  {name}: push, read")), "{line}");
+    }
+
+    // A request with no good token goes on record before the service ends.
+    let mut stream = TcpStream::connect(&running.address).unwrap();
+    write!(
+        stream,
+        "POST /api/v1/caches/main/pushes HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 203.0.113.9\r\n\
+         authorization: Bearer nonsense\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    let (_, log) = running.stop();
+    assert!(log.contains("kind=\"denied\"") && log.contains("address=203.0.113.9"), "{log}");
+
+    let (_, said, hint) = audit(&["--json", "--limit", "1"]);
+    let denied: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&denied["kind"], &denied["address"]), (&"denied".into(), &"203.0.113.9".into()));
+    assert!(denied["details"]["reason"].as_str().unwrap().contains("not a token"), "{denied}");
+    assert!(hint.contains("--limit"), "{hint}");
+    assert_eq!(audit(&["--kind", "token-created"]).1.lines().count(), 2);
+    assert_eq!(audit(&["--repository", "acme/flake"]).1, "");
+    assert_eq!(audit(&["--until", "2001-01-01"]).1, "");
+    assert_eq!(audit(&["--kind", "nonsense"]).0, Some(2));
+    assert_eq!(audit(&["--since", "yesterday"]).0, Some(2));
 }
 
 #[test]

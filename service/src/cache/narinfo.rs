@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use larder_protocol::{StorePathHash, narinfo::NarInfo};
 
-use crate::{Service, caches::Cache, keys::ActiveKeys, metadata::PublishedPath};
+use crate::{Service, caches::Cache, metadata::PublishedPath};
 
 /// How long a reader waits for a database that cannot answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -18,8 +18,7 @@ pub(super) async fn narinfo(service: &Service, cache: &Cache, hash: StorePathHas
     if !service.metadata.may_have(&hash) {
         return None;
     }
-    let keys = cache.signing_keys();
-    if let Some(known) = service.reads.recall(cache, hash, keys.generation) {
+    if let Some(known) = service.reads.recall(cache, hash) {
         return known;
     }
     let look_up = async {
@@ -27,8 +26,8 @@ pub(super) async fn narinfo(service: &Service, cache: &Cache, hash: StorePathHas
             let epoch = service.reads.epoch();
             match service.metadata.published_path(cache.name(), &hash).await {
                 Ok(path) => {
-                    let text = path.map(|path| render(&keys, path));
-                    service.reads.remember(cache, hash, text.clone(), keys.generation, epoch);
+                    let text = path.map(|path| render(cache, path));
+                    service.reads.remember(cache, hash, text.clone(), epoch);
                     return text;
                 }
                 Err(error) => {
@@ -41,7 +40,7 @@ pub(super) async fn narinfo(service: &Service, cache: &Cache, hash: StorePathHas
     tokio::time::timeout(PATIENCE, look_up).await.unwrap_or_default()
 }
 
-fn render(keys: &ActiveKeys, path: PublishedPath) -> Bytes {
+fn render(cache: &Cache, path: PublishedPath) -> Bytes {
     let PublishedPath { info, encoding, file_size } = path;
     let mut narinfo = NarInfo {
         url: format!("nar/{}-{encoding}.nar.zst", info.nar_hash.base32()),
@@ -57,6 +56,7 @@ fn render(keys: &ActiveKeys, path: PublishedPath) -> Bytes {
         path: info.path,
     };
     let text = narinfo.fingerprint();
-    narinfo.signatures = keys.keys.iter().map(|key| key.sign(&text)).chain(info.signatures).collect();
+    narinfo.signatures =
+        cache.signing_keys.iter().map(|key| key.sign(&text)).chain(info.signatures).collect();
     narinfo.to_string().into()
 }

@@ -1,7 +1,7 @@
 //! `larderd` on the command line.
 
+mod audit;
 mod check_config;
-mod key;
 mod print;
 mod serve;
 mod token;
@@ -15,6 +15,8 @@ use clap_complete::Shell;
 use crate::{
     config::{Config, ConfigError, Environment, environment},
     log::LogFormat,
+    metadata::Metadata,
+    open_metadata,
 };
 
 const FAILED: u8 = 1;
@@ -45,8 +47,8 @@ Examples:
   larderd token create anna-laptop --cache main --expires 30d
       Print a token by which a person may push. Jobs need none.
 
-  larderd key rotate --cache main
-      Sign with a new key, and with the old one for 90 more days.
+  larderd audit --since 2d --repository your-name/your-flake
+      Say what that repository's jobs were granted and refused, and what they pushed.
 
 Environment (each wins over the file):
   LARDER_LISTEN, LARDER_PUBLIC_URL, LARDER_DATA_DIR      as the keys of the file
@@ -92,9 +94,8 @@ enum Command {
     /// Make, list and end tokens for people
     #[command(subcommand)]
     Token(token::Command),
-    /// Make, list, rotate and import the caches' signing keys
-    #[command(subcommand)]
-    Key(key::Command),
+    /// Say who was granted what, who was refused, and who pushed
+    Audit(audit::Arguments),
     /// Print a completion script, for example: larderd completions bash
     Completions {
         /// The shell that it is for
@@ -152,10 +153,22 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
             check_config::report(&config);
             Ok(())
         }
-        Some(Command::Key(command)) => key::run(command, &config),
         Some(Command::Token(command)) => runtime(false)?.block_on(token::run(command, &config)),
+        Some(Command::Audit(arguments)) => runtime(false)?.block_on(audit::run(arguments, &config)),
         Some(Command::Completions { .. }) => Ok(()),
     }
+}
+
+/// The database of a service that has run before.
+async fn open_existing(config: &Config) -> Result<Metadata, Failure> {
+    if !config.data_dir.join("larder.db").exists() {
+        return Err(Failure::Other(format!(
+            "there is no larder.db in {}. Start larderd there once, or say where its data are: --config, or \
+             LARDER_DATA_DIR",
+            config.data_dir.display()
+        )));
+    }
+    open_metadata(config).await.map_err(Failure::because)
 }
 
 fn runtime(all_cores: bool) -> Result<tokio::runtime::Runtime, Failure> {

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use larder_protocol::api::CacheName;
 
 use super::{Failure, print};
-use crate::{clock::Clock, config::Config, open_metadata, trust::people};
+use crate::{clock::Clock, config::Config, trust::people};
 
 const DAY: i64 = 24 * 60 * 60;
 const MAX_LIFETIME: i64 = 5 * 366 * DAY;
@@ -35,14 +35,7 @@ pub(super) enum Command {
 
 pub(super) async fn run(command: Command, config: &Config) -> Result<(), Failure> {
     // A token in a database that no service reads would be worth nothing.
-    if !config.data_dir.join("larder.db").exists() {
-        return Err(Failure::Other(format!(
-            "there is no larder.db in {}. Start larderd there once, or say where its data are: --config, or \
-             LARDER_DATA_DIR",
-            config.data_dir.display()
-        )));
-    }
-    let metadata = open_metadata(config).await.map_err(Failure::because)?;
+    let metadata = super::open_existing(config).await?;
     let clock = Clock::System;
     let done = match command {
         Command::Create { name, cache, expires } => {
@@ -73,7 +66,7 @@ pub(super) async fn run(command: Command, config: &Config) -> Result<(), Failure
             print::out(&text);
             Ok(())
         }
-        Command::Revoke { name } => match metadata.revoke_named_token(&name).await {
+        Command::Revoke { name } => match people::revoke_token(&metadata, &clock, &name).await {
             Ok(true) => Ok(()),
             Ok(false) => {
                 Err(Failure::Other(format!("there is no token named {name:?}. See: larderd token list")))
@@ -86,7 +79,7 @@ pub(super) async fn run(command: Command, config: &Config) -> Result<(), Failure
 }
 
 /// Seconds, from a whole number and a unit.
-pub(super) fn lifetime(text: &str) -> Result<i64, String> {
+fn lifetime(text: &str) -> Result<i64, String> {
     let wrong = || "write a whole number and h, d, w or y, at most 5y, for example 90d".to_owned();
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
     let unit = match unit {

@@ -2,10 +2,12 @@
 //!
 //! Every field below is a key of the file. What cannot be is refused with the key, the value and the remedy.
 
+pub mod audit;
 pub mod cache;
 pub mod environment;
 pub mod issuer;
 pub mod limits;
+pub mod period;
 pub mod public_url;
 pub mod size;
 pub mod trust;
@@ -13,17 +15,18 @@ pub mod trust;
 use std::{
     collections::HashSet,
     fs, io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 pub use self::{
-    cache::CacheConfig, environment::Environment, issuer::IssuerUrl, limits::Limits, public_url::PublicUrl,
-    size::ByteSize,
+    audit::AuditConfig, cache::CacheConfig, environment::Environment, issuer::IssuerUrl, limits::Limits,
+    period::Period, public_url::PublicUrl, size::ByteSize,
 };
-use crate::trust::TrustRules;
+use crate::{client, trust::TrustRules};
 
 /// Where the configuration is looked for when nobody says where it is.
 pub const DEFAULT_FILE: &str = "/etc/larder/larder.toml";
@@ -43,6 +46,10 @@ pub struct Config {
     pub issuers: Vec<IssuerUrl>,
     /// What one request or push may take.
     pub limits: Limits,
+    /// What is kept of the audit log.
+    pub audit: AuditConfig,
+    /// The proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// The configuration cannot be used. The text says which key, which value and what to write instead.
@@ -94,6 +101,9 @@ struct File {
     issuer: Option<Vec<issuer::File>>,
     #[serde(default)]
     limits: limits::File,
+    #[serde(default)]
+    audit: audit::File,
+    trusted_proxies: Option<Vec<String>>,
 }
 
 fn listen_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
@@ -105,6 +115,18 @@ fn listen_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<S
         ))
     };
     text.parse().map(Some).map_err(problem)
+}
+
+fn trusted_proxies(proxies: Option<Vec<String>>) -> Result<Vec<IpNet>, ConfigError> {
+    let Some(proxies) = proxies else { return Ok(client::loopback()) };
+    let network = |text: String| {
+        let network = text.parse().or_else(|_| text.parse().map(|address: IpAddr| address.into()));
+        network.map_err(|_| {
+            let problem = format!("{text:?} is no network. Write \"10.0.0.0/8\", or one address");
+            ConfigError::value("trusted_proxies", problem)
+        })
+    };
+    proxies.into_iter().map(network).collect()
 }
 
 impl Config {
@@ -161,6 +183,8 @@ impl Config {
             caches,
             issuers,
             limits: Limits::check(file.limits, environment)?,
+            audit: audit::check(file.audit)?,
+            trusted_proxies: trusted_proxies(file.trusted_proxies)?,
         };
         config.check()?;
         Ok(config)
@@ -175,6 +199,8 @@ impl Config {
             caches: vec![CacheConfig::default()],
             issuers: vec![IssuerUrl::default()],
             limits: Limits::default(),
+            audit: AuditConfig::default(),
+            trusted_proxies: client::loopback(),
         }
     }
 

@@ -3,6 +3,7 @@
 //! SQLite in WAL mode: one writer, several readers. A transaction that writes begins with the lock
 //! (`BEGIN IMMEDIATE`), so that it never fails in its middle for want of one.
 
+pub(crate) mod audit;
 mod chunks;
 mod nars;
 mod objects;
@@ -24,6 +25,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
+pub use audit::{AuditFilter, AuditRow};
 pub use chunks::{Namespace, StoredChunk};
 pub use nars::{Encoding, StoredNar, VerifiedNar};
 pub use objects::ObjectId;

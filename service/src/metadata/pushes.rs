@@ -6,12 +6,13 @@ use larder_protocol::{
     NarHash, StorePath, StorePathHash,
     api::{CacheName, Divergence, PathInfo, PushId},
 };
-use sqlx::{QueryBuilder, Row as _, Sqlite};
+use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
 
 use super::{
-    BATCH, Metadata, MetadataError, Namespace, blob, number,
+    BATCH, Metadata, MetadataError, Namespace, audit, blob, number,
     paths::{path_info, path_of},
 };
+use crate::audit::{Entry, Event, Who};
 
 /// A push that is to be opened.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct NewPush<'a> {
     pub owner: &'a str,
     /// The verified claims, as JSON.
     pub provenance: &'a str,
+    /// Who opens it, for the audit log.
+    pub who: &'a Who,
     /// Paths that are not visible yet, with the row of the NAR where it is stored already.
     pub staged: Vec<(&'a PathInfo, Option<i64>)>,
     /// The rows of visible paths, which must stay until the push ends.
@@ -125,6 +128,10 @@ impl Metadata {
                     .push_bind(&divergence.pushed.0[..]);
             });
             insert.build().persistent(false).execute(&mut *transaction).await?;
+        }
+        if committed {
+            let entry = committed_entry(&mut transaction, id, push.who).await?;
+            audit::record(&mut transaction, &entry, now).await?;
         }
         transaction.commit().await?;
         Ok(FoundPush { id, committed })
@@ -249,6 +256,7 @@ impl Metadata {
         push: i64,
         namespace: Namespace,
         now: i64,
+        who: &Who,
     ) -> Result<CommitOutcome, MetadataError> {
         let mut transaction = self.write().await?;
         let state: Option<String> = sqlx::query_scalar("SELECT state FROM pushes WHERE id = ?")
@@ -302,6 +310,8 @@ impl Metadata {
             .bind(push)
             .execute(&mut *transaction)
             .await?;
+        let entry = committed_entry(&mut transaction, push, who).await?;
+        audit::record(&mut transaction, &entry, now).await?;
         transaction.commit().await?;
         Ok(CommitOutcome::Committed)
     }
@@ -335,6 +345,35 @@ impl Metadata {
             })
             .collect()
     }
+}
+
+/// What goes on record of a push that is committed.
+async fn committed_entry(
+    transaction: &mut Transaction<'static, Sqlite>,
+    push: i64,
+    who: &Who,
+) -> Result<Entry, MetadataError> {
+    let row = sqlx::query(
+        "SELECT u.name, u.cache,
+                (SELECT count(*) FROM paths p WHERE p.push = u.id AND p.hidden = 0),
+                (SELECT coalesce(sum(p.nar_size), 0) FROM paths p WHERE p.push = u.id AND p.hidden = 0),
+                (SELECT count(*) FROM divergences d WHERE d.push = u.id)
+         FROM pushes u WHERE u.id = ?",
+    )
+    .bind(push)
+    .fetch_one(&mut **transaction)
+    .await?;
+    let committed = Event::PushCommitted {
+        push: PushId(blob(row.try_get(0)?)?).to_string(),
+        paths: number(row.try_get(2)?)?,
+        bytes: number(row.try_get(3)?)?,
+        divergences: number(row.try_get(4)?)?,
+    };
+    let cache: CacheName = row
+        .try_get::<&str, _>(1)?
+        .parse()
+        .map_err(|_| MetadataError::Damaged("a push's cache has no such name"))?;
+    Ok(Entry::in_cache(&cache, who.clone(), committed))
 }
 
 /// A list as one column, blanks between.

@@ -3,8 +3,11 @@
 use larder_protocol::api::CacheName;
 use sqlx::{Row, Sqlite, Transaction, sqlite::SqliteRow};
 
-use super::{Metadata, MetadataError};
-use crate::trust::{Grant, Rank, TokenHash};
+use super::{Metadata, MetadataError, audit};
+use crate::{
+    audit::Entry,
+    trust::{Grant, Rank, TokenHash},
+};
 
 /// How many expired rows an exchange clears away: more than it adds, so that they never pile up.
 const SWEPT_PER_WRITE: i64 = 100;
@@ -33,8 +36,8 @@ pub struct UsedIdToken<'a> {
 }
 
 impl Metadata {
-    /// Stores a session for an ID token that was never used before, at one moment. `false`, and nothing is stored,
-    /// if it was used.
+    /// Stores a session for an ID token that was never used before, at one moment, and records that. `false`, and
+    /// nothing is stored, if it was used.
     ///
     /// # Errors
     /// When the database fails.
@@ -45,6 +48,7 @@ impl Metadata {
         used: UsedIdToken<'_>,
         now: i64,
         expires_at: i64,
+        entry: &Entry,
     ) -> Result<bool, MetadataError> {
         let mut transaction = self.write().await?;
         sweep(&mut transaction, now).await?;
@@ -60,12 +64,13 @@ impl Metadata {
             == 1;
         if first_use {
             insert(&mut transaction, hash, grant, None, now, expires_at).await?;
+            audit::record(&mut transaction, entry, now).await?;
             transaction.commit().await?;
         }
         Ok(first_use)
     }
 
-    /// Stores a person's token. `false`, and nothing is stored, if one of that name is still good.
+    /// Stores a person's token, and records that. `false`, and nothing is stored, if one of that name is still good.
     ///
     /// # Errors
     /// When the database fails.
@@ -76,6 +81,7 @@ impl Metadata {
         name: &str,
         now: i64,
         expires_at: i64,
+        entry: &Entry,
     ) -> Result<bool, MetadataError> {
         let mut transaction = self.write().await?;
         sqlx::query("DELETE FROM tokens WHERE name = ? AND expires_at <= ?")
@@ -84,6 +90,9 @@ impl Metadata {
             .execute(&mut *transaction)
             .await?;
         let created = insert(&mut transaction, hash, grant, Some(name), now, expires_at).await?;
+        if created {
+            audit::record(&mut transaction, entry, now).await?;
+        }
         transaction.commit().await?;
         Ok(created)
     }
@@ -129,16 +138,25 @@ impl Metadata {
         Ok(())
     }
 
-    /// Ends a person's token. Whether there was one.
+    /// Ends a person's token, and records that. Whether there was one.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn revoke_named_token(&self, name: &str) -> Result<bool, MetadataError> {
+    pub async fn revoke_named_token(
+        &self,
+        name: &str,
+        now: i64,
+        entry: &Entry,
+    ) -> Result<bool, MetadataError> {
         let mut transaction = self.write().await?;
         let result =
             sqlx::query("DELETE FROM tokens WHERE name = ?").bind(name).execute(&mut *transaction).await?;
+        let revoked = result.rows_affected() == 1;
+        if revoked {
+            audit::record(&mut transaction, entry, now).await?;
+        }
         transaction.commit().await?;
-        Ok(result.rows_affected() == 1)
+        Ok(revoked)
     }
 
     /// People's tokens that have not ended, by name.

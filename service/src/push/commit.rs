@@ -7,6 +7,7 @@ use larder_protocol::{StorePath, StorePathHash, api::CommittedPush, signature::f
 use super::PushRequest;
 use crate::{
     Service,
+    audit::Who,
     caches::Cache,
     error::ApiError,
     metadata::{CommitOutcome, FoundPush},
@@ -16,7 +17,7 @@ use crate::{
 const MISSING_TOLD: usize = 1000;
 
 pub(super) async fn commit_push(request: &PushRequest) -> Result<CommittedPush, ApiError> {
-    committed_push(&request.service, &request.cache, request.push).await
+    committed_push(&request.service, &request.cache, request.push, &request.who).await
 }
 
 /// Commits a push, if that is not done yet, and tells what it published.
@@ -24,12 +25,13 @@ pub(super) async fn committed_push(
     service: &Arc<Service>,
     cache: &Arc<Cache>,
     push: FoundPush,
+    who: &Who,
 ) -> Result<CommittedPush, ApiError> {
     let _turn = service.workshop.commit().await?;
     if !push.committed {
         check_references(service, cache, push).await?;
         // A task of its own: readers hear of it even if the client goes away in this moment.
-        let published = tokio::spawn(publish(service.clone(), cache.clone(), push.id)).await;
+        let published = tokio::spawn(publish(service.clone(), cache.clone(), push.id, who.clone())).await;
         match published.map_err(|_| ApiError::internal("a commit panicked"))?? {
             CommitOutcome::Committed => {}
             CommitOutcome::Unverified(count) => {
@@ -43,18 +45,15 @@ pub(super) async fn committed_push(
     let published = service.metadata.published_by(push.id).await?;
     // Also where it was committed before: that request may have failed between then and here.
     service.reads.published(cache, published.iter().map(|info| info.path.hash()));
-    if !push.committed {
-        tracing::info!(cache = %cache.name(), published = published.len(), "push committed");
-    }
     let divergences = service.metadata.divergences_of(push.id).await?;
-    let keys = cache.signing_keys();
+    let keys = cache.clone();
     let signed = service.workshop.work(move |_| {
         let count = published.len() as u64;
         let signatures = published
             .into_iter()
             .map(|info| {
                 let text = fingerprint(&info.path, &info.nar_hash, info.nar_size, &info.references);
-                (info.path, keys.keys.iter().map(|key| key.sign(&text)).collect())
+                (info.path, keys.signing_keys.iter().map(|key| key.sign(&text)).collect())
             })
             .collect();
         (count, signatures)
@@ -64,9 +63,14 @@ pub(super) async fn committed_push(
 }
 
 /// Makes a push's paths visible, and has readers forget that they were absent.
-async fn publish(service: Arc<Service>, cache: Arc<Cache>, push: i64) -> Result<CommitOutcome, ApiError> {
+async fn publish(
+    service: Arc<Service>,
+    cache: Arc<Cache>,
+    push: i64,
+    who: Who,
+) -> Result<CommitOutcome, ApiError> {
     let paths = service.metadata.staged_paths(push).await?;
-    let outcome = service.metadata.commit_push(push, cache.namespace(), service.clock.now()).await;
+    let outcome = service.metadata.commit_push(push, cache.namespace(), service.clock.now(), &who).await;
     // Also if it failed: nobody knows then whether it is in the database.
     service.reads.published(&cache, paths.into_iter());
     Ok(outcome?)

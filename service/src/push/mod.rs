@@ -16,7 +16,7 @@ use axum::{
     Json, Router,
     body::Body,
     extract::{Path, State},
-    http::HeaderMap,
+    http::{HeaderMap, StatusCode},
     routing::post,
 };
 use larder_protocol::api::{
@@ -26,7 +26,15 @@ use larder_protocol::api::{
 pub use upstream::UpstreamClient;
 pub use workshop::Workshop;
 
-use crate::{Service, caches::Cache, error::ApiError, metadata::FoundPush, trust};
+use crate::{
+    Service,
+    audit::{Entry, Event, Who},
+    caches::Cache,
+    client::Client,
+    error::ApiError,
+    metadata::FoundPush,
+    trust::{self, Grant},
+};
 
 /// The longest opening body that is read, in bytes: some 50,000 paths.
 const MAX_OPEN_BODY: usize = 48 << 20;
@@ -49,23 +57,26 @@ struct PushRequest {
     service: Arc<Service>,
     cache: Arc<Cache>,
     push: FoundPush,
+    name: PushId,
+    who: Who,
 }
 
 impl PushRequest {
     async fn authorize(
         service: Arc<Service>,
+        client: Client,
         headers: &HeaderMap,
         (cache, push): (String, String),
     ) -> Result<Self, ApiError> {
         let name: CacheName = cache.parse().map_err(|_| ApiError::not_found("there is no such cache"))?;
-        let grant = trust::authorize(&service, headers, &name, Permission::Push).await?;
+        let (grant, who) = authorize(&service, client, headers, &name).await?;
         let unknown =
             || ApiError::not_found("there is no such push, or it is another identity's; open a new one");
-        let push: PushId = push.parse().map_err(|_| unknown())?;
+        let push_name: PushId = push.parse().map_err(|_| unknown())?;
         let now = service.clock.now();
-        let push = service.metadata.find_push(&name, &push, &grant.identity.owner(), now).await?;
+        let push = service.metadata.find_push(&name, &push_name, &grant.identity.owner(), now).await?;
         let cache = service.caches.get(&name).ok_or_else(unknown)?.clone();
-        Ok(Self { push: push.ok_or_else(unknown)?, cache, service })
+        Ok(Self { push: push.ok_or_else(unknown)?, cache, service, name: push_name, who })
     }
 
     /// Refuses what only an open push takes.
@@ -77,26 +88,78 @@ impl PushRequest {
     }
 }
 
+/// Who may push to the cache, by the request's token. A refusal goes on record.
+async fn authorize(
+    service: &Service,
+    client: Client,
+    headers: &HeaderMap,
+    cache: &CacheName,
+) -> Result<(Grant, Who), ApiError> {
+    let token = trust::token_of(headers);
+    let known = |who: Who| match token {
+        Some(token) => who.at(client).with_token(token),
+        None => who.at(client),
+    };
+    match trust::authorize(service, headers, cache, Permission::Push).await {
+        Ok(grant) => {
+            let who = known(Who::of(&grant.identity));
+            Ok((grant, who))
+        }
+        Err(refusal) => {
+            if refusal.status().is_client_error() {
+                // Neither the token nor the cache need be any of ours.
+                let denied = Event::Denied { reason: refusal.message().to_owned() };
+                service.audit.record(Entry::of_service(Who::default().at(client), denied));
+            }
+            Err(refusal)
+        }
+    }
+}
+
+/// Puts the refusal of a push on record: what was sent is too much, or does not hold.
+fn on_record<T>(
+    service: &Service,
+    cache: &Cache,
+    who: &Who,
+    push: Option<PushId>,
+    result: Result<T, ApiError>,
+) -> Result<T, ApiError> {
+    result.inspect_err(|refusal| {
+        let refused =
+            [StatusCode::BAD_REQUEST, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNPROCESSABLE_ENTITY];
+        if refused.contains(&refusal.status()) {
+            let push = push.map(|push| push.to_string());
+            let event = Event::PushRefused { push, reason: refusal.message().to_owned() };
+            service.audit.record(Entry::in_cache(cache.name(), who.clone(), event));
+        }
+    })
+}
+
 async fn open(
     State(service): State<Arc<Service>>,
     Path(cache): Path<String>,
+    client: Client,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<OpenedPush>, ApiError> {
     let name: CacheName = cache.parse().map_err(|_| ApiError::not_found("there is no such cache"))?;
-    let grant = trust::authorize(&service, &headers, &name, Permission::Push).await?;
+    let (grant, who) = authorize(&service, client, &headers, &name).await?;
     let cache = service.caches.get(&name).ok_or_else(|| ApiError::not_found("there is no such cache"))?;
-    let (body, _room) = service.workshop.hold(&headers, body, MAX_OPEN_BODY).await?;
-    Ok(Json(open::open_push(&service, cache, &grant, body).await?))
+    let opened = async {
+        let (body, _room) = service.workshop.hold(&headers, body, MAX_OPEN_BODY).await?;
+        open::open_push(&service, cache, &grant, &who, body).await
+    };
+    on_record(&service, cache, &who, None, opened.await).map(Json)
 }
 
 async fn missing_chunks(
     State(service): State<Arc<Service>>,
     Path(path): Path<(String, String)>,
+    client: Client,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Vec<u8>, ApiError> {
-    let request = PushRequest::authorize(service, &headers, path).await?.open()?;
+    let request = PushRequest::authorize(service, client, &headers, path).await?.open()?;
     let (body, _room) = request.service.workshop.hold(&headers, body, MAX_QUESTION).await?;
     missing_chunks::missing_chunks(&request, &body).await
 }
@@ -104,41 +167,57 @@ async fn missing_chunks(
 async fn frames(
     State(service): State<Arc<Service>>,
     Path(path): Path<(String, String)>,
+    client: Client,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<UploadAnswer>, ApiError> {
-    let request = PushRequest::authorize(service, &headers, path).await?.open()?;
+    let request = PushRequest::authorize(service, client, &headers, path).await?.open()?;
     let room = request.service.workshop.upload().await?;
+    let (service, cache) = (request.service.clone(), request.cache.clone());
+    let (who, name) = (request.who.clone(), request.name);
     // A task of its own: when the client goes away, what has arrived is stored all the same.
     let stored = tokio::spawn(async move {
         let _room = room;
         upload::store_frames(request, body).await
     });
-    let stored = stored.await;
-    Ok(Json(stored.map_err(|_| ApiError::internal("an upload panicked"))??))
+    let stored = stored.await.map_err(|_| ApiError::internal("an upload panicked"))?;
+    on_record(&service, &cache, &who, Some(name), stored).map(Json)
 }
 
 async fn recipes(
     State(service): State<Arc<Service>>,
     Path(path): Path<(String, String)>,
+    client: Client,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<RecipesAnswer>, ApiError> {
-    let request = PushRequest::authorize(service, &headers, path).await?.open()?;
-    let (body, room) = request.service.workshop.hold(&headers, body, MAX_RECIPES).await?;
+    let request = PushRequest::authorize(service, client, &headers, path).await?.open()?;
+    let (service, cache) = (request.service.clone(), request.cache.clone());
+    let (who, name) = (request.who.clone(), request.name);
+    let (body, room) = service.workshop.hold(&headers, body, MAX_RECIPES).await?;
     // A task of its own: a large NAR may take longer than a proxy waits, and is verified when the client asks again.
     let verified = tokio::spawn(async move {
         let _room = room;
         recipes::take_recipes(&request, &body).await
     });
-    Ok(Json(verified.await.map_err(|_| ApiError::internal("a verification panicked"))??))
+    let verified = verified.await.map_err(|_| ApiError::internal("a verification panicked"))?;
+    let answer = on_record(&service, &cache, &who, Some(name), verified)?;
+    // Where chunks are missing the client sends them, and asks again: nothing is wrong with that.
+    if let Some(wrong) = answer.rejected.iter().find(|rejected| rejected.missing_chunks.is_empty()) {
+        let reason = format!("NAR {}: {}", wrong.nar_hash, wrong.reason);
+        let event = Event::PushRefused { push: Some(name.to_string()), reason };
+        service.audit.record(Entry::in_cache(cache.name(), who, event));
+    }
+    Ok(Json(answer))
 }
 
 async fn commit(
     State(service): State<Arc<Service>>,
     Path(path): Path<(String, String)>,
+    client: Client,
     headers: HeaderMap,
 ) -> Result<Json<CommittedPush>, ApiError> {
-    let request = PushRequest::authorize(service, &headers, path).await?;
-    Ok(Json(commit::commit_push(&request).await?))
+    let request = PushRequest::authorize(service, client, &headers, path).await?;
+    let committed = commit::commit_push(&request).await;
+    on_record(&request.service, &request.cache, &request.who, Some(request.name), committed).map(Json)
 }

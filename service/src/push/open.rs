@@ -15,6 +15,7 @@ use larder_protocol::{
 use super::commit::committed_push;
 use crate::{
     Service,
+    audit::Who,
     caches::Cache,
     error::ApiError,
     metadata::{NewPush, VisiblePath},
@@ -30,6 +31,7 @@ pub(super) async fn open_push(
     service: &Arc<Service>,
     cache: &Arc<Cache>,
     grant: &Grant,
+    who: &Who,
     body: Bytes,
 ) -> Result<OpenedPush, ApiError> {
     let request = service.workshop.work(move |_| parse(&body)).await??;
@@ -57,6 +59,7 @@ pub(super) async fn open_push(
         cache: cache.name(),
         owner: &grant.identity.owner(),
         provenance: &grant.identity.provenance(),
+        who,
         staged: absent.iter().map(|info| (*info, nar(info))).collect(),
         leased: visible.values().map(|path| path.id).collect(),
         roots: request.roots.iter().map(|root| root.hash()).collect::<HashSet<_>>().into_iter().collect(),
@@ -74,7 +77,7 @@ pub(super) async fn open_push(
     let committed = match found.committed {
         true => Some(CommittedPush { divergences: push.divergences, ..CommittedPush::default() }),
         // Everything may be here but under other names: nothing is left to be done then either.
-        false if missing.is_empty() => committed_push(service, cache, found).await.ok(),
+        false if missing.is_empty() => committed_push(service, cache, found, who).await.ok(),
         false => None,
     };
     Ok(OpenedPush {

@@ -6,7 +6,7 @@ use axum::extract::FromRequestParts;
 use http::{HeaderMap, header, request::Parts};
 use larder_protocol::api::{CacheName, Permission};
 
-use super::{Grant, SecretToken};
+use super::{Grant, SecretToken, TokenHash};
 use crate::{Service, caches::name_in_path, error::ApiError};
 
 /// The grant of the request's token, if it permits `permission` in `cache`.
@@ -45,6 +45,11 @@ pub(super) async fn authenticate(
         ));
     };
     Ok((token, grant))
+}
+
+/// What is stored of the token that a request brought, whether or not it is good.
+pub(crate) fn token_of(headers: &HeaderMap) -> Option<TokenHash> {
+    bearer(headers).ok().map(|token| token.hash())
 }
 
 fn bearer(headers: &HeaderMap) -> Result<SecretToken, ApiError> {

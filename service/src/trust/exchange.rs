@@ -5,11 +5,13 @@ use std::{sync::Arc, time::Duration};
 use axum::Json;
 use axum::extract::State;
 use http::{HeaderMap, StatusCode};
-use larder_protocol::api::{TokenAnswer, TokenRequest};
+use larder_protocol::api::{CacheName, TokenAnswer, TokenRequest};
 
 use super::{Denial, GrantedTo, PullRequest, SecretToken, authorize::authenticate, secret::SESSION_PREFIX};
 use crate::{
     Service,
+    audit::{Entry, Event, Who},
+    client::Client,
     error::{ApiError, JsonBody},
     identity::IssuersError,
     metadata::tokens::UsedIdToken,
@@ -24,6 +26,7 @@ pub const SESSION_LIVES: u32 = 15 * 60;
 /// 401 if the ID token is not believed, 403 if no rule fits, 503 if its issuer cannot be asked.
 pub async fn exchange_token(
     State(service): State<Arc<Service>>,
+    client: Client,
     JsonBody(request): JsonBody<TokenRequest>,
 ) -> Result<Json<TokenAnswer>, ApiError> {
     let Some(public_url) = &service.config.public_url else {
@@ -33,20 +36,21 @@ pub async fn exchange_token(
         ));
     };
     let now = service.clock.now();
-    let token = service.issuers.verify(&request.id_token, public_url.origin(), now).await?;
+    let verified = service.issuers.verify(&request.id_token, public_url.origin(), now).await;
+    let token = verified
+        .map_err(ApiError::from)
+        .inspect_err(|refusal| on_record(&service, None, Who::default().at(client), refusal))?;
     let claims = &token.claims;
+    let who = Who::job(claims).at(client);
 
     let cache = service.caches.get(&request.cache);
     let decided = match cache {
         Some(cache) => cache.config.trust.evaluate(claims).map(|grant| (cache, grant)),
         None => Err(Denial::no_rule(&request.cache, claims)),
     };
-    let (cache, grant) = decided.inspect_err(|denial| {
-        tracing::info!(
-            cache = %request.cache, repository = %claims.repository, git_ref = ?claims.git_ref,
-            event = %claims.event_name, run = claims.run_id, reason = ?denial.to_string(), "denied a job"
-        );
-    })?;
+    let (cache, grant) = decided
+        .map_err(ApiError::from)
+        .inspect_err(|refusal| on_record(&service, cache.map(|cache| cache.name()), who.clone(), refusal))?;
 
     if let Some(pull_request) = grant.isolated {
         return Err(isolated_not_served(pull_request));
@@ -54,21 +58,29 @@ pub async fn exchange_token(
     let session = SecretToken::generate(SESSION_PREFIX)?;
     let used = UsedIdToken { issuer: &claims.issuer, id: &token.id, expires_at: token.ends_at };
     let expires_at = now.saturating_add(SESSION_LIVES.into());
-    if !service.metadata.open_session(session.hash(), &grant, used, now, expires_at).await? {
-        return Err(ApiError::unauthorized(
+    let granted = Event::Granted { permissions: grant.permissions.clone(), until: expires_at };
+    let entry = Entry::in_cache(cache.name(), who.clone().with_token(session.hash()), granted);
+    if !service.metadata.open_session(session.hash(), &grant, used, now, expires_at, &entry).await? {
+        let replayed = ApiError::unauthorized(
             "the ID token was exchanged before, and each can be used once. Ask for a new one",
-        ));
+        );
+        on_record(&service, Some(cache.name()), who, &replayed);
+        return Err(replayed);
     }
-    tracing::info!(
-        cache = %request.cache, repository = %claims.repository, git_ref = ?claims.git_ref,
-        event = %claims.event_name, run = claims.run_id, session = %session.hash().short(), "granted a job a session"
-    );
     Ok(Json(TokenAnswer {
         token: session.expose().to_owned(),
         expires_in: SESSION_LIVES.into(),
         permissions: grant.permissions,
         cache: cache.info(),
     }))
+}
+
+/// Records a refusal. That an issuer does not answer is none.
+fn on_record(service: &Service, cache: Option<&CacheName>, who: Who, refusal: &ApiError) {
+    if refusal.status().is_client_error() {
+        let denied = Event::Denied { reason: refusal.message().to_owned() };
+        service.audit.record(Entry { cache: cache.cloned(), who, event: denied });
+    }
 }
 
 /// `DELETE /api/v1/token`

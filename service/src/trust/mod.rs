@@ -10,6 +10,7 @@ mod rank;
 mod rules;
 mod secret;
 
+pub(crate) use self::authorize::token_of;
 pub use self::{
     authorize::{PushGrant, authorize},
     exchange::{exchange_token, revoke_session},

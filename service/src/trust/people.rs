@@ -4,6 +4,7 @@ use larder_protocol::api::{CacheName, Permission};
 
 use super::{Grant, GrantedTo, Rank, SecretToken, secret::PERSON_PREFIX};
 use crate::{
+    audit::{Entry, Event, Who},
     clock::Clock,
     metadata::{Metadata, MetadataError},
 };
@@ -50,8 +51,21 @@ pub async fn create_token(
         isolated: None,
     };
     let now = clock.now();
-    if !metadata.create_named_token(hash, &grant, name, now, now.saturating_add(lifetime)).await? {
+    let until = now.saturating_add(lifetime);
+    let created =
+        Event::TokenCreated { name: name.to_owned(), permissions: grant.permissions.clone(), until };
+    let entry = Entry::in_cache(cache, Who::operator().with_token(hash), created);
+    if !metadata.create_named_token(hash, &grant, name, now, until, &entry).await? {
         return Err(TokenError::Exists(name.to_owned()));
     }
     Ok(token)
+}
+
+/// Ends the token of that name. Whether there was one.
+///
+/// # Errors
+/// When the database fails.
+pub async fn revoke_token(metadata: &Metadata, clock: &Clock, name: &str) -> Result<bool, MetadataError> {
+    let entry = Entry::of_service(Who::operator(), Event::TokenRevoked { name: name.to_owned() });
+    metadata.revoke_named_token(name, clock.now(), &entry).await
 }

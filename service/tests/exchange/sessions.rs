@@ -2,7 +2,11 @@
 
 use http::{Method, StatusCode, header};
 use larder_protocol::api::Permission;
-use larder_service::{metadata::tokens::UsedIdToken, trust};
+use larder_service::{
+    audit::{Entry, Event, Who},
+    metadata::tokens::UsedIdToken,
+    trust,
+};
 use serde_json::json;
 
 use crate::world::World;
@@ -59,9 +63,12 @@ async fn a_pull_request_that_a_rule_isolates_gets_no_session_for_its_parent() {
     let grant = trust::Grant { isolated: Some(trust::PullRequest { repository_id: 42, number: 7 }), ..grant };
     let used = UsedIdToken { issuer: "x", id: "x", expires_at: world.now() + 900 };
     let metadata = &world.service.metadata;
-    assert!(
-        metadata.open_session(session.hash(), &grant, used, world.now(), world.now() + 900).await.unwrap()
+    let entry = Entry::of_service(
+        Who::of(&grant.identity),
+        Event::Granted { permissions: grant.permissions.clone(), until: world.now() + 900 },
     );
+    let until = world.now() + 900;
+    assert!(metadata.open_session(session.hash(), &grant, used, world.now(), until, &entry).await.unwrap());
     assert_eq!(metadata.grant_of(session.hash(), world.now()).await.unwrap(), Some(grant));
     assert_eq!(world.may(&text, "main", Permission::Push).await, Err(StatusCode::FORBIDDEN));
 }
@@ -101,7 +108,7 @@ async fn a_person_can_push_by_a_token_until_it_ends_or_is_revoked() {
     let taken = create("anna").await.unwrap_err().to_string();
     assert!(taken.contains("larderd token revoke anna"), "{taken}");
     assert!(create("an na").await.is_err());
-    assert!(metadata.revoke_named_token("anna").await.unwrap());
+    assert!(trust::people::revoke_token(metadata, clock, "anna").await.unwrap());
     assert_eq!(world.may(token.expose(), "main", Permission::Push).await, Err(StatusCode::UNAUTHORIZED));
     let second = create("anna").await.unwrap();
     let owner = world.may(second.expose(), "main", Permission::Push).await.unwrap().identity.owner();

@@ -36,13 +36,19 @@ pub struct World {
 
 impl World {
     pub async fn new() -> Self {
+        Self::configured("").await
+    }
+
+    /// With more tables in its configuration, before those of the caches.
+    pub async fn configured(tables: &str) -> Self {
         let key = Key::new("first");
         let issuer = Issuer::start(vec![key.jwk()]).await;
         let directory = tempfile::tempdir().unwrap();
         let config = format!(
             "public_url = \"{AUDIENCE}\"\n\
+             {tables}\
              [[issuer]]\nurl = \"{}\"\n\
-             [[cache]]\nname = \"main\"\n\
+             [[cache]]\nname = \"main\"\nupstream = []\n\
              [[cache.trust]]\nrepository = \"acme/flake\"\nref = \"refs/heads/main\"\n\
              [[cache.trust]]\nrepository = \"acme/flake\"\nref = \"refs/heads/release-*\"\nref_protected = true\n\
              [[cache.trust]]\nrepository = \"acme/flake\"\nisolate = true\n\

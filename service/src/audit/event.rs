@@ -1,0 +1,158 @@
+//! What happened.
+
+use larder_protocol::api::Permission;
+use serde::{Deserialize, Serialize};
+
+/// What happened. Its JSON is kept, so fields may be added but never change their meaning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Event {
+    /// A job got a session.
+    Granted {
+        /// What it may do.
+        permissions: Vec<Permission>,
+        /// Until when, in seconds since 1970.
+        until: i64,
+    },
+    /// Somebody was refused: an ID token, a token, or what was asked with it.
+    Denied {
+        /// Why, as they were told.
+        reason: String,
+    },
+    /// Somebody came too often.
+    Limited {
+        /// Which limit, as they were told.
+        reason: String,
+    },
+    /// A push became visible.
+    PushCommitted {
+        /// Its name.
+        push: String,
+        /// How many paths it published.
+        paths: u64,
+        /// The size of their NARs.
+        bytes: u64,
+        /// How many paths it had with another content than the cache keeps.
+        divergences: u64,
+    },
+    /// A push, or a part of one, was refused.
+    PushRefused {
+        /// Its name, if it was opened.
+        push: Option<String>,
+        /// Why, as they were told.
+        reason: String,
+    },
+    /// A token for a person or a machine was made.
+    TokenCreated {
+        /// Its name.
+        name: String,
+        /// What it permits.
+        permissions: Vec<Permission>,
+        /// Until when, in seconds since 1970.
+        until: i64,
+    },
+    /// Such a token was ended.
+    TokenRevoked {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// The kinds of events, as `larderd audit --kind` takes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A job got a session
+    Granted,
+    /// Somebody was refused
+    Denied,
+    /// Somebody came too often
+    Limited,
+    /// A push became visible
+    PushCommitted,
+    /// A push, or a part of one, was refused
+    PushRefused,
+    /// A token for a person or a machine was made
+    TokenCreated,
+    /// Such a token was ended
+    TokenRevoked,
+}
+
+impl Event {
+    /// Of which kind it is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Granted { .. } => Kind::Granted,
+            Self::Denied { .. } => Kind::Denied,
+            Self::Limited { .. } => Kind::Limited,
+            Self::PushCommitted { .. } => Kind::PushCommitted,
+            Self::PushRefused { .. } => Kind::PushRefused,
+            Self::TokenCreated { .. } => Kind::TokenCreated,
+            Self::TokenRevoked { .. } => Kind::TokenRevoked,
+        }
+    }
+
+    /// Whether it is a refusal: what a stranger can cause in any number.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Denied { .. } | Self::Limited { .. } | Self::PushRefused { .. })
+    }
+
+    /// What is to be said of it beside its kind, for people. May hold what others wrote: to be escaped where it is
+    /// shown.
+    pub fn details(&self) -> String {
+        match self {
+            Self::Granted { permissions, .. } => list(permissions),
+            Self::Denied { reason } | Self::Limited { reason } => reason.clone(),
+            Self::PushCommitted { push, paths, bytes, divergences } => {
+                let mut text = format!("push {push}: {paths} paths, {bytes} bytes");
+                if *divergences > 0 {
+                    text.push_str(&format!(", {divergences} that differ from what the cache keeps"));
+                }
+                text
+            }
+            Self::PushRefused { push: Some(push), reason } => format!("push {push}: {reason}"),
+            Self::PushRefused { push: None, reason } => reason.clone(),
+            Self::TokenCreated { name, permissions, .. } => format!("{name}: {}", list(permissions)),
+            Self::TokenRevoked { name } => name.clone(),
+        }
+    }
+}
+
+impl Kind {
+    /// The kind as it is stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Granted => "granted",
+            Self::Denied => "denied",
+            Self::Limited => "limited",
+            Self::PushCommitted => "push-committed",
+            Self::PushRefused => "push-refused",
+            Self::TokenCreated => "token-created",
+            Self::TokenRevoked => "token-revoked",
+        }
+    }
+}
+
+fn list(permissions: &[Permission]) -> String {
+    let names: Vec<String> =
+        permissions.iter().map(|permission| format!("{permission:?}").to_lowercase()).collect();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum;
+
+    use super::*;
+
+    /// The command line, the column and the JSON name a kind alike.
+    #[test]
+    fn a_kind_has_one_name() {
+        for kind in Kind::value_variants() {
+            assert_eq!(kind.to_possible_value().unwrap().get_name(), kind.as_str());
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
+        let event = Event::TokenRevoked { name: "anna".to_owned() };
+        assert_eq!(serde_json::to_value(&event).unwrap()["kind"], event.kind().as_str());
+    }
+}
