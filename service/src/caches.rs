@@ -8,15 +8,16 @@ use std::{
 use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
 use larder_protocol::{
-    PublicKey, SigningKey,
+    PublicKey,
     api::{API_VERSION, CacheInfo, CacheName},
 };
 
 use crate::{
     Service,
+    clock::Clock,
     config::{CacheConfig, Config, cache::STORE_DIR},
     error::ApiError,
-    keys::{self, KeyError},
+    keys::{self, ActiveKeys, KeyDir, KeyError, Keyring},
     metadata::Namespace,
 };
 
@@ -29,8 +30,8 @@ pub struct Caches(BTreeMap<CacheName, Arc<Cache>>);
 pub struct Cache {
     /// What the configuration says of it.
     pub config: CacheConfig,
-    /// The keys that sign its paths, at least one.
-    pub signing_keys: Vec<SigningKey>,
+    /// The keys that sign its paths.
+    pub keyring: Keyring,
     /// The URL for Nix's `substituters`.
     pub url: String,
     /// Its place among the configured caches, short where its name would be long.
@@ -39,15 +40,16 @@ pub struct Cache {
 
 impl Caches {
     /// The configured caches with their keys; those that have none get one.
-    pub(crate) fn open(config: &Config) -> Result<Self, KeyError> {
+    pub(crate) fn open(config: &Config, clock: &Clock) -> Result<Self, KeyError> {
         config
             .caches
             .iter()
             .zip(0..)
             .map(|(cache, number)| {
-                let signing_keys = keys::load_or_make(config, &cache.name)?;
+                let name = keys::next_name(&keys::base_name(config, &cache.name), &[]);
+                let keyring = Keyring::open(KeyDir::of(config), &cache.name, &name, clock)?;
                 let url = config.cache_url(cache);
-                Ok((cache.name.clone(), Arc::new(Cache { config: cache.clone(), signing_keys, url, number })))
+                Ok((cache.name.clone(), Arc::new(Cache { config: cache.clone(), keyring, url, number })))
             })
             .collect::<Result<_, _>>()
             .map(Self)
@@ -80,9 +82,14 @@ impl Cache {
         Namespace::PUBLIC
     }
 
+    /// The keys that sign its paths now, at least one.
+    pub fn signing_keys(&self) -> Arc<ActiveKeys> {
+        self.keyring.active()
+    }
+
     /// The keys by which readers check.
     pub fn public_keys(&self) -> Vec<PublicKey> {
-        self.signing_keys.iter().map(SigningKey::public_key).collect()
+        self.signing_keys().public_keys()
     }
 
     /// What readers and clients must know.

@@ -1,15 +1,30 @@
 //! The caches' signing keys, one file for each cache. They never leave the service.
+//!
+//! `DATA_DIR/keys/CACHE.secret` has a key a line, the oldest first: as Nix writes secret keys, and behind it, where the
+//! key signs for a while only, until when. All keys that still sign do so; the newest signs statements. Whoever changes
+//! the file replaces it whole, and a running service reads it again: see [`Keyring`].
+
+pub mod change;
+mod file;
+mod ring;
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
 };
 
 use larder_protocol::{SigningKey, api::CacheName};
 
+pub use self::{
+    file::KeptKey,
+    ring::{ActiveKeys, Keyring, TAKEN_UP_WITHIN},
+};
 use crate::config::Config;
+
+/// More than any file of keys has, in bytes.
+const MAX_FILE: u64 = 1 << 20;
 
 /// No signing key could be had.
 #[derive(Debug, thiserror::Error)]
@@ -22,15 +37,18 @@ pub enum KeyError {
         /// Why.
         source: io::Error,
     },
-    /// Others than the service's user can read the key.
+    /// Others than the service's user can read the key, or put another in its place.
     #[error(
-        "{file}: others can read this signing key (mode {mode:03o}), and with it sign anything. Run: chmod 600 {file}"
+        "{file}: others can reach this signing key (mode {mode:03o}), and with it sign anything. Run: chmod {remedy} \
+         {file}"
     )]
     Exposed {
-        /// The file.
+        /// The file, or the directory.
         file: PathBuf,
         /// Its permissions.
         mode: u32,
+        /// What they should be.
+        remedy: &'static str,
     },
     /// The file holds no key.
     #[error("{file}: {problem}. Put back the key that readers trust, or move the file away to get a new key")]
@@ -40,65 +58,150 @@ pub enum KeyError {
         /// Why.
         problem: String,
     },
+    /// There are keys, but none of them signs any more.
+    #[error("{file}: all keys in it are retired. Make a new one: larderd key generate --cache {cache}")]
+    AllRetired {
+        /// The file.
+        file: PathBuf,
+        /// The cache.
+        cache: CacheName,
+    },
 }
 
-/// The keys of `cache`: the file's, one a line, of which all sign; or a new one if there is no file.
-pub(crate) fn load_or_make(config: &Config, cache: &CacheName) -> Result<Vec<SigningKey>, KeyError> {
-    let directory = config.data_dir.join("keys");
-    make_private_dir(&directory).map_err(|source| KeyError::File { file: directory.clone(), source })?;
-    let file = directory.join(format!("{cache}.secret"));
-    let failed = |source| KeyError::File { file: file.clone(), source };
-    match File::open(&file) {
-        Ok(open) => read(open, &file),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let unreadable = |problem: String| KeyError::Unreadable { file: file.clone(), problem };
-            let key =
-                SigningKey::generate(&name(config, cache)).map_err(|error| unreadable(error.to_string()))?;
-            write(&directory, &file, &key).map_err(failed)?;
-            Ok(vec![key])
+/// The directory that holds the caches' keys.
+#[derive(Debug, Clone)]
+pub struct KeyDir(PathBuf);
+
+impl KeyDir {
+    /// The one in the data directory.
+    pub fn of(config: &Config) -> Self {
+        Self(config.data_dir.join("keys"))
+    }
+
+    /// The file of a cache's keys.
+    pub fn file(&self, cache: &CacheName) -> PathBuf {
+        self.0.join(format!("{cache}.secret"))
+    }
+
+    /// All keys of a cache, retired ones among them, the oldest first; none if it has no file yet.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or others can.
+    pub fn load(&self, cache: &CacheName) -> Result<Vec<KeptKey>, KeyError> {
+        self.check()?;
+        let file = self.file(cache);
+        match File::open(&file) {
+            Ok(open) => read(open, &file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(source) => Err(KeyError::File { file, source }),
         }
-        Err(error) => Err(failed(error)),
+    }
+
+    /// The keys of a cache; a new one of that name if it has none.
+    ///
+    /// # Errors
+    /// When they cannot be read or made, or others can read them.
+    pub fn load_or_make(&self, cache: &CacheName, name: &str) -> Result<Vec<KeptKey>, KeyError> {
+        let keys = self.load(cache)?;
+        if !keys.is_empty() {
+            return Ok(keys);
+        }
+        self.change(cache, |keys| {
+            // Somebody else may have made one meanwhile.
+            if keys.is_empty() {
+                let problem = |error: larder_protocol::signature::InvalidKey| KeyError::Unreadable {
+                    file: self.file(cache),
+                    problem: error.to_string(),
+                };
+                keys.push(KeptKey::new(SigningKey::generate(name).map_err(problem)?));
+            }
+            Ok(keys.clone())
+        })
+    }
+
+    /// Changes a cache's keys: `change` is handed all of them, and what it leaves is written, if it does not fail.
+    ///
+    /// # Errors
+    /// When it fails, or the file cannot be read or written.
+    pub fn change<T, E: From<KeyError>>(
+        &self,
+        cache: &CacheName,
+        change: impl FnOnce(&mut Vec<KeptKey>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let failed = |source| KeyError::File { file: self.0.clone(), source };
+        make_private_dir(&self.0).map_err(failed)?;
+        // One at a time, whichever process: none must undo what another did. Given back when it is closed.
+        let lock = File::open(&self.0).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        let mut keys = self.load(cache)?;
+        let before = keys.clone();
+        let changed = change(&mut keys)?;
+        if keys != before {
+            let file = self.file(cache);
+            self.write(&lock, &file, &keys).map_err(|source| KeyError::File { file, source })?;
+        }
+        Ok(changed)
+    }
+
+    /// Under another name first, so that a crash leaves no half of a key.
+    fn write(&self, directory: &File, file: &Path, keys: &[KeptKey]) -> io::Result<()> {
+        let unfinished = file.with_extension("secret.new");
+        match fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+        // Root may have called: the service must be able to read it all the same.
+        let owner = directory.metadata()?;
+        if open.metadata()?.uid() != owner.uid() {
+            fchown(&open, Some(owner.uid()), Some(owner.gid()))?;
+        }
+        open.write_all(file::to_text(keys).as_bytes())?;
+        open.sync_all()?;
+        fs::rename(&unfinished, file)?;
+        directory.sync_all()
+    }
+
+    /// Whoever can write to the directory can put another key there.
+    fn check(&self) -> Result<(), KeyError> {
+        match fs::metadata(&self.0) {
+            Ok(metadata) => closed(&self.0, metadata.permissions().mode(), "700"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(KeyError::File { file: self.0.clone(), source }),
+        }
     }
 }
 
-/// Readers know keys by name, so the name says where the cache is, and which of several it is.
-fn name(config: &Config, cache: &CacheName) -> String {
+/// What a cache's keys are called: readers know keys by name, so the name says where the cache is, and the number
+/// behind it which of several it is.
+pub fn base_name(config: &Config, cache: &CacheName) -> String {
     match &config.public_url {
-        Some(url) if !url.is_loopback() => format!("{}-{cache}-1", url.host()),
-        _ => format!("larder-{cache}-1"),
+        Some(url) if !url.is_loopback() => format!("{}-{cache}", url.host()),
+        _ => format!("larder-{cache}"),
     }
 }
 
-fn read(mut open: File, file: &Path) -> Result<Vec<SigningKey>, KeyError> {
+/// The name of the next key: no key of `keys` has its number or a higher one.
+pub fn next_name(base: &str, keys: &[KeptKey]) -> String {
+    let number = |name: &str| name.strip_prefix(base)?.strip_prefix('-')?.parse::<u32>().ok();
+    let highest = keys.iter().filter_map(|kept| number(kept.key.name())).max().unwrap_or(0);
+    format!("{base}-{}", highest.saturating_add(1))
+}
+
+fn read(open: File, file: &Path) -> Result<Vec<KeptKey>, KeyError> {
     let failed = |source| KeyError::File { file: file.to_owned(), source };
     let unreadable = |problem: String| KeyError::Unreadable { file: file.to_owned(), problem };
-    let mode = open.metadata().map_err(failed)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(KeyError::Exposed { file: file.to_owned(), mode });
-    }
+    closed(file, open.metadata().map_err(failed)?.permissions().mode(), "600")?;
     let mut text = String::new();
-    open.read_to_string(&mut text).map_err(failed)?;
-    let lines = text.lines().filter(|line| !line.trim().is_empty());
-    let keys: Result<Vec<SigningKey>, _> = lines.map(str::parse).collect();
-    match keys {
-        Ok(keys) if keys.is_empty() => Err(unreadable("it is empty".to_owned())),
-        Ok(keys) => Ok(keys),
-        Err(error) => Err(unreadable(error.to_string())),
-    }
+    open.take(MAX_FILE).read_to_string(&mut text).map_err(failed)?;
+    let keys = file::parse(&text).map_err(unreadable)?;
+    if keys.is_empty() { Err(unreadable("it is empty".to_owned())) } else { Ok(keys) }
 }
 
-/// Under another name first, so that a crash leaves no half of a key.
-fn write(directory: &Path, file: &Path, key: &SigningKey) -> io::Result<()> {
-    let unfinished = file.with_extension("secret.new");
-    match fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
-    writeln!(open, "{}", key.to_secret_text())?;
-    open.sync_all()?;
-    fs::rename(&unfinished, file)?;
-    File::open(directory)?.sync_all()
+/// Refuses what others than its owner can reach.
+fn closed(file: &Path, mode: u32, remedy: &'static str) -> Result<(), KeyError> {
+    let mode = mode & 0o777;
+    if mode & 0o077 == 0 { Ok(()) } else { Err(KeyError::Exposed { file: file.to_owned(), mode, remedy }) }
 }
 
 /// Makes a directory (and what is above it) that only this user can enter. One that is there stays as it is.

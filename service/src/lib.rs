@@ -112,7 +112,7 @@ impl Service {
         let metadata = open_metadata(&config).await?;
         let unusable = |source| StartError::Metadata { file: config.data_dir.join(DATABASE), source };
         metadata.remember_paths().await.map_err(unusable)?;
-        let caches = Caches::open(&config)?;
+        let caches = Caches::open(&config, &clock)?;
         let issuers = Issuers::new(&config.issuers).map_err(StartError::Tls)?;
         let storage = Storage::open_folder(&config.data_dir.join("objects"))?;
         let upstreams = UpstreamClient::new().map_err(StartError::Tls)?;

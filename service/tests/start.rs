@@ -60,7 +60,7 @@ async fn a_key_that_others_can_read_is_refused() {
     let second = larder_protocol::SigningKey::generate("second-1").unwrap().to_secret_text();
     fs::write(&file, format!("{text}\n{second}\n")).unwrap();
     let service = open(scratch.path()).await.unwrap();
-    assert_eq!(service.caches.iter().next().unwrap().signing_keys.len(), 2);
+    assert_eq!(service.caches.iter().next().unwrap().signing_keys().keys.len(), 2);
 }
 
 /// `larderd`, with nothing of the environment but what is said here.

@@ -18,18 +18,25 @@ type Key = (u32, StorePathHash);
 /// A narinfo as it is sent, or `None` where there is none.
 type Narinfo = Option<Bytes>;
 
+/// A narinfo, and by which generation of the cache's keys it is signed.
+#[derive(Clone)]
+struct Remembered {
+    narinfo: Narinfo,
+    generation: u64,
+}
+
 #[derive(Clone)]
 struct ByLength;
 
-impl Weighter<Key, Narinfo> for ByLength {
-    fn weight(&self, _: &Key, narinfo: &Narinfo) -> u64 {
-        ENTRY + narinfo.as_ref().map_or(0, |text| text.len() as u64)
+impl Weighter<Key, Remembered> for ByLength {
+    fn weight(&self, _: &Key, remembered: &Remembered) -> u64 {
+        ENTRY + remembered.narinfo.as_ref().map_or(0, |text| text.len() as u64)
     }
 }
 
 /// What readers asked for lately.
 pub struct ReadMemory {
-    narinfos: QuickCache<Key, Narinfo, ByLength>,
+    narinfos: QuickCache<Key, Remembered, ByLength>,
     /// How often something became visible: what was looked up before is not remembered after.
     epoch: AtomicU64,
 }
@@ -41,9 +48,10 @@ impl Default for ReadMemory {
 }
 
 impl ReadMemory {
-    /// What is remembered of a path: its narinfo, its absence, or nothing.
-    pub(super) fn recall(&self, cache: &Cache, hash: StorePathHash) -> Option<Narinfo> {
-        self.narinfos.get(&(cache.number, hash))
+    /// What is remembered of a path: its narinfo if the keys that sign now have signed it, its absence, or nothing.
+    pub(super) fn recall(&self, cache: &Cache, hash: StorePathHash, generation: u64) -> Option<Narinfo> {
+        let known = self.narinfos.get(&(cache.number, hash))?;
+        (known.narinfo.is_none() || known.generation == generation).then_some(known.narinfo)
     }
 
     /// To be asked before a look-up whose result is to be remembered.
@@ -52,9 +60,16 @@ impl ReadMemory {
     }
 
     /// Remembers what a look-up found, unless something was published since it began.
-    pub(super) fn remember(&self, cache: &Cache, hash: StorePathHash, narinfo: Narinfo, epoch: u64) {
+    pub(super) fn remember(
+        &self,
+        cache: &Cache,
+        hash: StorePathHash,
+        narinfo: Narinfo,
+        generation: u64,
+        epoch: u64,
+    ) {
         let key = (cache.number, hash);
-        self.narinfos.insert(key, narinfo);
+        self.narinfos.insert(key, Remembered { narinfo, generation });
         // Either this sees the new epoch, or whoever set it forgets the entry after.
         if self.epoch() != epoch {
             self.narinfos.remove(&key);
@@ -65,7 +80,7 @@ impl ReadMemory {
     pub fn published(&self, cache: &Cache, hashes: impl Iterator<Item = StorePathHash>) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
         for hash in hashes {
-            self.narinfos.remove_if(&(cache.number, hash), Option::is_none);
+            self.narinfos.remove_if(&(cache.number, hash), |known| known.narinfo.is_none());
         }
     }
 }

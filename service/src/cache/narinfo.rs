@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use larder_protocol::{StorePathHash, narinfo::NarInfo};
 
-use crate::{Service, caches::Cache, metadata::PublishedPath};
+use crate::{Service, caches::Cache, keys::ActiveKeys, metadata::PublishedPath};
 
 /// How long a reader waits for a database that cannot answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -18,7 +18,8 @@ pub(super) async fn narinfo(service: &Service, cache: &Cache, hash: StorePathHas
     if !service.metadata.may_have(&hash) {
         return None;
     }
-    if let Some(known) = service.reads.recall(cache, hash) {
+    let keys = cache.signing_keys();
+    if let Some(known) = service.reads.recall(cache, hash, keys.generation) {
         return known;
     }
     let look_up = async {
@@ -26,8 +27,8 @@ pub(super) async fn narinfo(service: &Service, cache: &Cache, hash: StorePathHas
             let epoch = service.reads.epoch();
             match service.metadata.published_path(cache.name(), &hash).await {
                 Ok(path) => {
-                    let text = path.map(|path| render(cache, path));
-                    service.reads.remember(cache, hash, text.clone(), epoch);
+                    let text = path.map(|path| render(&keys, path));
+                    service.reads.remember(cache, hash, text.clone(), keys.generation, epoch);
                     return text;
                 }
                 Err(error) => {
@@ -40,7 +41,7 @@ pub(super) async fn narinfo(service: &Service, cache: &Cache, hash: StorePathHas
     tokio::time::timeout(PATIENCE, look_up).await.unwrap_or_default()
 }
 
-fn render(cache: &Cache, path: PublishedPath) -> Bytes {
+fn render(keys: &ActiveKeys, path: PublishedPath) -> Bytes {
     let PublishedPath { info, encoding, file_size } = path;
     let mut narinfo = NarInfo {
         url: format!("nar/{}-{encoding}.nar.zst", info.nar_hash.base32()),
@@ -56,7 +57,6 @@ fn render(cache: &Cache, path: PublishedPath) -> Bytes {
         path: info.path,
     };
     let text = narinfo.fingerprint();
-    narinfo.signatures =
-        cache.signing_keys.iter().map(|key| key.sign(&text)).chain(info.signatures).collect();
+    narinfo.signatures = keys.keys.iter().map(|key| key.sign(&text)).chain(info.signatures).collect();
     narinfo.to_string().into()
 }

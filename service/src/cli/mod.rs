@@ -2,6 +2,7 @@
 
 mod audit;
 mod check_config;
+mod key;
 mod print;
 mod serve;
 mod token;
@@ -46,6 +47,9 @@ Examples:
 
   larderd token create anna-laptop --cache main --expires 30d
       Print a token by which a person may push. Jobs need none.
+
+  larderd key rotate --cache main
+      Sign with a new key, and with the old one for 90 more days.
 
   larderd audit --since 2d --repository your-name/your-flake
       Say what that repository's jobs were granted and refused, and what they pushed.
@@ -94,6 +98,9 @@ enum Command {
     /// Make, list and end tokens for people
     #[command(subcommand)]
     Token(token::Command),
+    /// Make, list, rotate and import the caches' signing keys
+    #[command(subcommand)]
+    Key(key::Command),
     /// Say who was granted what, who was refused, and who pushed
     Audit(audit::Arguments),
     /// Print a completion script, for example: larderd completions bash
@@ -153,6 +160,7 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
             check_config::report(&config);
             Ok(())
         }
+        Some(Command::Key(command)) => key::run(command, &config),
         Some(Command::Token(command)) => runtime(false)?.block_on(token::run(command, &config)),
         Some(Command::Audit(arguments)) => runtime(false)?.block_on(audit::run(arguments, &config)),
         Some(Command::Completions { .. }) => Ok(()),

@@ -79,7 +79,7 @@ pub(super) async fn run(command: Command, config: &Config) -> Result<(), Failure
 }
 
 /// Seconds, from a whole number and a unit.
-fn lifetime(text: &str) -> Result<i64, String> {
+pub(super) fn lifetime(text: &str) -> Result<i64, String> {
     let wrong = || "write a whole number and h, d, w or y, at most 5y, for example 90d".to_owned();
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
     let unit = match unit {

@@ -46,14 +46,14 @@ pub(super) async fn committed_push(
     // Also where it was committed before: that request may have failed between then and here.
     service.reads.published(cache, published.iter().map(|info| info.path.hash()));
     let divergences = service.metadata.divergences_of(push.id).await?;
-    let keys = cache.clone();
+    let keys = cache.signing_keys();
     let signed = service.workshop.work(move |_| {
         let count = published.len() as u64;
         let signatures = published
             .into_iter()
             .map(|info| {
                 let text = fingerprint(&info.path, &info.nar_hash, info.nar_size, &info.references);
-                (info.path, keys.signing_keys.iter().map(|key| key.sign(&text)).collect())
+                (info.path, keys.keys.iter().map(|key| key.sign(&text)).collect())
             })
             .collect();
         (count, signatures)
