@@ -179,6 +179,34 @@ async fn what_fails_for_a_moment_is_tried_again_as_it_was() {
     assert!(retries[1].0.contains("502"), "{retries:?}");
 }
 
+/// A service that is asked too often says when to come again. Who must wait longer than patience lasts does not wait.
+#[tokio::test]
+async fn whoever_comes_too_often_comes_again_when_he_was_told() {
+    let too_many = |retry_after: &'static str| {
+        let mut answer = refusal(429, "too-many", "more than 600 such requests in a minute");
+        answer.headers_mut().insert("retry-after", retry_after.parse().unwrap());
+        answer
+    };
+    let script = Script::new(vec![
+        id_token("a"),
+        too_many("0"),
+        id_token("b"),
+        token("session", 900, &["push"], 1),
+        too_many("0"),
+        uploaded(),
+        too_many("3600"),
+    ])
+    .await;
+    let (credentials, retries) = (job(&script), Retries::default());
+    let service = Service::new(&script.url(""), &main_cache(), &credentials, &retries).unwrap();
+    upload(&service).await.unwrap();
+    let error = upload(&service).await.unwrap_err().to_string();
+    assert!(error.contains("more than 600 such requests"), "{error}");
+    assert_eq!(script.unplayed(), 0);
+    let waits: Vec<Duration> = retries.0.lock().unwrap().iter().map(|(_, wait)| *wait).collect();
+    assert_eq!(waits, [Duration::ZERO; 2]);
+}
+
 #[tokio::test]
 async fn a_job_exchanges_its_id_token_for_the_origin_that_the_user_named() {
     let script = Script::new(vec![
