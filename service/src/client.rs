@@ -24,6 +24,15 @@ pub struct Peer(pub IpAddr);
 pub struct Client {
     /// The address; `None` where there is no connection, as in tests.
     pub address: Option<IpAddr>,
+    /// Whether that is a trusted proxy that does not say whom it speaks for.
+    pub shared: bool,
+}
+
+impl Client {
+    /// The address, if it is one client's.
+    pub(crate) fn alone(self) -> Option<IpAddr> {
+        self.address.filter(|_| !self.shared)
+    }
 }
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
@@ -32,13 +41,16 @@ impl FromRequestParts<Arc<Service>> for Client {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, service: &Arc<Service>) -> Result<Self, Infallible> {
-        let Some(Peer(peer)) = parts.extensions.get().copied() else { return Ok(Self { address: None }) };
+        let Some(Peer(peer)) = parts.extensions.get().copied() else {
+            return Ok(Self { address: None, shared: true });
+        };
         let peer = peer.to_canonical();
         let proxies = &service.config.trusted_proxies;
         if !is_trusted(proxies, peer) && parts.headers.contains_key(FORWARDED_FOR) {
             warn_of_unknown_proxy(peer);
         }
-        Ok(Self { address: Some(behind_proxies(proxies, peer, &parts.headers)) })
+        let address = behind_proxies(proxies, peer, &parts.headers);
+        Ok(Self { address: Some(address), shared: is_trusted(proxies, address) })
     }
 }
 

@@ -4,22 +4,22 @@
 //! what to do about it; they may be shown to strangers. Errors of the service come by `From`: they are logged here,
 //! once, and the stranger is told no more than that.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    extract::{FromRequest, Request, rejection::BytesRejection},
+    extract::{FromRequest, Request},
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use larder_protocol::{
     StorePath,
     api::{ErrorAnswer, ErrorCode},
 };
 use serde::de::DeserializeOwned;
 
-use crate::{metadata::MetadataError, storage::StorageError};
+use crate::{Service, config::ByteSize, metadata::MetadataError, storage::StorageError};
 
 /// At most so many missing references are listed.
 const MAX_LISTED: usize = 1000;
@@ -80,6 +80,20 @@ impl ApiError {
     /// 413: the body is larger than it may be.
     pub fn too_large(message: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge, message)
+    }
+
+    /// 413: the body is larger than `limit`, which `key` of the configuration sets.
+    pub fn body_over(limit: ByteSize, key: &str) -> Self {
+        Self::too_large(format!("the body is larger than {limit} ({key})"))
+    }
+
+    /// 431: the request's target and headers are longer than `limit`.
+    pub fn head_over(limit: ByteSize) -> Self {
+        Self::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            ErrorCode::TooLarge,
+            format!("the request's target and headers are longer than {limit} (limits.max_head)"),
+        )
     }
 
     /// 422: what was sent does not hold.
@@ -176,23 +190,21 @@ impl From<getrandom::Error> for ApiError {
     }
 }
 
-impl From<BytesRejection> for ApiError {
-    fn from(rejection: BytesRejection) -> Self {
-        match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => Self::too_large("the body is larger than this page takes"),
-            _ => Self::bad_request("the body broke off before its end"),
-        }
-    }
-}
-
-/// A body of JSON, no longer than the route's `DefaultBodyLimit`.
+/// A small body of JSON, no longer than `limits.max_small_body`.
 pub struct JsonBody<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+impl<T: DeserializeOwned> FromRequest<Arc<Service>> for JsonBody<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let body = Bytes::from_request(request, state).await?;
+    async fn from_request(request: Request, service: &Arc<Service>) -> Result<Self, ApiError> {
+        let limit = service.config.limits.max_small_body;
+        let body = Limited::new(request.into_body(), limit.as_usize()).collect().await.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                return ApiError::body_over(limit, "limits.max_small_body");
+            }
+            ApiError::bad_request("the body broke off before its end")
+        })?;
+        let body = body.to_bytes();
         serde_json::from_slice(&body).map(Self).map_err(|error| {
             ApiError::bad_request(format!("the body is not the JSON that this page takes: {error}"))
         })

@@ -15,6 +15,7 @@ pub mod identity;
 pub mod keys;
 pub mod log;
 pub mod metadata;
+pub mod pace;
 pub mod push;
 pub mod random;
 pub mod router;
@@ -34,6 +35,7 @@ use crate::{
     identity::Issuers,
     keys::KeyError,
     metadata::{Metadata, MetadataError},
+    pace::Paces,
     push::{UpstreamClient, Workshop},
     storage::{Storage, StorageError},
 };
@@ -59,6 +61,8 @@ pub struct Service {
     pub storage: Storage,
     /// What readers asked for lately.
     pub reads: ReadMemory,
+    /// How often everybody came lately.
+    pub paces: Paces,
     /// What pushes share.
     pub workshop: Workshop,
     /// Whom to ask what upstreams have.
@@ -116,12 +120,14 @@ impl Service {
         let issuers = Issuers::new(&config.issuers).map_err(StartError::Tls)?;
         let storage = Storage::open_folder(&config.data_dir.join("objects"))?;
         let upstreams = UpstreamClient::new().map_err(StartError::Tls)?;
+        let paces = Paces::new(&config.limits);
         let audit = Audit::start(metadata.clone(), clock.clone(), config.audit.clone());
         let (reads, workshop) = (ReadMemory::default(), Workshop::new(&config.limits)?);
         Ok(Arc::new(Self {
             config,
             metadata,
             audit,
+            paces,
             clock,
             caches,
             issuers,

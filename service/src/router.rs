@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Request, State},
+    extract::{Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -12,10 +12,8 @@ use axum::{
 use larder_protocol::api::CacheInfo;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::{Service, cache, caches::CacheInPath, error::ApiError, log, push, trust};
+use crate::{Service, cache, caches::CacheInPath, config::ByteSize, error::ApiError, log, push, trust};
 
-/// Longer than any ID token with what is around it.
-const MAX_SMALL_BODY: usize = 64 * 1024;
 /// For requests that carry little and ask for little. Longer than an issuer's keys may take.
 const SMALL_REQUEST: Duration = Duration::from_secs(30);
 const READY_WITHIN: Duration = Duration::from_secs(5);
@@ -25,7 +23,6 @@ pub fn router(service: Arc<Service>) -> Router {
     let small = Router::new()
         .route("/api/v1/token", post(trust::exchange_token).delete(trust::revoke_session))
         .route("/api/v1/caches/{cache}", get(cache_info))
-        .layer(DefaultBodyLimit::max(MAX_SMALL_BODY))
         .layer(middleware::from_fn(within_time));
     let router = Router::new()
         .route("/", get(root))
@@ -34,17 +31,30 @@ pub fn router(service: Arc<Service>) -> Router {
         .merge(small)
         .merge(push::routes())
         .merge(cache::routes())
-        .with_state(service);
-    around(router)
+        .with_state(service.clone());
+    around(router, service.config.limits.max_head)
 }
 
 /// What holds for every page.
-fn around(router: Router) -> Router {
+fn around(router: Router, max_head: ByteSize) -> Router {
     router
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .fallback(async || ApiError::not_found("there is no such page"))
+        .layer(middleware::from_fn_with_state(max_head, within_head))
         .layer(CatchPanicLayer::custom(|_| ApiError::logged_already().into_response()))
         .layer(middleware::from_fn(log::request))
+}
+
+/// Refuses a head that is too long. One that is far too long never comes here: the connection's own bound refuses it
+/// without a word.
+async fn within_head(State(max_head): State<ByteSize>, request: Request, next: Next) -> Response {
+    // As on the wire: a space and a version behind the target; a colon, a space and a line's end in each header.
+    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    if target + headers.sum::<usize>() > max_head.as_usize() {
+        return ApiError::head_over(max_head).into_response();
+    }
+    next.run(request).await
 }
 
 async fn within_time(request: Request, next: Next) -> Response {
@@ -90,7 +100,7 @@ mod tests {
         async fn broken() -> &'static str {
             panic!("a secret")
         }
-        let router = around(Router::new().route("/", get(broken)));
+        let router = around(Router::new().route("/", get(broken)), ByteSize::mebibytes(1));
         let request = Request::builder().uri("/").body(Body::empty()).unwrap();
         let response = router.oneshot(request).await.unwrap();
         assert_eq!(response.status(), 500);

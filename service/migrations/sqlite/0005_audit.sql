@@ -1,3 +1,6 @@
+-- Open pushes are counted, those that were silent for long left out.
+CREATE INDEX pushes_open ON pushes (active_at) WHERE state = 'open';
+
 -- Who was granted what, who was refused, what came and what went.
 CREATE TABLE audit (
     id             INTEGER PRIMARY KEY,

@@ -1,7 +1,10 @@
 //! What happened.
 
+use http::StatusCode;
 use larder_protocol::api::Permission;
 use serde::{Deserialize, Serialize};
+
+use crate::error::ApiError;
 
 /// What happened. Its JSON is kept, so fields may be added but never change their meaning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +92,16 @@ impl Event {
             Self::PushRefused { .. } => Kind::PushRefused,
             Self::TokenCreated { .. } => Kind::TokenCreated,
             Self::TokenRevoked { .. } => Kind::TokenRevoked,
+        }
+    }
+
+    /// Somebody is refused for who he is or how often he came; `None` where the service is at fault.
+    pub(crate) fn of_refusal(refusal: &ApiError) -> Option<Self> {
+        let reason = refusal.message().to_owned();
+        match refusal.status() {
+            StatusCode::TOO_MANY_REQUESTS => Some(Self::Limited { reason }),
+            status if status.is_client_error() => Some(Self::Denied { reason }),
+            _ => None,
         }
     }
 

@@ -22,6 +22,16 @@ fn write(text: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(text, "  largest NAR    {}", limits.max_nar_size)?;
     writeln!(text, "  largest push   {}", limits.max_push_bytes)?;
     writeln!(text, "  upload window  {}", limits.upload_window)?;
+    let open = &limits.open_pushes;
+    writeln!(
+        text,
+        "  open pushes    {}, {} in one cache, {} of one job or token",
+        open.in_all, open.per_cache, open.per_identity
+    )?;
+    for proxy in &config.trusted_proxies {
+        writeln!(text, "  proxy          {proxy}")?;
+    }
+    writeln!(text, "  audit log      {}, at most {} rows", config.audit.keep, config.audit.max_rows)?;
     for issuer in &config.issuers {
         writeln!(text, "  issuer         {issuer}")?;
     }

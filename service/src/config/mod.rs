@@ -23,8 +23,14 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 pub use self::{
-    audit::AuditConfig, cache::CacheConfig, environment::Environment, issuer::IssuerUrl, limits::Limits,
-    period::Period, public_url::PublicUrl, size::ByteSize,
+    audit::AuditConfig,
+    cache::CacheConfig,
+    environment::Environment,
+    issuer::IssuerUrl,
+    limits::{Limits, OpenPushes, Pacing},
+    period::Period,
+    public_url::PublicUrl,
+    size::ByteSize,
 };
 use crate::{client, trust::TrustRules};
 

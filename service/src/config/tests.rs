@@ -35,6 +35,50 @@ fn nothing_at_all_is_a_configuration() {
 }
 
 #[test]
+fn limits_that_nobody_could_work_with_are_refused() {
+    for (line, told) in [
+        ("max_open_body = \"1 kB\"", "limits.max_open_body: 1 kB is too little to work with"),
+        ("max_recipes_body = \"1 kB\"", "limits.max_recipes_body"),
+        ("max_small_body = \"1 kB\"", "limits.max_small_body"),
+        ("max_head = \"1 kB\"", "Write at least \"4 KiB\""),
+        ("max_head = \"1 MB\"", "Write at most \"48 KiB\""),
+        ("max_nar_chunks = 10", "limits.max_nar_chunks: 10 is too few"),
+        ("max_push_paths = 0", "limits.max_push_paths"),
+        ("max_push_paths = 60000", "60000 is too many. Write at most 50000"),
+        ("max_open_pushes = 0", "limits.max_open_pushes"),
+        ("max_open_pushes_per_cache = 0", "limits.max_open_pushes_per_cache"),
+        ("max_open_pushes_per_identity = 0", "limits.max_open_pushes_per_identity"),
+        ("exchanges_per_address = 0", "limits.exchanges_per_address"),
+        ("exchanges_per_repository = 0", "limits.exchanges_per_repository"),
+        ("push_requests_per_address = 1", "limits.push_requests_per_address"),
+        ("push_requests_per_identity = 1", "Write at least 60"),
+        ("max_connections = 1", "limits.max_connections"),
+        ("max_connection = 100", "max_connection"),
+    ] {
+        let text = refusal(&format!("[limits]\n{line}\n"));
+        assert!(text.contains(told), "{line}: {text}");
+    }
+}
+
+#[test]
+fn what_is_kept_of_the_audit_log_and_who_is_a_proxy_can_be_said() {
+    let config =
+        parse("trusted_proxies = [\"10.0.0.0/8\", \"2001:db8::1\"]\n[audit]\nkeep = \"1y\"").unwrap();
+    assert_eq!(config.audit.keep.seconds(), 365 * 86_400);
+    let proxies: Vec<String> = config.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(proxies, ["10.0.0.0/8", "2001:db8::1/128"]);
+    assert_eq!(parse("").unwrap().trusted_proxies.len(), 2, "loopback");
+    for (text, told) in [
+        ("trusted_proxies = [\"everybody\"]", "trusted_proxies: \"everybody\" is no network"),
+        ("[audit]\nkeep = \"for ever\"", "is not a period"),
+        ("[audit]\nmax_rows = 3", "audit.max_rows: 3 rows"),
+    ] {
+        let refusal = refusal(text);
+        assert!(refusal.contains(told), "{text}: {refusal}");
+    }
+}
+
+#[test]
 fn everything_can_be_said() {
     let config = parse(
         r#"

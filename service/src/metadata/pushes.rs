@@ -12,7 +12,10 @@ use super::{
     BATCH, Metadata, MetadataError, Namespace, audit, blob, number,
     paths::{path_info, path_of},
 };
-use crate::audit::{Entry, Event, Who};
+use crate::{
+    audit::{Entry, Event, Who},
+    config::OpenPushes,
+};
 
 /// A push that is to be opened.
 #[derive(Debug)]
@@ -46,6 +49,30 @@ pub struct FoundPush {
     pub committed: bool,
 }
 
+/// How opening a push ended.
+#[derive(Debug)]
+pub enum OpenOutcome {
+    /// It is open, or committed already.
+    Opened(FoundPush),
+    /// So many are open, and no more may be.
+    TooMany(FullOf),
+}
+
+/// Of what there are too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FullOf {
+    /// Open pushes of this identity.
+    Identity,
+    /// Open pushes in this cache.
+    Cache,
+    /// Open pushes in all.
+    All,
+}
+
+/// An open push that no request has touched for so long, in seconds, is abandoned: it counts no more, so that clients
+/// that died keep nobody away. As long as a session lives.
+const ABANDONED_AFTER: i64 = 15 * 60;
+
 /// Why a push cannot be committed yet.
 #[derive(Debug)]
 pub enum CommitOutcome {
@@ -58,10 +85,19 @@ pub enum CommitOutcome {
 }
 
 impl Metadata {
-    /// Opens a push: stages its paths, leases what is there. Commits it in the same moment if nothing is staged.
-    pub async fn open_push(&self, push: &NewPush<'_>, now: i64) -> Result<FoundPush, MetadataError> {
+    /// Opens a push: stages its paths, leases what is there. Commits it in the same moment if nothing is staged. If
+    /// too many are open, nothing is done.
+    pub async fn open_push(
+        &self,
+        push: &NewPush<'_>,
+        limits: OpenPushes,
+        now: i64,
+    ) -> Result<OpenOutcome, MetadataError> {
         let committed = push.staged.is_empty();
         let mut transaction = self.write().await?;
+        if !committed && let Some(full) = full(&mut transaction, push, limits, now).await? {
+            return Ok(OpenOutcome::TooMany(full));
+        }
         // Rows that follow name it. Until the last batch is in, nobody knows its name.
         let id: i64 = sqlx::query_scalar(
             "INSERT INTO pushes (name, cache, owner, provenance, state, opened_at, active_at, committed_at)
@@ -134,7 +170,7 @@ impl Metadata {
             audit::record(&mut transaction, &entry, now).await?;
         }
         transaction.commit().await?;
-        Ok(FoundPush { id, committed })
+        Ok(OpenOutcome::Opened(FoundPush { id, committed }))
     }
 
     /// The push of that name, if it is the owner's and goes to that cache. Notes that it is active.
@@ -345,6 +381,34 @@ impl Metadata {
             })
             .collect()
     }
+}
+
+/// Whether so many pushes are open that no more may be.
+async fn full(
+    transaction: &mut Transaction<'static, Sqlite>,
+    push: &NewPush<'_>,
+    limits: OpenPushes,
+    now: i64,
+) -> Result<Option<FullOf>, MetadataError> {
+    let row = sqlx::query(
+        "SELECT count(*), count(CASE WHEN cache = ? THEN 1 END), count(CASE WHEN owner = ? THEN 1 END) FROM pushes
+         WHERE state = 'open' AND active_at > ?",
+    )
+    .bind(push.cache.as_str())
+    .bind(push.owner)
+    .bind(now.saturating_sub(ABANDONED_AFTER))
+    .fetch_one(&mut **transaction)
+    .await?;
+    for (column, limit, full) in [
+        (2, limits.per_identity, FullOf::Identity),
+        (1, limits.per_cache, FullOf::Cache),
+        (0, limits.in_all, FullOf::All),
+    ] {
+        if number(row.try_get(column)?)? >= u64::from(limit) {
+            return Ok(Some(full));
+        }
+    }
+    Ok(None)
 }
 
 /// What goes on record of a push that is committed.

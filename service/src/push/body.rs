@@ -50,7 +50,7 @@ impl BodyReader {
         let piece = piece.map_err(|_| ApiError::bad_request("the body was cut off; send it again"))?;
         self.left = self.left.checked_sub(piece.len() as u64).ok_or_else(|| {
             ApiError::too_large(format!(
-                "the body is larger than {} bytes; send several smaller ones",
+                "the body is larger than {} bytes (limits.max_body); send several smaller ones",
                 self.limit
             ))
         })?;

@@ -31,17 +31,15 @@ use crate::{
     audit::{Entry, Event, Who},
     caches::Cache,
     client::Client,
+    config::ByteSize,
     error::ApiError,
     metadata::FoundPush,
     trust::{self, Grant},
 };
 
-/// The longest opening body that is read, in bytes: some 50,000 paths.
-const MAX_OPEN_BODY: usize = 48 << 20;
-/// The longest question which chunks are missing.
-const MAX_QUESTION: usize = 32 * larder_protocol::api::MAX_CHUNKS_ASKED;
-/// The longest body of recipes.
-const MAX_RECIPES: usize = 32 << 20;
+/// The longest question which chunks are missing. The protocol's own bound, so no configuration changes it.
+const MAX_QUESTION: ByteSize = ByteSize::bytes(32 * larder_protocol::api::MAX_CHUNKS_ASKED as u64);
+
 /// The routes of pushes.
 pub fn routes() -> Router<Arc<Service>> {
     Router::new()
@@ -76,7 +74,14 @@ impl PushRequest {
         let now = service.clock.now();
         let push = service.metadata.find_push(&name, &push_name, &grant.identity.owner(), now).await?;
         let cache = service.caches.get(&name).ok_or_else(unknown)?.clone();
-        Ok(Self { push: push.ok_or_else(unknown)?, cache, service, name: push_name, who })
+        let Some(push) = push else {
+            let refusal = unknown();
+            let reason = refusal.message().to_owned();
+            let event = Event::PushRefused { push: Some(push_name.to_string()), reason };
+            service.audit.record(Entry::in_cache(cache.name(), who, event));
+            return Err(refusal);
+        };
+        Ok(Self { push, cache, service, name: push_name, who })
     }
 
     /// Refuses what only an open push takes.
@@ -95,25 +100,23 @@ async fn authorize(
     headers: &HeaderMap,
     cache: &CacheName,
 ) -> Result<(Grant, Who), ApiError> {
-    let token = trust::token_of(headers);
-    let known = |who: Who| match token {
-        Some(token) => who.at(client).with_token(token),
-        None => who.at(client),
+    let now = service.clock.now();
+    let record = |who: &Who, refusal: &ApiError| {
+        if let Some(event) = Event::of_refusal(refusal) {
+            // The cache need not be any of ours.
+            service.audit.record(Entry::of_service(who.clone(), event));
+        }
     };
-    match trust::authorize(service, headers, cache, Permission::Push).await {
-        Ok(grant) => {
-            let who = known(Who::of(&grant.identity));
-            Ok((grant, who))
-        }
-        Err(refusal) => {
-            if refusal.status().is_client_error() {
-                // Neither the token nor the cache need be any of ours.
-                let denied = Event::Denied { reason: refusal.message().to_owned() };
-                service.audit.record(Entry::of_service(Who::default().at(client), denied));
-            }
-            Err(refusal)
-        }
+    let mut who = Who::default().at(client);
+    service.paces.push_from(client, now).inspect_err(|refusal| record(&who, refusal))?;
+    let granted = trust::authorize(service, headers, cache, Permission::Push).await;
+    let grant = granted.inspect_err(|refusal| record(&who, refusal))?;
+    who = Who::of(&grant.identity).at(client);
+    if let Some(token) = trust::token_of(headers) {
+        who = who.with_token(token);
     }
+    service.paces.push_by(&grant.identity.owner(), now).inspect_err(|refusal| record(&who, refusal))?;
+    Ok((grant, who))
 }
 
 /// Puts the refusal of a push on record: what was sent is too much, or does not hold.
@@ -125,13 +128,15 @@ fn on_record<T>(
     result: Result<T, ApiError>,
 ) -> Result<T, ApiError> {
     result.inspect_err(|refusal| {
-        let refused =
-            [StatusCode::BAD_REQUEST, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNPROCESSABLE_ENTITY];
-        if refused.contains(&refusal.status()) {
-            let push = push.map(|push| push.to_string());
-            let event = Event::PushRefused { push, reason: refusal.message().to_owned() };
-            service.audit.record(Entry::in_cache(cache.name(), who.clone(), event));
-        }
+        let reason = refusal.message().to_owned();
+        let event = match refusal.status() {
+            StatusCode::TOO_MANY_REQUESTS => Event::Limited { reason },
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+                Event::PushRefused { push: push.map(|push| push.to_string()), reason }
+            }
+            _ => return,
+        };
+        service.audit.record(Entry::in_cache(cache.name(), who.clone(), event));
     })
 }
 
@@ -145,8 +150,10 @@ async fn open(
     let name: CacheName = cache.parse().map_err(|_| ApiError::not_found("there is no such cache"))?;
     let (grant, who) = authorize(&service, client, &headers, &name).await?;
     let cache = service.caches.get(&name).ok_or_else(|| ApiError::not_found("there is no such cache"))?;
+    let limits = &service.config.limits;
     let opened = async {
-        let (body, _room) = service.workshop.hold(&headers, body, MAX_OPEN_BODY).await?;
+        let (body, _room) =
+            service.workshop.hold(&headers, body, limits.max_open_body, "limits.max_open_body").await?;
         open::open_push(&service, cache, &grant, &who, body).await
     };
     on_record(&service, cache, &who, None, opened.await).map(Json)
@@ -160,7 +167,7 @@ async fn missing_chunks(
     body: Body,
 ) -> Result<Vec<u8>, ApiError> {
     let request = PushRequest::authorize(service, client, &headers, path).await?.open()?;
-    let (body, _room) = request.service.workshop.hold(&headers, body, MAX_QUESTION).await?;
+    let (body, _room) = request.service.workshop.hold(&headers, body, MAX_QUESTION, "65,536 chunks").await?;
     missing_chunks::missing_chunks(&request, &body).await
 }
 
@@ -194,7 +201,8 @@ async fn recipes(
     let request = PushRequest::authorize(service, client, &headers, path).await?.open()?;
     let (service, cache) = (request.service.clone(), request.cache.clone());
     let (who, name) = (request.who.clone(), request.name);
-    let (body, room) = service.workshop.hold(&headers, body, MAX_RECIPES).await?;
+    let limit = service.config.limits.max_recipes_body;
+    let (body, room) = service.workshop.hold(&headers, body, limit, "limits.max_recipes_body").await?;
     // A task of its own: a large NAR may take longer than a proxy waits, and is verified when the client asks again.
     let verified = tokio::spawn(async move {
         let _room = room;

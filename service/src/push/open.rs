@@ -3,12 +3,13 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
 use larder_protocol::{
     NarHash, StorePathHash,
-    api::{CommittedPush, Divergence, MAX_PUSHED_PATHS, OpenPush, OpenedPush, PathInfo, PushId},
+    api::{CommittedPush, Divergence, OpenPush, OpenedPush, PathInfo, PushId},
     narinfo::is_content_address,
 };
 
@@ -17,8 +18,9 @@ use crate::{
     Service,
     audit::Who,
     caches::Cache,
+    config::{Limits, OpenPushes},
     error::ApiError,
-    metadata::{NewPush, VisiblePath},
+    metadata::{FullOf, NewPush, OpenOutcome, VisiblePath},
     random::random_bytes,
     trust::Grant,
 };
@@ -36,7 +38,7 @@ pub(super) async fn open_push(
 ) -> Result<OpenedPush, ApiError> {
     let request = service.workshop.work(move |_| parse(&body)).await??;
     let limits = &service.config.limits;
-    check(&request, limits.max_nar_size.get(), limits.max_push_bytes.get())?;
+    check(&request, limits)?;
 
     let hashes: Vec<StorePathHash> = request.paths.iter().map(|info| info.path.hash()).collect();
     let visible = service.metadata.visible_paths(cache.name(), &hashes).await?;
@@ -65,7 +67,10 @@ pub(super) async fn open_push(
         roots: request.roots.iter().map(|root| root.hash()).collect::<HashSet<_>>().into_iter().collect(),
         divergences: divergences(&request, &visible),
     };
-    let found = service.metadata.open_push(&push, service.clock.now()).await?;
+    let found = match service.metadata.open_push(&push, limits.open_pushes, service.clock.now()).await? {
+        OpenOutcome::Opened(found) => found,
+        OpenOutcome::TooMany(full) => return Err(too_many_open(full, limits.open_pushes)),
+    };
     let (reused, missing): (Vec<&PathInfo>, Vec<&PathInfo>) =
         absent.iter().partition(|info| nar(info).is_some());
     let hash = |info: &&PathInfo| info.path.hash();
@@ -91,18 +96,38 @@ pub(super) async fn open_push(
     })
 }
 
+/// How long a client waits for others to end.
+const COME_AGAIN: Duration = Duration::from_secs(30);
+
+fn too_many_open(full: FullOf, limits: OpenPushes) -> ApiError {
+    let (whose, limit, key) = match full {
+        FullOf::Identity => ("of this job or token", limits.per_identity, "max_open_pushes_per_identity"),
+        FullOf::Cache => ("in this cache", limits.per_cache, "max_open_pushes_per_cache"),
+        FullOf::All => ("in all", limits.in_all, "max_open_pushes"),
+    };
+    ApiError::too_many(
+        format!(
+            "{limit} pushes are open {whose}, and no more may be (limits.{key}). Try again when some have ended; those \
+             that are abandoned do not count after a quarter of an hour"
+        ),
+        COME_AGAIN,
+    )
+}
+
 fn parse(body: &[u8]) -> Result<OpenPush, ApiError> {
     serde_json::from_slice(body)
         .map_err(|error| ApiError::bad_request(format!("the closure cannot be read: {error}")))
 }
 
-fn check(request: &OpenPush, max_nar_size: u64, max_push_bytes: u64) -> Result<(), ApiError> {
+fn check(request: &OpenPush, limits: &Limits) -> Result<(), ApiError> {
+    let (max_nar_size, max_push_bytes) = (limits.max_nar_size.get(), limits.max_push_bytes.get());
+    let max_paths = limits.max_push_paths as usize;
     if request.paths.is_empty() {
         return Err(ApiError::invalid("the closure is empty; name at least one path"));
     }
-    if request.paths.len() > MAX_PUSHED_PATHS {
+    if request.paths.len() > max_paths {
         return Err(ApiError::invalid(format!(
-            "the closure has {} paths; one push takes {MAX_PUSHED_PATHS}, so push its parts",
+            "the closure has {} paths; one push takes {max_paths} (limits.max_push_paths), so push its parts",
             request.paths.len()
         )));
     }
@@ -118,7 +143,7 @@ fn check(request: &OpenPush, max_nar_size: u64, max_push_bytes: u64) -> Result<(
         }
         if info.nar_size > max_nar_size {
             return refuse(&format!(
-                "its NAR has {} bytes; this service takes {max_nar_size} (max_nar_size)",
+                "its NAR has {} bytes; this service takes {max_nar_size} (limits.max_nar_size)",
                 info.nar_size
             ));
         }
@@ -141,7 +166,7 @@ fn check(request: &OpenPush, max_nar_size: u64, max_push_bytes: u64) -> Result<(
     let total = request.paths.iter().fold(0u64, |total, info| total.saturating_add(info.nar_size));
     if total > max_push_bytes {
         return Err(ApiError::invalid(format!(
-            "the closure's NARs have {total} bytes; one push takes {max_push_bytes} (max_push_bytes)"
+            "the closure's NARs have {total} bytes; one push takes {max_push_bytes} (limits.max_push_bytes)"
         )));
     }
     if let Some(root) = request.roots.iter().find(|root| !hashes.contains(&root.hash())) {

@@ -31,6 +31,7 @@ pub(super) async fn take_recipes(request: &PushRequest, body: &[u8]) -> Result<R
     let names: Vec<ChunkId> = names.into_iter().collect();
     let stored = request.service.metadata.stored_chunks(request.cache.namespace(), &names).await?;
 
+    let max_chunks = request.service.config.limits.max_nar_chunks as usize;
     let mut answer = RecipesAnswer::default();
     let mut ready = Vec::new();
     let mut seen = HashSet::new();
@@ -45,6 +46,13 @@ pub(super) async fn take_recipes(request: &PushRequest, body: &[u8]) -> Result<R
                 answer
                     .rejected
                     .push(rejected(&recipe, "its size differs from the one the push was opened with"));
+            }
+            Some(_) if recipe.chunks.len() > max_chunks => {
+                let reason = format!(
+                    "it has {} chunks; this service takes {max_chunks} (limits.max_nar_chunks)",
+                    recipe.chunks.len()
+                );
+                answer.rejected.push(rejected(&recipe, &reason));
             }
             Some(_) => match ingredients(&recipe, &stored) {
                 Ok(ingredients) => ready.push((recipe, ingredients)),

@@ -7,8 +7,11 @@ use larder_protocol::chunk::FrameDecoder;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::{MAX_OPEN_BODY, body};
-use crate::{config::limits::Limits, error::ApiError};
+use super::{MAX_QUESTION, body};
+use crate::{
+    config::{ByteSize, Limits},
+    error::ApiError,
+};
 
 /// How far the threads step back behind those that answer readers, who wait for a few microseconds of a core.
 const NICE: i32 = 10;
@@ -53,34 +56,40 @@ impl Workshop {
             // The panic was printed; whoever waits for the work is told.
             .panic_handler(|_| {})
             .build()?;
+        // Room for the largest of them.
+        let bodies = limits.max_open_body.max(limits.max_recipes_body).max(MAX_QUESTION).as_usize() >> 10;
         let window = (limits.upload_window.as_usize() >> 10).min(Semaphore::MAX_PERMITS);
         Ok(Self {
             threads,
-            bodies: Arc::new(Semaphore::new(MAX_OPEN_BODY >> 10)),
+            bodies: Arc::new(Semaphore::new(bodies.min(Semaphore::MAX_PERMITS))),
             window: Arc::new(Semaphore::new(window)),
             commits: Arc::new(Semaphore::new(COMMITS)),
         })
     }
 
-    /// Waits for a turn.
-    async fn turn(semaphore: &Arc<Semaphore>, permits: u32) -> Result<OwnedSemaphorePermit, ApiError> {
+    /// Waits for a turn. `bound` says what there is no more of.
+    async fn turn(
+        semaphore: &Arc<Semaphore>,
+        permits: u32,
+        bound: &str,
+    ) -> Result<OwnedSemaphorePermit, ApiError> {
         match tokio::time::timeout(PATIENCE, semaphore.clone().acquire_many_owned(permits)).await {
             Ok(turn) => turn.map_err(|_| ApiError::internal("no turn")),
-            Err(_) => Err(ApiError::unavailable(
-                "more is being pushed than there is room for. Try again",
-                COME_AGAIN,
-            )),
+            Err(_) => {
+                let message = format!("more is being pushed than there is room for ({bound}). Try again");
+                Err(ApiError::unavailable(message, COME_AGAIN))
+            }
         }
     }
 
     /// Waits until there is room for one more upload.
     pub(super) async fn upload(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Self::turn(&self.window, UPLOAD_KIB).await
+        Self::turn(&self.window, UPLOAD_KIB, "limits.upload_window").await
     }
 
     /// Waits until one more push can be committed.
     pub(super) async fn commit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Self::turn(&self.commits, 1).await
+        Self::turn(&self.commits, 1, "two pushes are committed at a time").await
     }
 
     /// Does work that keeps a core busy, off the async threads, when a core is free for it.
@@ -101,18 +110,19 @@ impl Workshop {
         &self,
         headers: &HeaderMap,
         body: Body,
-        limit: usize,
+        limit: ByteSize,
+        key: &str,
     ) -> Result<(bytes::Bytes, OwnedSemaphorePermit), ApiError> {
         let announced = headers
             .get(axum::http::header::CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse::<usize>().ok())
             .ok_or_else(|| ApiError::bad_request("the request has no Content-Length"))?;
-        if announced > limit {
+        if announced > limit.as_usize() {
             body::BodyReader::new(body, 0, Duration::ZERO).drain().await;
-            return Err(ApiError::too_large(format!("the body is larger than {limit} bytes")));
+            return Err(ApiError::body_over(limit, key));
         }
         let kib = u32::try_from(announced.div_ceil(1024).max(1)).unwrap_or(u32::MAX);
-        let room = Self::turn(&self.bodies, kib).await?;
+        let room = Self::turn(&self.bodies, kib, "limits.max_open_body").await?;
         let announced = announced as u64;
         let within = Duration::from_secs(60 + announced / SLOWEST);
         let bytes = body::BodyReader::new(body, announced, within).rest().await?;

@@ -36,12 +36,21 @@ pub async fn exchange_token(
         ));
     };
     let now = service.clock.now();
+    service
+        .paces
+        .exchange_from(client, now)
+        .inspect_err(|refusal| on_record(&service, None, Who::default().at(client), refusal))?;
     let verified = service.issuers.verify(&request.id_token, public_url.origin(), now).await;
     let token = verified
         .map_err(ApiError::from)
         .inspect_err(|refusal| on_record(&service, None, Who::default().at(client), refusal))?;
     let claims = &token.claims;
     let who = Who::job(claims).at(client);
+    let repository = claims.repository_id.to_string();
+    service
+        .paces
+        .exchange_by(&claims.issuer, &repository, now)
+        .inspect_err(|refusal| on_record(&service, None, who.clone(), refusal))?;
 
     let cache = service.caches.get(&request.cache);
     let decided = match cache {
@@ -77,9 +86,8 @@ pub async fn exchange_token(
 
 /// Records a refusal. That an issuer does not answer is none.
 fn on_record(service: &Service, cache: Option<&CacheName>, who: Who, refusal: &ApiError) {
-    if refusal.status().is_client_error() {
-        let denied = Event::Denied { reason: refusal.message().to_owned() };
-        service.audit.record(Entry { cache: cache.cloned(), who, event: denied });
+    if let Some(event) = Event::of_refusal(refusal) {
+        service.audit.record(Entry { cache: cache.cloned(), who, event });
     }
 }
 

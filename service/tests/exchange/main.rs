@@ -5,6 +5,8 @@
 mod audit;
 mod issuer;
 mod keys;
+mod limits;
+mod pushes;
 mod sessions;
 mod tokens;
 mod world;

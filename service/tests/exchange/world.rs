@@ -9,11 +9,12 @@ use std::{
 };
 
 use axum::body::Body;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use larder_protocol::api::Permission;
 use larder_service::{
     Service,
+    client::Peer,
     clock::Clock,
     config::{Config, Environment},
     router, trust,
@@ -106,10 +107,28 @@ impl World {
         bearer: Option<&str>,
         body: Vec<u8>,
     ) -> Response<Body> {
-        let mut request = Request::builder().method(method).uri(path);
+        let mut headers = HeaderMap::new();
         if let Some(token) = bearer {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
         }
+        self.call_with(None, headers, method, path, body).await
+    }
+
+    /// A request with these headers, by a connection from this address.
+    pub async fn call_with(
+        &self,
+        peer: Option<&str>,
+        headers: HeaderMap,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Response<Body> {
+        let mut request = Request::builder().method(method).uri(path);
+        request = request.header(header::CONTENT_LENGTH, body.len());
+        if let Some(peer) = peer {
+            request = request.extension(Peer(peer.parse().unwrap()));
+        }
+        request.headers_mut().unwrap().extend(headers);
         router(self.service.clone()).oneshot(request.body(Body::from(body)).unwrap()).await.unwrap()
     }
 
