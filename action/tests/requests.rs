@@ -312,7 +312,7 @@ async fn another_version_of_the_service_is_told_as_such() {
     let script = Script::new(vec![answer_text(404, ""), answer_text(200, r#"{"api":2,"new":[]}"#)]).await;
     let credentials = person();
     let service = Service::new(&script.url(""), &main_cache(), &credentials, &Silent).unwrap();
-    let error = service.open_push(OpenPush { paths: vec![], roots: vec![] }).await.unwrap_err();
+    let error = service.open_push(OpenPush::default()).await.unwrap_err();
     assert!(matches!(error, ServiceError::Version(2)), "{error}");
     assert!(error.to_string().contains("update the client"), "{error}");
 

@@ -6,13 +6,15 @@
 //! | `POST /api/v1/token` | [`TokenRequest`] | [`TokenAnswer`] |
 //! | `DELETE /api/v1/token` | | 204; the session token of the request is worth nothing from then on |
 //! | `GET /api/v1/caches/{cache}` | | [`CacheInfo`] |
+//! | `GET /api/v1/caches/{cache}/paths/{hash}` | | [`crate::provenance::Provenance`] |
+//! | `GET /api/v1/caches/{cache}/paths/{hash}/statement` | | [`crate::envelope::Envelope`] |
 //! | `POST /api/v1/caches/{cache}/pushes` | [`OpenPush`] | [`OpenedPush`] |
 //! | `POST /api/v1/caches/{cache}/pushes/{push}/missing-chunks` | chunk names, 32 bytes each | one bit each, [`encode_missing`] |
 //! | `POST /api/v1/caches/{cache}/pushes/{push}/frames` | [`crate::upload`] | [`UploadAnswer`] |
 //! | `POST /api/v1/caches/{cache}/pushes/{push}/recipes` | [`crate::recipe`] | [`RecipesAnswer`] |
 //! | `POST /api/v1/caches/{cache}/pushes/{push}/commit` | | [`CommittedPush`] |
 //!
-//! All but the first and third need `Authorization: Bearer <token>`. Whatever is refused is
+//! The first needs no `Authorization: Bearer <token>`, nor do those that read from a public cache. Whatever is refused is
 //! answered with an [`ErrorAnswer`].
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
@@ -197,14 +199,16 @@ pub struct PathInfo {
     pub signatures: Vec<Signature>,
 }
 
-/// Opens a push.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Opens a push. (A service passes over fields that it does not know: clients may be newer.)
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct OpenPush {
     /// The whole closure: every path that a root needs and an upstream does not surely have.
     pub paths: Vec<PathInfo>,
     /// What retention shall keep: paths of the closure.
     pub roots: Vec<StorePath>,
+    /// What of the closure the job says that it built itself. Kept with the paths, as said and not checked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub built: Vec<StorePathHash>,
 }
 
 /// An open push, and what the service has of it. From here on all that it has is leased.

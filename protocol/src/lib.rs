@@ -6,9 +6,12 @@
 pub mod api;
 pub mod base32;
 pub mod chunk;
+pub mod envelope;
 pub mod nar;
 pub mod nar_hash;
 pub mod narinfo;
+pub mod plain;
+pub mod provenance;
 pub mod recipe;
 pub mod signature;
 pub mod store_path;

@@ -84,7 +84,12 @@ impl SigningKey {
 
     /// Signs a path's fingerprint.
     pub fn sign(&self, fingerprint: &str) -> Signature {
-        Signature { name: self.name.clone(), bytes: self.key.sign(fingerprint.as_bytes()).to_bytes() }
+        Signature { name: self.name.clone(), bytes: self.sign_bytes(fingerprint.as_bytes()) }
+    }
+
+    /// The bare signature of anything.
+    pub fn sign_bytes(&self, bytes: &[u8]) -> [u8; 64] {
+        self.key.sign(bytes).to_bytes()
     }
 }
 
@@ -119,11 +124,13 @@ impl PublicKey {
 
     /// Whether `signature` is this key's and holds for `fingerprint`.
     pub fn verifies(&self, fingerprint: &str, signature: &Signature) -> bool {
-        self.name == signature.name
-            && self
-                .key
-                .verify(fingerprint.as_bytes(), &ed25519_dalek::Signature::from_bytes(&signature.bytes))
-                .is_ok()
+        self.name == signature.name && self.verifies_bytes(fingerprint.as_bytes(), &signature.bytes)
+    }
+
+    /// Whether a bare signature is this key's and holds for `bytes`.
+    pub fn verifies_bytes(&self, bytes: &[u8], signature: &[u8]) -> bool {
+        ed25519_dalek::Signature::from_slice(signature)
+            .is_ok_and(|signature| self.key.verify(bytes, &signature).is_ok())
     }
 }
 

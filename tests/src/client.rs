@@ -69,7 +69,7 @@ impl Client {
     pub async fn open(&self, packages: &[&Package]) -> Answer<OpenedPush> {
         let paths: Vec<_> = packages.iter().map(|package| package.info.clone()).collect();
         let roots = paths.last().map(|info| info.path.clone()).into_iter().collect();
-        self.open_push(&OpenPush { paths, roots }).await
+        self.open_push(&OpenPush { paths, roots, ..OpenPush::default() }).await
     }
 
     /// Opens a push.

@@ -281,5 +281,8 @@ async fn closures_that_cannot_be_are_refused_when_a_push_opens() {
     assert_eq!(refusal.answer.error, ErrorCode::Invalid);
 
     let paths = vec![package.info.clone()];
-    client.open_push(&OpenPush { roots: vec![package.info.path.clone()], paths }).await.unwrap();
+    client
+        .open_push(&OpenPush { roots: vec![package.info.path.clone()], paths, ..OpenPush::default() })
+        .await
+        .unwrap();
 }

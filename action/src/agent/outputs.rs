@@ -54,6 +54,21 @@ pub async fn closure(
     }
 }
 
+/// Those paths of the closure that the job built itself, as Nix marked them: for the record of who built what. On a
+/// shared store nobody can tell.
+pub async fn built_of(
+    closure: &Closure,
+    store: &NixStore,
+    mark: Mark,
+    shared: bool,
+) -> Result<Vec<StorePath>, StoreError> {
+    if shared {
+        return Ok(Vec::new());
+    }
+    let built: HashSet<StorePath> = store.built_since(mark).await?.into_iter().map(|row| row.path).collect();
+    Ok(closure.paths.iter().map(|info| &info.path).filter(|path| built.contains(path)).cloned().collect())
+}
+
 /// The dependencies that may go along only if somebody has them: those from below the mark that no
 /// upstream has signed.
 pub fn strangers(closure: &Closure, above: &HashSet<StorePath>, upstreams: &[Upstream]) -> Vec<StorePath> {
@@ -157,6 +172,7 @@ mod tests {
                 info(other.clone(), &[&libc]),
             ],
             roots: vec![app.clone(), other.clone()],
+            built: Vec::new(),
             store_dir: "/nix/store".into(),
         };
         let above = HashSet::from([library]);

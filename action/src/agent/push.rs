@@ -105,6 +105,7 @@ async fn carry_out(
             closure = store.closure(&kept).await?;
         }
     }
+    closure.built = outputs::built_of(&closure, &store, mark, start.shared).await?;
     drop(store);
     for LeftOut { path, reason } in &left_out {
         note(format!("left out: {path}: {reason}"));

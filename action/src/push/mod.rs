@@ -135,7 +135,11 @@ async fn push_once(
     tally: &mut Tally,
     progress: &dyn Progress,
 ) -> Result<Pushed, PushError> {
-    let open = OpenPush { paths: closure.paths.clone(), roots: closure.roots.clone() };
+    let open = OpenPush {
+        paths: closure.paths.clone(),
+        roots: closure.roots.clone(),
+        built: closure.built.iter().map(StorePath::hash).collect(),
+    };
     let opened = service.open_push(open).await?;
     tally.opened = true;
     tally.note(&opened);

@@ -18,6 +18,8 @@ pub struct Closure {
     pub paths: Vec<PathInfo>,
     /// What was asked for.
     pub roots: Vec<StorePath>,
+    /// What of it was built by whoever pushes it, as far as that is known.
+    pub built: Vec<StorePath>,
     /// The directory that holds the paths' files.
     pub store_dir: PathBuf,
 }
@@ -84,6 +86,7 @@ impl Closure {
             }
         }
         self.paths.retain(|info| kept.contains(&info.path));
+        self.built.retain(|path| kept.contains(path));
     }
 }
 

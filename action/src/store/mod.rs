@@ -114,7 +114,7 @@ impl NixStore {
     /// When one is not valid, or the database cannot be read.
     pub async fn closure(&self, roots: &[StorePath]) -> Result<Closure, StoreError> {
         let paths = self.database.closure(roots).await?;
-        Ok(Closure { paths, roots: roots.to_vec(), store_dir: self.store_dir() })
+        Ok(Closure { paths, roots: roots.to_vec(), built: Vec::new(), store_dir: self.store_dir() })
     }
 
     /// Where the path's files are.

@@ -36,6 +36,8 @@ pub struct NewPush<'a> {
     pub leased: Vec<i64>,
     /// What is to be kept.
     pub roots: Vec<StorePathHash>,
+    /// What its job says that it built.
+    pub built: HashSet<StorePathHash>,
     /// What is visible with another content.
     pub divergences: Vec<Divergence>,
 }
@@ -117,7 +119,8 @@ impl Metadata {
         self.may_soon_have(&hashes);
         for batch in push.staged.chunks(BATCH) {
             let mut insert = QueryBuilder::<Sqlite>::new(
-                "INSERT INTO paths (cache, hash, name, push, nar_hash, nar_size, nar, refs, deriver, ca, signatures) ",
+                "INSERT INTO paths (cache, hash, name, push, nar_hash, nar_size, nar, refs, deriver, ca, signatures,
+                     built) ",
             );
             insert.push_values(batch, |mut row, (info, nar)| {
                 row.push_bind(push.cache.as_str())
@@ -130,7 +133,8 @@ impl Metadata {
                     .push_bind(join(&info.references))
                     .push_bind(info.deriver.as_ref().map(StorePath::to_string))
                     .push_bind(info.ca.as_deref())
-                    .push_bind(join(&info.signatures));
+                    .push_bind(join(&info.signatures))
+                    .push_bind(push.built.contains(&info.path.hash()));
             });
             insert.build().persistent(false).execute(&mut *transaction).await?;
             transaction.commit().await?;

@@ -65,6 +65,7 @@ pub(super) async fn open_push(
         staged: absent.iter().map(|info| (*info, nar(info))).collect(),
         leased: visible.values().map(|path| path.id).collect(),
         roots: request.roots.iter().map(|root| root.hash()).collect::<HashSet<_>>().into_iter().collect(),
+        built: request.built.iter().copied().collect(),
         divergences: divergences(&request, &visible),
     };
     let found = match service.metadata.open_push(&push, limits.open_pushes, service.clock.now()).await? {

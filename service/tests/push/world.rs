@@ -61,6 +61,7 @@ impl World {
         let open = OpenPush {
             paths: nars.iter().map(|nar| nar.info.clone()).collect(),
             roots: nars.iter().map(|nar| nar.info.path.clone()).collect(),
+            ..OpenPush::default()
         };
         let answer = self.post("", serde_json::to_vec(&open).unwrap()).await;
         assert_eq!(answer.status(), 200);
