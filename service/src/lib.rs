@@ -16,6 +16,7 @@ pub mod keys;
 pub mod log;
 pub mod metadata;
 pub mod pace;
+pub mod provenance;
 pub mod push;
 pub mod random;
 pub mod router;

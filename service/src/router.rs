@@ -12,7 +12,7 @@ use axum::{
 use larder_protocol::api::CacheInfo;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::{Service, cache, caches::CacheInPath, config::ByteSize, error::ApiError, log, push, trust};
+use crate::{Service, cache, caches::CacheInPath, config::ByteSize, error::ApiError, log, provenance, push, trust};
 
 /// For requests that carry little and ask for little. Longer than an issuer's keys may take.
 const SMALL_REQUEST: Duration = Duration::from_secs(30);
@@ -30,6 +30,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/readyz", get(ready))
         .merge(small)
         .merge(push::routes())
+        .merge(provenance::routes())
         .merge(cache::routes())
         .with_state(service.clone());
     around(router, service.config.limits.max_head)
@@ -57,7 +58,7 @@ async fn within_head(State(max_head): State<ByteSize>, request: Request, next: N
     next.run(request).await
 }
 
-async fn within_time(request: Request, next: Next) -> Response {
+pub(crate) async fn within_time(request: Request, next: Next) -> Response {
     match tokio::time::timeout(SMALL_REQUEST, next.run(request)).await {
         Ok(response) => response,
         Err(_) => ApiError::timed_out().into_response(),

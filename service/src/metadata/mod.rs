@@ -9,6 +9,7 @@ mod nars;
 mod objects;
 mod path_filter;
 mod paths;
+mod provenance;
 mod pushes;
 pub mod tokens;
 mod upstream_paths;
@@ -31,6 +32,7 @@ pub use nars::{Encoding, StoredNar, VerifiedNar};
 pub use objects::ObjectId;
 pub use paths::{PublishedPath, VisiblePath};
 pub use pushes::{CommitOutcome, FoundPush, FullOf, NewPush, OpenOutcome};
+pub use provenance::PushedPath;
 
 use path_filter::PathFilter;
 

@@ -1,0 +1,57 @@
+//! Who brought a path.
+
+use larder_protocol::{NarHash, StorePath, StorePathHash, api::CacheName};
+use sqlx::Row as _;
+
+use super::{Metadata, MetadataError, blob, number, paths::path_of};
+use crate::trust::GrantedTo;
+
+/// A visible path, and the push that brought it.
+#[derive(Debug)]
+pub struct PushedPath {
+    /// The path.
+    pub path: StorePath,
+    /// Its NAR.
+    pub nar_hash: NarHash,
+    /// Its NAR's length in bytes.
+    pub nar_size: u64,
+    /// The derivation that it was built from, as the push said.
+    pub deriver: Option<StorePath>,
+    /// Whether the push said that its job built the path.
+    pub reported_built: bool,
+    /// When it became visible.
+    pub pushed_at: i64,
+    /// Whose push it was.
+    pub identity: GrantedTo,
+}
+
+impl Metadata {
+    /// The push that brought a path, if readers of the cache see the path.
+    pub async fn pushed_path(
+        &self,
+        cache: &CacheName,
+        hash: &StorePathHash,
+    ) -> Result<Option<PushedPath>, MetadataError> {
+        let row = sqlx::query(
+            "SELECT p.hash, p.name, p.nar_hash, p.nar_size, p.deriver, p.built, u.committed_at, u.provenance
+             FROM paths p JOIN pushes u ON u.id = p.push AND u.state = 'committed'
+             WHERE p.hidden = 0 AND p.cache = ? AND p.hash = ?",
+        )
+        .bind(cache.as_str())
+        .bind(&hash.0[..])
+        .fetch_optional(self.reader())
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let deriver = row.try_get::<Option<&str>, _>("deriver")?.map(str::parse).transpose();
+        Ok(Some(PushedPath {
+            path: path_of(&row)?,
+            nar_hash: NarHash(blob(row.try_get("nar_hash")?)?),
+            nar_size: number(row.try_get("nar_size")?)?,
+            deriver: deriver.map_err(|_| MetadataError::Damaged("a path's deriver cannot be read"))?,
+            reported_built: row.try_get("built")?,
+            pushed_at: row.try_get("committed_at")?,
+            identity: serde_json::from_str(row.try_get("provenance")?)
+                .map_err(|_| MetadataError::Damaged("a push's provenance cannot be read"))?,
+        }))
+    }
+}

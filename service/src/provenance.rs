@@ -1,0 +1,161 @@
+//! Who brought a path: what is told of it, to whom, and what is stated under the cache's signature.
+//!
+//! The service knows who *pushed*, by verified claims. Who *built* is what that job says, and is marked as such.
+
+mod run_url;
+mod statement;
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
+    middleware,
+    routing::get,
+};
+use larder_protocol::{
+    StorePathHash,
+    api::Permission,
+    envelope::Envelope,
+    provenance::{Provenance, PushedBy, PushingJob},
+};
+
+use self::statement::Place;
+use crate::{
+    Service,
+    caches::Cache,
+    clock::to_date,
+    error::ApiError,
+    identity::Claims,
+    metadata::PushedPath,
+    router,
+    trust::{self, Grant, GrantedTo},
+};
+
+/// The media type of an envelope with such a statement.
+const STATEMENT: HeaderValue = HeaderValue::from_static("application/vnd.in-toto.push+dsse");
+
+/// The routes of provenance.
+pub fn routes() -> Router<Arc<Service>> {
+    Router::new()
+        .route("/api/v1/caches/{cache}/paths/{hash}", get(provenance))
+        .route("/api/v1/caches/{cache}/paths/{hash}/statement", get(state))
+        .layer(middleware::from_fn(router::within_time))
+}
+
+async fn provenance(
+    State(service): State<Arc<Service>>,
+    Path(path): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Json<Provenance>, ApiError> {
+    let (_, told) = Told::find(&service, path, &headers).await?;
+    Ok(Json(told.provenance))
+}
+
+async fn state(
+    State(service): State<Arc<Service>>,
+    Path(path): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<([(HeaderName, HeaderValue); 1], Json<Envelope>), ApiError> {
+    let (cache, told) = Told::find(&service, path, &headers).await?;
+    let keys = cache.signing_keys();
+    let place = Place { cache_url: cache.url.clone(), stated_at: to_date(service.clock.now()) };
+    let signed = tokio::task::spawn_blocking(move || {
+        let Told { provenance, claims } = told;
+        let statement = statement::of(&provenance, claims.as_ref(), &place).map_err(ApiError::internal)?;
+        let key = keys.newest().ok_or_else(|| ApiError::internal("the cache has no key"))?;
+        Ok::<_, ApiError>(Envelope::sign(&statement, key))
+    });
+    let envelope = signed.await.map_err(|_| ApiError::internal("signing a statement panicked"))??;
+    Ok(([(header::CONTENT_TYPE, STATEMENT)], Json(envelope)))
+}
+
+/// What this reader may be told of a path.
+struct Told {
+    provenance: Provenance,
+    /// The job's verified claims, unless they are withheld.
+    claims: Option<Claims>,
+}
+
+impl Told {
+    /// Finds it, once it is clear that whoever asks may read the cache.
+    async fn find(
+        service: &Service,
+        (cache, hash): (String, String),
+        headers: &HeaderMap,
+    ) -> Result<(Arc<Cache>, Self), ApiError> {
+        let cache =
+            service.caches.named(&cache).ok_or_else(|| ApiError::not_found("there is no such cache"))?;
+        let reader = reader(service, cache, headers).await?;
+        let unknown = || ApiError::not_found("the cache has no such path");
+        let hash: StorePathHash = hash.parse().map_err(|_| unknown())?;
+        let pushed = service.metadata.pushed_path(cache.name(), &hash).await?.ok_or_else(unknown)?;
+        Ok((cache.clone(), Self::to(reader.as_ref(), cache, pushed)))
+    }
+
+    fn to(reader: Option<&Grant>, cache: &Cache, pushed: PushedPath) -> Self {
+        let known = may_know(reader, &pushed.identity);
+        let (pushed_by, claims) = match pushed.identity {
+            GrantedTo::Person { name, .. } => (PushedBy::Person { name }, None),
+            GrantedTo::Job(claims) if known => (PushedBy::Job(Box::new(job(&claims))), Some(*claims)),
+            GrantedTo::Job(claims) => (PushedBy::Withheld { issuer: claims.issuer }, None),
+            GrantedTo::Subject { issuer, subject } if known => {
+                (PushedBy::Subject { issuer, subject: subject.to_string() }, None)
+            }
+            GrantedTo::Subject { issuer, .. } => (PushedBy::Withheld { issuer }, None),
+        };
+        let provenance = Provenance {
+            cache: cache.name().clone(),
+            path: pushed.path,
+            nar_hash: pushed.nar_hash,
+            nar_size: pushed.nar_size,
+            deriver: pushed.deriver,
+            pushed_at: to_date(pushed.pushed_at),
+            pushed_by,
+            reported_built: pushed.reported_built,
+        };
+        Self { provenance, claims }
+    }
+}
+
+/// Who asks: nobody in particular where no token is shown. One that is shown must be good, so that whoever shows it
+/// is not told less without a word.
+async fn reader(service: &Service, cache: &Cache, headers: &HeaderMap) -> Result<Option<Grant>, ApiError> {
+    if !headers.contains_key(header::AUTHORIZATION) {
+        return Ok(None);
+    }
+    trust::authorize(service, headers, cache.name(), Permission::Read).await.map(Some)
+}
+
+/// Whether a reader of the path may know whose it is. That `publish = true` lets a repository that is not public push
+/// to a public cache makes its outputs public, not its name, its branches and its people.
+fn may_know(reader: Option<&Grant>, pusher: &GrantedTo) -> bool {
+    let own = |grant: &Grant| match (&grant.identity, pusher) {
+        (GrantedTo::Person { .. }, _) => true,
+        (GrantedTo::Job(reader), GrantedTo::Job(pusher)) => {
+            reader.issuer == pusher.issuer && reader.repository_id == pusher.repository_id
+        }
+        (reader, pusher) => reader == pusher,
+    };
+    match pusher {
+        GrantedTo::Person { .. } => true,
+        GrantedTo::Job(claims) if claims.is_public() => true,
+        GrantedTo::Job(_) | GrantedTo::Subject { .. } => reader.is_some_and(own),
+    }
+}
+
+fn job(claims: &Claims) -> PushingJob {
+    PushingJob {
+        issuer: claims.issuer.clone(),
+        repository: claims.repository.to_string(),
+        commit: claims.sha.clone(),
+        git_ref: claims.git_ref.to_string(),
+        event: claims.event_name.to_string(),
+        workflow: claims.workflow_ref.clone(),
+        run: claims.run_id,
+        attempt: claims.run_attempt,
+        run_url: run_url::of(claims),
+        actor: claims.actor.clone(),
+    }
+}
