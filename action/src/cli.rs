@@ -5,6 +5,8 @@ mod agent;
 mod bars;
 mod push;
 pub(crate) mod quantity;
+mod verify;
+mod why;
 
 use std::{env, io, process::ExitCode};
 
@@ -24,6 +26,7 @@ use crate::output;
 Examples:
   nix build && larder push ./result --service https://cache.example.org
   larder push --help
+  larder why ./result --service https://cache.example.org
   larder completions bash > /etc/bash_completion.d/larder
 
 The environment:
@@ -32,7 +35,8 @@ The environment:
   LARDER_TOKEN    a token, made by `larderd token create`
   LARDER_LOG      what to log to standard error, such as `info` or `larder_action=debug`
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 denied, 4 some paths were skipped."
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 denied, 4 some paths were skipped, 5 what was to be
+verified does not hold."
 )]
 pub struct Cli {
     /// What to do.
@@ -45,6 +49,10 @@ pub struct Cli {
 pub enum Command {
     /// Push store paths and all that they need
     Push(Box<push::PushArgs>),
+    /// Say who brought a path into a cache
+    Why(why::WhyArgs),
+    /// Check a statement about a path, by keys that are known here
+    Verify(verify::VerifyArgs),
     /// The steps of the GitHub action
     Action(action::ActionArgs),
     /// The process beside a job, which the action starts
@@ -70,6 +78,8 @@ pub enum Exit {
     Denied,
     /// Some paths were skipped, the others are in the cache.
     Skipped,
+    /// What was to be verified does not hold.
+    Wrong,
 }
 
 impl From<Exit> for ExitCode {
@@ -80,6 +90,7 @@ impl From<Exit> for ExitCode {
             Exit::Usage => 2,
             Exit::Denied => 3,
             Exit::Skipped => 4,
+            Exit::Wrong => 5,
         })
     }
 }
@@ -103,6 +114,8 @@ impl Command {
     async fn run(self) -> Exit {
         match self {
             Self::Push(args) => args.run().await,
+            Self::Why(args) => args.run().await,
+            Self::Verify(args) => args.run().await,
             Self::Action(args) => args.run().await,
             Self::Agent(args) => args.run().await,
             Self::Completions { shell } => {

@@ -1,21 +1,16 @@
 //! Whether the Nix daemon takes settings, substituters above all, from the job's user.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use super::messages::Trust;
-
-/// `include` inside `include`: more is a circle.
-const MAX_DEPTH: usize = 8;
+use crate::nix_conf;
 
 /// Finds out by the files below `root`, where the host's `/nix`, `/etc/nix`, `/etc/passwd` and `/etc/group`
 /// are mounted.
 pub fn find_out(root: &Path, user: u32) -> Trust {
     let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
     let daemon = root.join("nix/var/nix/daemon-socket/socket").exists();
-    let settings = read_settings(root, &root.join("etc/nix/nix.conf"), MAX_DEPTH);
+    let settings = nix_conf::read(root);
     judge(user, daemon, settings.as_deref(), &read("etc/passwd"), &read("etc/group"))
 }
 
@@ -26,7 +21,7 @@ fn judge(user: u32, daemon: bool, settings: Option<&str>, passwd: &str, group: &
     }
     let Some(settings) = settings else { return Trust::Unknown };
     let (name, groups) = names(user, passwd, group);
-    let trusted = trusted_users(settings);
+    let trusted = nix_conf::list(settings, "trusted-users", &["root"]);
     let is_trusted = trusted.iter().any(|entry| match entry.strip_prefix('@') {
         Some(group) => groups.iter().any(|own| own == group),
         None => entry == "*" || Some(entry) == name.as_ref(),
@@ -37,53 +32,6 @@ fn judge(user: u32, daemon: bool, settings: Option<&str>, passwd: &str, group: &
         // Somebody of another list of users than the machine's (LDAP).
         None => Trust::Unknown,
     }
-}
-
-/// The configuration with what it includes in its place; `None` if it is there and cannot be read.
-fn read_settings(root: &Path, file: &Path, depth: usize) -> Option<String> {
-    let text = match fs::read_to_string(file) {
-        Ok(text) => text,
-        // A link that leads nowhere is a file that is not mounted here, not one that is missing.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && fs::symlink_metadata(file).is_err() => {
-            return (file != root.join("etc/nix/nix.conf")).then(String::new);
-        }
-        Err(_) => return None,
-    };
-    let mut settings = String::new();
-    for line in text.lines() {
-        let words: Vec<_> = uncommented(line).split_ascii_whitespace().collect();
-        match words.as_slice() {
-            ["include" | "!include", name] if depth > 0 => {
-                let name = Path::new(name);
-                let included: PathBuf = match name.strip_prefix("/") {
-                    Ok(absolute) => root.join(absolute),
-                    Err(_) => file.parent()?.join(name),
-                };
-                settings.push_str(&read_settings(root, &included, depth - 1)?);
-            }
-            _ => settings.push_str(line),
-        }
-        settings.push('\n');
-    }
-    Some(settings)
-}
-
-fn trusted_users(settings: &str) -> Vec<String> {
-    let mut users = vec!["root".to_owned()];
-    for line in settings.lines() {
-        let Some((name, value)) = uncommented(line).split_once('=') else { continue };
-        let values = value.split_ascii_whitespace().map(str::to_owned);
-        match name.trim() {
-            "trusted-users" => users = values.collect(),
-            "extra-trusted-users" => users.extend(values),
-            _ => {}
-        }
-    }
-    users
-}
-
-fn uncommented(line: &str) -> &str {
-    line.split('#').next().unwrap_or_default()
 }
 
 /// The user's name and groups by `passwd` and `group`.

@@ -198,7 +198,7 @@ impl PushArgs {
     }
 }
 
-fn print_json(value: &impl serde::Serialize) -> Exit {
+pub(super) fn print_json(value: &impl serde::Serialize) -> Exit {
     match serde_json::to_string_pretty(value) {
         Ok(json) => {
             output::line(&json);

@@ -3,6 +3,7 @@
 
 mod body;
 mod error;
+mod reader;
 mod request;
 mod session;
 
@@ -19,6 +20,7 @@ use larder_protocol::{
     },
     recipe::{self, Recipe},
 };
+pub use reader::CacheReader;
 use request::{Content, Line, Outgoing};
 use serde::de::DeserializeOwned;
 use session::Session;
