@@ -79,9 +79,20 @@ impl World {
 
     /// A world that is configured otherwise.
     pub async fn with(scene: Scene) -> Self {
-        note_panics();
         let clock = Arc::new(AtomicI64::new(BEGINNING));
         let github = GitHub::start(Clock::Set(clock.clone())).await;
+        Self::of(github, clock, scene).await
+    }
+
+    /// A world whose GitHub is an Enterprise Server.
+    pub async fn of_enterprise_server(scene: Scene) -> Self {
+        let clock = Arc::new(AtomicI64::new(BEGINNING));
+        let github = GitHub::start_enterprise_server(Clock::Set(clock.clone())).await;
+        Self::of(github, clock, scene).await
+    }
+
+    async fn of(github: GitHub, clock: Arc<AtomicI64>, scene: Scene) -> Self {
+        note_panics();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut world = Self { github, clock, data: TempDir::new().unwrap(), address, scene, running: None };

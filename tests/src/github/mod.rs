@@ -94,6 +94,9 @@ impl Hub {
     }
 }
 
+/// What the issuer of an Enterprise Server has behind the server's name.
+const ENTERPRISE_SERVER: &str = "/_services/token";
+
 impl GitHub {
     /// Starts on a free port of the loopback.
     pub async fn start(clock: Clock) -> Self {
@@ -102,8 +105,17 @@ impl GitHub {
 
     /// Starts on an address, of which the issuer's name is made.
     pub async fn start_on(address: SocketAddr, clock: Clock) -> Self {
+        Self::start_as(address, "", clock).await
+    }
+
+    /// Starts as an Enterprise Server, on a free port of the loopback: its issuer has another name than its pages.
+    pub async fn start_enterprise_server(clock: Clock) -> Self {
+        Self::start_as(SocketAddr::from(([127, 0, 0, 1], 0)), ENTERPRISE_SERVER, clock).await
+    }
+
+    async fn start_as(address: SocketAddr, issuer_path: &str, clock: Clock) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
-        let issuer = format!("http://{}", listener.local_addr().unwrap());
+        let issuer = format!("http://{}{issuer_path}", listener.local_addr().unwrap());
         let inner = Mutex::new(Inner { keys: vec![Key::generate()], ..Inner::default() });
         let mut this = Self { hub: Arc::new(Hub { issuer, clock, inner }), servers: Vec::new() };
         this.serve(listener);
@@ -119,10 +131,13 @@ impl GitHub {
     }
 
     fn serve(&mut self, listener: TcpListener) {
-        let router = Router::new()
+        let pages = Router::new()
             .route("/.well-known/openid-configuration", get(discovery))
             .route("/.well-known/jwks", get(keys))
-            .route("/idtoken/{job}", get(id_token))
+            .route("/idtoken/{job}", get(id_token));
+        let router = Router::new()
+            .nest(ENTERPRISE_SERVER, pages.clone())
+            .merge(pages)
             .fallback(elsewhere)
             .layer(from_fn_with_state(self.hub.clone(), trouble))
             .with_state(self.hub.clone());
@@ -198,7 +213,8 @@ impl Drop for GitHub {
 
 /// Counts the request, and answers it otherwise than expected if a test said so.
 async fn trouble(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response {
-    let page = match request.uri().path() {
+    let path = request.uri().path();
+    let page = match path.strip_prefix(ENTERPRISE_SERVER).unwrap_or(path) {
         "/.well-known/openid-configuration" => Page::Discovery,
         "/.well-known/jwks" => Page::Keys,
         path if path.starts_with("/idtoken/") => Page::IdToken,
