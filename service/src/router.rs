@@ -12,7 +12,9 @@ use axum::{
 use larder_protocol::api::CacheInfo;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::{Service, cache, caches::CacheInPath, config::ByteSize, error::ApiError, log, provenance, push, trust};
+use crate::{
+    Service, cache, caches::CacheInPath, config::ByteSize, error::ApiError, log, provenance, push, trust,
+};
 
 /// For requests that carry little and ask for little. Longer than an issuer's keys may take.
 const SMALL_REQUEST: Duration = Duration::from_secs(30);

@@ -31,8 +31,8 @@ pub use chunks::{Namespace, StoredChunk};
 pub use nars::{Encoding, StoredNar, VerifiedNar};
 pub use objects::ObjectId;
 pub use paths::{PublishedPath, VisiblePath};
-pub use pushes::{CommitOutcome, FoundPush, FullOf, NewPush, OpenOutcome};
 pub use provenance::PushedPath;
+pub use pushes::{CommitOutcome, FoundPush, FullOf, NewPush, OpenOutcome};
 
 use path_filter::PathFilter;
 

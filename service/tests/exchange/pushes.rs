@@ -22,7 +22,7 @@ pub fn opening(name: &str) -> Vec<u8> {
         ca: None,
         signatures: vec![],
     };
-    serde_json::to_vec(&OpenPush { paths: vec![info], roots: vec![path] }).unwrap()
+    serde_json::to_vec(&OpenPush { paths: vec![info], roots: vec![path], ..OpenPush::default() }).unwrap()
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ async fn a_push_has_so_many_paths_and_bytes() {
     let nar = |seed, length| TestNar::new(path(seed, "x"), &contents(seed.into(), length, &[]), &[]);
     let open = async |nars: &[TestNar]| {
         let paths = nars.iter().map(|nar| nar.info.clone()).collect();
-        world.post("", serde_json::to_vec(&OpenPush { paths, roots: vec![] }).unwrap()).await
+        world.post("", serde_json::to_vec(&OpenPush { paths, ..OpenPush::default() }).unwrap()).await
     };
     for (nars, told) in [
         (vec![nar(1, 10), nar(2, 10), nar(3, 10)], "one push takes 2 (limits.max_push_paths)"),
