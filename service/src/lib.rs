@@ -10,6 +10,7 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
+mod connections;
 pub mod error;
 pub mod identity;
 pub mod keys;

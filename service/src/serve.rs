@@ -1,19 +1,22 @@
 //! The service on a listener: connections, their limits, and the end.
 
-use std::{io, net::IpAddr, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
-use axum::Extension;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
-};
+use axum::{Extension, Router, middleware::AddExtension};
+use http::Request;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::net::{TcpListener, TcpStream};
-use tower::Layer as _;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::{Layer as _, ServiceExt as _};
 
-use crate::{Service, client::Peer, router};
+use crate::{
+    Service,
+    client::Peer,
+    connections::{BusyBody, Connection, Connections},
+    router,
+};
 
 /// A connection on which no whole request head arrives for so long is closed, idle ones too: one that sends a byte
 /// now and then must not hold it for ever.
@@ -36,9 +39,10 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     let router = router(service.clone());
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(BUFFER);
-    let connections = GracefulShutdown::new();
+    let mut connections = Connections::new(service.config.limits.max_connections);
+    let (stop, serving) = (CancellationToken::new(), TaskTracker::new());
 
-    let mut shutdown = std::pin::pin!(shutdown);
+    let mut shutdown = pin!(shutdown);
     loop {
         let stream = tokio::select! {
             stream = accept(&listener) => stream,
@@ -46,15 +50,12 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
         };
         match stream {
             Ok((stream, peer)) => {
+                let place = tokio::select! {
+                    place = connections.admit() => place,
+                    () = &mut shutdown => break,
+                };
                 let router = Extension(Peer(peer)).layer(router.clone());
-                let connection =
-                    http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-                let connection = connections.watch(connection);
-                tokio::spawn(async move {
-                    if let Err(error) = connection.await {
-                        tracing::debug!(%error, "a connection ended early");
-                    }
-                });
+                serving.spawn(serve_connection(http.clone(), stream, router, place, stop.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -64,12 +65,41 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     }
 
     drop(listener);
-    tracing::info!(connections = connections.count(), "stopping");
-    if tokio::time::timeout(FINISH_WITHIN, connections.shutdown()).await.is_err() {
+    tracing::info!(connections = serving.len(), "stopping");
+    stop.cancel();
+    serving.close();
+    if tokio::time::timeout(FINISH_WITHIN, serving.wait()).await.is_err() {
         tracing::warn!("some requests did not finish in time and were cut off");
     }
     service.audit.flush().await;
     service.metadata.close().await;
+}
+
+/// Serves one connection until either side closes it, or it is told to go: then a request that has begun is answered.
+async fn serve_connection(
+    http: http1::Builder,
+    stream: TcpStream,
+    router: AddExtension<Router, Peer>,
+    place: Arc<Connection>,
+    stop: CancellationToken,
+) {
+    let connection = place.clone();
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let busy = connection.begin();
+        let answer = router.clone().oneshot(request);
+        async { answer.await.map(|response| response.map(|body| BusyBody::new(body, busy))) }
+    });
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), answer));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = async { tokio::select! { () = stop.cancelled() => {}, () = place.dismissed() => {} } } => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
 }
 
 async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr)> {
