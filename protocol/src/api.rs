@@ -149,6 +149,17 @@ pub enum Permission {
     Admin,
 }
 
+impl fmt::Display for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Push => "push",
+            Self::Pin => "pin",
+            Self::Read => "read",
+            Self::Admin => "admin",
+        })
+    }
+}
+
 /// What a reader or a client must know of a cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheInfo {

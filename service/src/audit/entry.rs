@@ -70,7 +70,7 @@ impl Who {
         match identity {
             GrantedTo::Job(claims) => Self::job(claims),
             GrantedTo::Subject { issuer, subject } => {
-                Self { issuer: Some(issuer.clone()), actor: Some(subject.clone()), ..Self::default() }
+                Self { issuer: Some(issuer.clone()), actor: Some(subject.to_string()), ..Self::default() }
             }
             GrantedTo::Person { name, token } => {
                 Self { actor: Some(name.clone()), token: Some(token.clone()), ..Self::default() }

@@ -59,6 +59,34 @@ pub enum Event {
         /// Its name.
         name: String,
     },
+    /// A name that a rule trusts was bound to what it stands for.
+    NameBound {
+        /// The name of a repository or an owner.
+        name: String,
+        /// What it stands for.
+        numbers: String,
+        /// Who said so.
+        source: String,
+    },
+    /// Such a name was seen to stand for something else, and is trusted no longer.
+    NameSuspended {
+        /// The name.
+        name: String,
+        /// What it stands for now.
+        found: String,
+    },
+    /// A suspended name was accepted as what it stands for now.
+    NameConfirmed {
+        /// The name.
+        name: String,
+        /// What it stands for.
+        numbers: String,
+    },
+    /// What a name stands for was forgotten.
+    NameUnbound {
+        /// The name.
+        name: String,
+    },
 }
 
 /// The kinds of events, as `larderd audit --kind` takes them.
@@ -79,6 +107,14 @@ pub enum Kind {
     TokenCreated,
     /// Such a token was ended
     TokenRevoked,
+    /// A name that a rule trusts was bound to what it stands for
+    NameBound,
+    /// Such a name was seen to stand for something else, and is trusted no longer
+    NameSuspended,
+    /// A suspended name was accepted as what it stands for now
+    NameConfirmed,
+    /// What a name stands for was forgotten
+    NameUnbound,
 }
 
 impl Event {
@@ -92,6 +128,10 @@ impl Event {
             Self::PushRefused { .. } => Kind::PushRefused,
             Self::TokenCreated { .. } => Kind::TokenCreated,
             Self::TokenRevoked { .. } => Kind::TokenRevoked,
+            Self::NameBound { .. } => Kind::NameBound,
+            Self::NameSuspended { .. } => Kind::NameSuspended,
+            Self::NameConfirmed { .. } => Kind::NameConfirmed,
+            Self::NameUnbound { .. } => Kind::NameUnbound,
         }
     }
 
@@ -126,7 +166,10 @@ impl Event {
             Self::PushRefused { push: Some(push), reason } => format!("push {push}: {reason}"),
             Self::PushRefused { push: None, reason } => reason.clone(),
             Self::TokenCreated { name, permissions, .. } => format!("{name}: {}", list(permissions)),
-            Self::TokenRevoked { name } => name.clone(),
+            Self::TokenRevoked { name } | Self::NameUnbound { name } => name.clone(),
+            Self::NameBound { name, numbers, source } => format!("{name}: {numbers}, by {source}"),
+            Self::NameSuspended { name, found } => format!("{name}: now {found}"),
+            Self::NameConfirmed { name, numbers } => format!("{name}: {numbers}"),
         }
     }
 }
@@ -142,6 +185,10 @@ impl Kind {
             Self::PushRefused => "push-refused",
             Self::TokenCreated => "token-created",
             Self::TokenRevoked => "token-revoked",
+            Self::NameBound => "name-bound",
+            Self::NameSuspended => "name-suspended",
+            Self::NameConfirmed => "name-confirmed",
+            Self::NameUnbound => "name-unbound",
         }
     }
 }

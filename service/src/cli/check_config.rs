@@ -3,13 +3,17 @@
 use std::fmt::Write;
 
 use super::print;
-use crate::config::Config;
+use crate::{config::Config, identity::SigningAlgorithm};
 
 pub(super) fn report(config: &Config) {
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = write(&mut text, config);
     print::out(&text);
+}
+
+fn names(algorithms: &[SigningAlgorithm]) -> String {
+    algorithms.iter().map(|algorithm| algorithm.as_str()).collect::<Vec<_>>().join(" or ")
 }
 
 fn write(text: &mut String, config: &Config) -> std::fmt::Result {
@@ -33,7 +37,7 @@ fn write(text: &mut String, config: &Config) -> std::fmt::Result {
     }
     writeln!(text, "  audit log      {}, at most {} rows", config.audit.keep, config.audit.max_rows)?;
     for issuer in &config.issuers {
-        writeln!(text, "  issuer         {issuer}")?;
+        writeln!(text, "  issuer         {} ({}, {})", issuer.url, issuer.kind, names(&issuer.algorithms))?;
     }
     for cache in &config.caches {
         writeln!(text, "  cache {} at {}, priority {}", cache.name, config.cache_url(cache), cache.priority)?;

@@ -4,6 +4,7 @@ mod audit;
 mod check_config;
 mod key;
 mod print;
+mod rules;
 mod serve;
 mod token;
 mod welcome;
@@ -50,6 +51,10 @@ Examples:
 
   larderd key rotate --cache main
       Sign with a new key, and with the old one for 90 more days.
+
+  larderd rules
+      Say what the rules mean, and what the names in them stand for. After a transfer:
+      larderd rules confirm your-name/your-flake
 
   larderd audit --since 2d --repository your-name/your-flake
       Say what that repository's jobs were granted and refused, and what they pushed.
@@ -101,6 +106,8 @@ enum Command {
     /// Make, list, rotate and import the caches' signing keys
     #[command(subcommand)]
     Key(key::Command),
+    /// Say what the trust rules mean, and which numbers their names stand for
+    Rules(rules::Arguments),
     /// Say who was granted what, who was refused, and who pushed
     Audit(audit::Arguments),
     /// Print a completion script, for example: larderd completions bash
@@ -162,6 +169,7 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         }
         Some(Command::Key(command)) => key::run(command, &config),
         Some(Command::Token(command)) => runtime(false)?.block_on(token::run(command, &config)),
+        Some(Command::Rules(arguments)) => runtime(false)?.block_on(rules::run(arguments, &config)),
         Some(Command::Audit(arguments)) => runtime(false)?.block_on(audit::run(arguments, &config)),
         Some(Command::Completions { .. }) => Ok(()),
     }

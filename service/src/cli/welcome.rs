@@ -73,7 +73,7 @@ fn write(text: &mut String, service: &Service) -> std::fmt::Result {
         }
     }
     let others: Vec<&IssuerUrl> =
-        config.issuers.iter().filter(|issuer| **issuer != IssuerUrl::default()).collect();
+        config.issuers.iter().map(|issuer| &issuer.url).filter(|url| **url != IssuerUrl::default()).collect();
     for issuer in others {
         writeln!(text, "    (jobs prove who they are by {issuer})")?;
     }

@@ -17,6 +17,8 @@ pub const STORE_DIR: &str = "/nix/store";
 /// Nix fails a build when the last substituter errs.
 const LAST_PRIORITY: u32 = 40;
 const DEFAULT_PRIORITY: u32 = 30;
+/// Everybody may read every cache.
+pub(super) const PUBLIC: bool = true;
 
 /// One cache, checked.
 #[derive(Debug, Clone)]
@@ -35,7 +37,7 @@ impl Default for CacheConfig {
     fn default() -> Self {
         let name = default_name();
         Self {
-            trust: TrustRules::new(name.clone(), Vec::new()),
+            trust: TrustRules::new(name.clone(), PUBLIC, Vec::new()),
             name,
             priority: DEFAULT_PRIORITY,
             upstreams: default_upstreams(),

@@ -6,9 +6,11 @@ use serde::Deserialize;
 use url::Url;
 
 use super::{ConfigError, public_url::is_loopback};
+use crate::identity::{IssuerKind, SigningAlgorithm};
 
 /// GitHub's issuer, the one that is trusted when none is configured.
 pub const GITHUB: &str = "https://token.actions.githubusercontent.com";
+const GITHUB_API: &str = "https://api.github.com";
 
 /// An issuer's URL, exactly as its tokens say it in `iss`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
@@ -16,6 +18,30 @@ pub const GITHUB: &str = "https://token.actions.githubusercontent.com";
 pub struct IssuerUrl {
     text: String,
     loopback: bool,
+}
+
+/// Who may say by ID tokens who a job is, checked.
+#[derive(Debug, Clone)]
+pub struct IssuerConfig {
+    /// Its URL.
+    pub url: IssuerUrl,
+    /// Whose words its tokens use.
+    pub kind: IssuerKind,
+    /// How its tokens may be signed, at least one.
+    pub algorithms: Vec<SigningAlgorithm>,
+    /// Where GitHub's API for its repositories is, if it can be asked.
+    pub api_url: Option<Url>,
+}
+
+impl Default for IssuerConfig {
+    fn default() -> Self {
+        Self {
+            url: IssuerUrl::default(),
+            kind: IssuerKind::GitHub,
+            algorithms: vec![SigningAlgorithm::RS256],
+            api_url: Url::parse(GITHUB_API).ok(),
+        }
+    }
 }
 
 /// What is no issuer.
@@ -80,17 +106,51 @@ impl fmt::Display for IssuerUrl {
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     url: IssuerUrl,
+    #[serde(default)]
+    kind: IssuerKind,
+    algorithms: Option<Vec<SigningAlgorithm>>,
+    api_url: Option<Url>,
 }
 
 /// The issuers, with GitHub's where the file says nothing.
-pub(super) fn check(issuers: Option<Vec<File>>) -> Result<Vec<IssuerUrl>, ConfigError> {
-    let Some(issuers) = issuers else { return Ok(vec![IssuerUrl::default()]) };
-    let mut urls: Vec<IssuerUrl> = Vec::new();
-    for File { url } in issuers {
-        if urls.contains(&url) {
+pub(super) fn check(issuers: Option<Vec<File>>) -> Result<Vec<IssuerConfig>, ConfigError> {
+    let Some(issuers) = issuers else { return Ok(vec![IssuerConfig::default()]) };
+    let mut checked: Vec<IssuerConfig> = Vec::new();
+    for File { url, kind, algorithms, api_url } in issuers {
+        if checked.iter().any(|other| other.url == url) {
             return Err(ConfigError::value("issuer.url", format!("{url} stands there twice. Take one away")));
         }
-        urls.push(url);
+        let algorithms = algorithms.unwrap_or_else(|| vec![SigningAlgorithm::RS256]);
+        if algorithms.is_empty() {
+            let problem = format!(
+                "is empty, so that no token of {url} could be taken. Leave it out for RS256, or write \"ES256\" or \
+                 \"EdDSA\" if the issuer signs so"
+            );
+            return Err(ConfigError::value("issuer.algorithms", problem));
+        }
+        let api_url = check_api(api_url, &url, kind)?;
+        checked.push(IssuerConfig { url, kind, algorithms, api_url });
     }
-    Ok(urls)
+    Ok(checked)
+}
+
+/// GitHub's own API is known; an Enterprise Server's is not, and often wants a token that nobody has.
+fn check_api(api: Option<Url>, issuer: &IssuerUrl, kind: IssuerKind) -> Result<Option<Url>, ConfigError> {
+    let refuse = |problem: String| Err(ConfigError::value("issuer.api_url", problem));
+    let Some(api) = api else {
+        let own =
+            issuer.as_str().strip_prefix(GITHUB).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        return Ok(if kind == IssuerKind::GitHub && own { Url::parse(GITHUB_API).ok() } else { None });
+    };
+    if kind != IssuerKind::GitHub {
+        return refuse(format!("{api} is said of {issuer}, and only GitHub's API is spoken. Leave it out"));
+    }
+    let safe = api.scheme() == "https" || api.scheme() == "http" && is_loopback(&api);
+    if !safe || api.query().is_some() || api.fragment().is_some() || !api.username().is_empty() {
+        return refuse(format!(
+            "{api} will not do. Write it with https:// and without user and query, for example \
+             \"https://github.example.org/api/v3\""
+        ));
+    }
+    Ok(Some(api))
 }

@@ -26,7 +26,7 @@ pub use self::{
     audit::AuditConfig,
     cache::CacheConfig,
     environment::Environment,
-    issuer::IssuerUrl,
+    issuer::{IssuerConfig, IssuerUrl},
     limits::{Limits, OpenPushes, Pacing},
     period::Period,
     public_url::PublicUrl,
@@ -49,7 +49,7 @@ pub struct Config {
     /// The caches, at least one, each with a name of its own.
     pub caches: Vec<CacheConfig>,
     /// The issuers whose ID tokens are taken.
-    pub issuers: Vec<IssuerUrl>,
+    pub issuers: Vec<IssuerConfig>,
     /// What one request or push may take.
     pub limits: Limits,
     /// What is kept of the audit log.
@@ -203,7 +203,7 @@ impl Config {
             public_url: None,
             data_dir: data_dir.to_owned(),
             caches: vec![CacheConfig::default()],
-            issuers: vec![IssuerUrl::default()],
+            issuers: vec![IssuerConfig::default()],
             limits: Limits::default(),
             audit: AuditConfig::default(),
             trusted_proxies: client::loopback(),
@@ -250,17 +250,17 @@ impl Config {
 }
 
 impl CacheConfig {
-    fn check(file: cache::File, issuers: &[IssuerUrl]) -> Result<Self, ConfigError> {
+    fn check(file: cache::File, issuers: &[IssuerConfig]) -> Result<Self, ConfigError> {
         let key = format!("cache {:?}", file.name.as_str());
         let rules = file
             .trust
             .into_iter()
             .enumerate()
             .map(|(position, rule)| {
-                trust::check(rule, &format!("{key}, trust rule {}", position + 1), issuers)
+                trust::check(rule, &format!("{key}, trust rule {}", position + 1), cache::PUBLIC, issuers)
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let trust = TrustRules::new(file.name.clone(), rules);
+        let trust = TrustRules::new(file.name.clone(), cache::PUBLIC, rules);
         Ok(Self {
             priority: cache::check_priority(&key, file.priority)?,
             upstreams: cache::check_upstreams(&key, file.upstream)?,

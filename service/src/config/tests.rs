@@ -29,7 +29,8 @@ fn nothing_at_all_is_a_configuration() {
     assert_eq!((cache.name.as_str(), cache.priority), ("main", 30));
     assert_eq!(cache.upstreams[0].url, "https://cache.nixos.org");
     assert!(cache.trust.is_empty());
-    assert_eq!(config.issuers[0].as_str(), issuer::GITHUB);
+    assert_eq!(config.issuers[0].url.as_str(), issuer::GITHUB);
+    assert_eq!(config.issuers[0].api_url.as_ref().unwrap().as_str(), "https://api.github.com/");
     assert_eq!(config.limits.max_body.get(), 100_000_000);
     assert_eq!(config.limits.upload_window.get(), 32 << 20);
 }
@@ -196,7 +197,7 @@ fn what_cannot_be_is_refused_with_key_value_and_remedy() {
             &["trust rule 1", "ref_protected = true"],
         ),
         (&rule("repository = \"acme\"\nref = \"refs/heads/main\""), &["\"acme\"", "owner/name"]),
-        (&rule("repository = \"acme/*\"\nref = \"refs/heads/main\""), &["\"acme/*\"", "owner/name"]),
+        (&rule("repository = \"*/flake\"\nref = \"refs/heads/main\""), &["\"*/flake\"", "owner/name"]),
         (&rule("repository = \"acme/flake\"\nref = \"main\""), &["\"main\"", "refs/heads/main"]),
         (&rule("repository = \"acme/flake\"\nref = \"**\""), &["\"**\"", "refs/heads/main"]),
         (&rule("repository = \"acme/flake\"\nbranch = \"main\""), &["branch", "`ref`"]),

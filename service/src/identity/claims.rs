@@ -78,12 +78,22 @@ macro_rules! checked_text {
 }
 
 checked_text! {
-    /// `owner/name`. Compared without case, as the forges do: see [`RepositoryName::is`].
+    /// `owner/name`, at GitLab also `group/subgroup/name`. Compared without case, as the forges do: see
+    /// [`RepositoryName::is`].
     RepositoryName, "repository. Write owner/name", |text| {
-        let plain = |part: &str| {
-            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-        };
-        text.split_once('/').is_some_and(|(owner, name)| plain(owner) && plain(name))
+        text.contains('/') && text.split('/').all(plain)
+    }
+}
+
+checked_text! {
+    /// An owner of repositories: a user or organisation, at GitLab a group or `group/subgroup`. Compared without case.
+    OwnerName, "owner of repositories. Write the name of a user or an organisation", |text| text.split('/').all(plain)
+}
+
+checked_text! {
+    /// What an issuer calls the one that holds a token. (`sub`)
+    Subject, "subject (1 to 1024 bytes without control characters)", |text| {
+        !text.is_empty() && !text.chars().any(char::is_control)
     }
 }
 
@@ -101,10 +111,26 @@ checked_text! {
     }
 }
 
+/// Whether it can be a part of a repository's name.
+fn plain(part: &str) -> bool {
+    let fits = part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    fits && !matches!(part, "" | "." | "..")
+}
+
 impl RepositoryName {
     /// Whether both name the same repository.
     pub fn is(&self, other: &Self) -> bool {
-        self.0.eq_ignore_ascii_case(&other.0)
+        Self::same(&self.0, &other.0)
+    }
+
+    /// Whether two names of repositories, or of their owners, are the same.
+    pub(crate) fn same(one: &str, other: &str) -> bool {
+        one.eq_ignore_ascii_case(other)
+    }
+
+    /// The name of whoever the repository belongs to.
+    pub fn owner(&self) -> &str {
+        self.0.rsplit_once('/').map_or("", |(owner, _)| owner)
     }
 }
 
@@ -121,6 +147,9 @@ pub struct Claims {
     /// Its number, which stays when it is renamed.
     #[serde(deserialize_with = "number")]
     pub repository_id: u64,
+    /// Its owner, as the token says it: the first part of `repository`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository_owner: Option<String>,
     /// The number of its owner.
     #[serde(default, deserialize_with = "optional_number", skip_serializing_if = "Option::is_none")]
     pub repository_owner_id: Option<u64>,
@@ -137,19 +166,22 @@ pub struct Claims {
     pub sha: String,
     /// What started the workflow.
     pub event_name: EventName,
+    /// The workflow's name: free text of whoever wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<String>,
     /// The workflow's file and the ref that it was taken from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow_ref: Option<String>,
     /// The file and ref of the reusable workflow that the job is in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job_workflow_ref: Option<String>,
-    /// The run.
+    /// The run; GitLab's pipeline.
     #[serde(deserialize_with = "number")]
     pub run_id: u64,
     /// Which attempt at the run, from 1.
     #[serde(deserialize_with = "number")]
     pub run_attempt: u64,
-    /// The job, where the issuer says it: its number as a check run.
+    /// The job, where the issuer says it: its number as a check run; GitLab's job.
     #[serde(default, deserialize_with = "optional_number", skip_serializing_if = "Option::is_none")]
     pub check_run_id: Option<u64>,
     /// Who started the run.
@@ -182,22 +214,28 @@ enum NumberOrText {
 }
 
 impl NumberOrText {
+    /// No larger than what a database's integer takes; no forge has counted so far.
     fn number<E: de::Error>(self) -> Result<u64, E> {
-        match self {
-            Self::Number(number) => Ok(number),
-            Self::Text(text) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
-                text.parse().map_err(E::custom)
-            }
-            Self::Text(text) => Err(E::custom(InvalidClaim::new(&text, "number"))),
-        }
+        let number = match &self {
+            Self::Number(number) => Some(*number),
+            Self::Text(text) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),
+            Self::Text(_) => None,
+        };
+        number.filter(|number| i64::try_from(*number).is_ok()).ok_or_else(|| {
+            let text = match self {
+                Self::Number(number) => number.to_string(),
+                Self::Text(text) => text,
+            };
+            E::custom(InvalidClaim::new(&text, "number"))
+        })
     }
 }
 
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+pub(super) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     NumberOrText::deserialize(deserializer)?.number()
 }
 
-fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+pub(super) fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     match Option::<NumberOrText>::deserialize(deserializer)? {
         Some(NumberOrText::Text(text)) if text.is_empty() => Ok(None),
         Some(value) => value.number().map(Some),
@@ -206,7 +244,7 @@ fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 }
 
 /// `"true"` in GitHub's tokens. Whatever is not plainly true is false.
-fn truth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+pub(super) fn truth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     Ok(match serde_json::Value::deserialize(deserializer)? {
         serde_json::Value::Bool(truth) => truth,
         serde_json::Value::String(text) => text == "true",

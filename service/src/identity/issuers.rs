@@ -13,8 +13,8 @@ use futures_util::{
 use serde::Deserialize;
 use url::Url;
 
-use super::{IdToken, InvalidIdToken, keys::KeySet, token::UnverifiedToken};
-use crate::config::{IssuerUrl, public_url::is_loopback};
+use super::{IdToken, InvalidIdToken, SigningAlgorithm, keys::KeySet, token::UnverifiedToken};
+use crate::config::{IssuerConfig, IssuerUrl, public_url::is_loopback};
 
 /// Keys are fetched again when they are older than this, in seconds.
 const KEYS_LIVE: i64 = 3600;
@@ -96,14 +96,15 @@ pub enum FetchError {
 }
 
 impl Issuers {
-    /// The issuers of these URLs. Nothing is fetched yet: the service starts without them.
+    /// The issuers that are configured. Nothing is fetched yet: the service starts without them.
     ///
     /// # Errors
     /// When no TLS client can be made, for want of root certificates.
-    pub fn new(urls: &[IssuerUrl]) -> Result<Self, reqwest::Error> {
-        let issuers = urls.iter().map(|url| {
-            let issuer = Issuer { url: url.clone(), http: client(url)?, state: Mutex::default() };
-            Ok((url.as_str().to_owned(), Arc::new(issuer)))
+    pub fn new(configs: &[IssuerConfig]) -> Result<Self, reqwest::Error> {
+        let issuers = configs.iter().map(|config| {
+            let http = client(&config.url)?;
+            let issuer = Issuer { config: config.clone(), http, state: Mutex::default() };
+            Ok((config.url.as_str().to_owned(), Arc::new(issuer)))
         });
         issuers.collect::<Result<_, _>>().map(Self)
     }
@@ -117,9 +118,10 @@ impl Issuers {
         let Some(issuer) = self.0.get(token.issuer()) else {
             return Err(InvalidIdToken::UnknownIssuer(token.issuer().chars().take(200).collect()).into());
         };
-        let keys = issuer.keys_with(token.key_id(), now).await?;
-        let key = keys.get(token.key_id()).ok_or(InvalidIdToken::UnknownKey)?;
-        Ok(token.verify(key, issuer.url.as_str(), audience, now)?)
+        let algorithm = token.algorithm(&issuer.config.algorithms)?;
+        let keys = issuer.keys_with(token.key_id(), algorithm, now).await?;
+        let key = keys.get(token.key_id(), algorithm).ok_or(InvalidIdToken::UnknownKey)?;
+        Ok(token.verify(key, algorithm, &issuer.config, audience, now)?)
     }
 }
 
@@ -136,7 +138,7 @@ fn client(issuer: &IssuerUrl) -> Result<reqwest::Client, reqwest::Error> {
 type Fetched = Result<Arc<KeySet>, Arc<FetchError>>;
 
 struct Issuer {
-    url: IssuerUrl,
+    config: IssuerConfig,
     http: reqwest::Client,
     /// Never held while waiting.
     state: Mutex<State>,
@@ -172,11 +174,16 @@ impl Issuer {
     }
 
     /// The issuer's keys, fetched if they are too old or lack `kid`. All who ask meanwhile wait for one fetch.
-    async fn keys_with(self: &Arc<Self>, kid: &str, now: i64) -> Result<Arc<KeySet>, IssuersError> {
+    async fn keys_with(
+        self: &Arc<Self>,
+        kid: &str,
+        algorithm: SigningAlgorithm,
+        now: i64,
+    ) -> Result<Arc<KeySet>, IssuersError> {
         let fetch = {
             let mut state = self.state();
             if let Some(keys) = state.fresh(now)
-                && keys.get(kid).is_some()
+                && keys.get(kid, algorithm).is_some()
             {
                 return Ok(keys.clone());
             }
@@ -201,7 +208,7 @@ impl Issuer {
     }
 
     fn unreachable(&self, cause: Arc<FetchError>, retry_after: u64) -> IssuersError {
-        IssuersError::Unreachable { issuer: self.url.clone(), cause, retry_after }
+        IssuersError::Unreachable { issuer: self.config.url.clone(), cause, retry_after }
     }
 
     /// A task of its own, so that a client that goes away takes the fetch from nobody.
@@ -232,7 +239,7 @@ impl Issuer {
                 state.failure = None;
             }
             Err(error) => {
-                tracing::warn!(issuer = %self.url, %error, "an issuer's keys could not be fetched");
+                tracing::warn!(issuer = %self.config.url, %error, "an issuer's keys could not be fetched");
                 state.failure = Some(error.clone());
             }
         }
@@ -244,23 +251,25 @@ impl Issuer {
             issuer: String,
             jwks_uri: Url,
         }
-        let text = format!("{}/.well-known/openid-configuration", self.url.as_str().trim_end_matches('/'));
+        let text =
+            format!("{}/.well-known/openid-configuration", self.config.url.as_str().trim_end_matches('/'));
         let url: Url = text.parse().map_err(|_| FetchError::Interrupted)?;
         let document = self.get(url.clone()).await?;
         let discovery: Discovery = serde_json::from_slice(&document)
             .map_err(|_| FetchError::Unreadable { url: url.clone(), what: "an OpenID configuration" })?;
-        if discovery.issuer != self.url.as_str() {
+        if discovery.issuer != self.config.url.as_str() {
             let found = discovery.issuer.chars().take(200).collect();
             return Err(FetchError::OtherIssuer { url, found });
         }
         let place = discovery.jwks_uri;
         // Only an issuer on this machine may send us to this machine.
-        let local = self.url.is_loopback() && is_loopback(&place);
+        let local = self.config.url.is_loopback() && is_loopback(&place);
         if !(local || place.scheme() == "https" && !is_loopback(&place)) {
             return Err(FetchError::Insecure(place));
         }
         let document = self.get(place.clone()).await?;
-        KeySet::parse(&document).map_err(|_| FetchError::Unreadable { url: place, what: "a set of keys" })
+        KeySet::parse(&document, &self.config.algorithms)
+            .map_err(|_| FetchError::Unreadable { url: place, what: "a set of keys" })
     }
 
     async fn get(&self, url: Url) -> Result<Vec<u8>, FetchError> {

@@ -1,24 +1,23 @@
 //! An ID token (RFC 7519), read and verified.
 
 use data_encoding::BASE64URL_NOPAD;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::{DecodingKey, Validation};
 use serde::Deserialize;
 
-use super::Claims;
+use super::{IssuerKind, SigningAlgorithm, TokenClaims};
+use crate::config::IssuerConfig;
 
 /// GitHub's tokens have about two kilobytes.
 const MAX_TOKEN: usize = 16 * 1024;
 const MAX_ID: usize = 256;
 /// How far clocks may differ, in seconds.
 const LEEWAY: i64 = 60;
-/// A token that lives longer than this is not one that was made for an exchange, in seconds.
-const MAX_LIFETIME: i64 = 3600;
 
 /// A verified ID token.
 #[derive(Debug, Clone)]
 pub struct IdToken {
-    /// What it says of the job.
-    pub claims: Claims,
+    /// What it says.
+    pub claims: TokenClaims,
     /// Its `jti`: with the issuer, what makes it usable once.
     pub id: String,
     /// From when on it could not be used any more, leeway included. Seconds since 1970.
@@ -33,9 +32,14 @@ pub enum InvalidIdToken {
         "that is not an ID token (three parts of base64url with dots between, at most {MAX_TOKEN} bytes)"
     )]
     Malformed,
-    /// Not RS256.
-    #[error("the ID token is signed by {0:?}; only RS256 is taken")]
-    Algorithm(String),
+    /// Not signed as its issuer signs.
+    #[error("the ID token is signed by {found:?}; only {wanted} is taken from its issuer")]
+    Algorithm {
+        /// What its header says.
+        found: String,
+        /// What is configured.
+        wanted: String,
+    },
     /// The header demands what is not understood.
     #[error("the ID token has critical extensions, and none is understood")]
     Critical,
@@ -75,8 +79,8 @@ pub enum InvalidIdToken {
     )]
     Early(i64),
     /// For too long.
-    #[error("the ID token lives {0} seconds; at most {MAX_LIFETIME} are taken")]
-    Lifetime(i64),
+    #[error("the ID token lives {0} seconds; at most {1} are taken")]
+    Lifetime(i64, i64),
 }
 
 #[derive(Deserialize)]
@@ -103,6 +107,7 @@ struct Registered {
 /// A token that has not been verified: good for finding the key by which it may be.
 pub(super) struct UnverifiedToken<'a> {
     text: &'a str,
+    algorithm: String,
     key_id: String,
     issuer: String,
     payload: Vec<u8>,
@@ -124,16 +129,13 @@ impl<'a> UnverifiedToken<'a> {
         let header: Header =
             serde_json::from_slice(&decode(header)?).map_err(|_| InvalidIdToken::Malformed)?;
         // What the header says is only ever compared. Keys in it (`jwk`, `jku`, `x5u`, `x5c`) are not even read.
-        if header.alg != "RS256" {
-            return Err(InvalidIdToken::Algorithm(header.alg.chars().take(20).collect()));
-        }
         if header.crit.is_some() {
             return Err(InvalidIdToken::Critical);
         }
         let key_id = header.kid.ok_or(InvalidIdToken::UnknownKey)?;
         let payload = decode(payload)?;
         let Issuer { iss } = read_claims(&payload)?;
-        Ok(Self { text, key_id, issuer: iss, payload })
+        Ok(Self { text, algorithm: header.alg, key_id, issuer: iss, payload })
     }
 
     /// Who is said to have made it.
@@ -146,15 +148,26 @@ impl<'a> UnverifiedToken<'a> {
         &self.key_id
     }
 
-    /// `issuer` is the configured one that the key is from.
+    /// The algorithm that is said to have signed it, if it is one of these.
+    pub(super) fn algorithm(&self, taken: &[SigningAlgorithm]) -> Result<SigningAlgorithm, InvalidIdToken> {
+        let algorithm =
+            SigningAlgorithm::named(&self.algorithm).filter(|algorithm| taken.contains(algorithm));
+        algorithm.ok_or_else(|| InvalidIdToken::Algorithm {
+            found: self.algorithm.chars().take(20).collect(),
+            wanted: taken.iter().map(|algorithm| algorithm.as_str()).collect::<Vec<_>>().join(" or "),
+        })
+    }
+
+    /// `issuer` is the configured one that the key for `algorithm` is from.
     pub(super) fn verify(
         self,
         key: &DecodingKey,
-        issuer: &str,
+        algorithm: SigningAlgorithm,
+        issuer: &IssuerConfig,
         audience: &str,
         now: i64,
     ) -> Result<IdToken, InvalidIdToken> {
-        let mut signature_alone = Validation::new(Algorithm::RS256);
+        let mut signature_alone = Validation::new(algorithm.of_library());
         // The library would ask the system's clock, take an array of audiences, and miss `iat`.
         signature_alone.validate_exp = false;
         signature_alone.validate_aud = false;
@@ -163,7 +176,7 @@ impl<'a> UnverifiedToken<'a> {
             .map_err(|_| InvalidIdToken::Signature)?;
 
         let Registered { aud, exp, iat, nbf, jti } = read_claims(&self.payload)?;
-        if self.issuer != issuer {
+        if self.issuer != issuer.url.as_str() {
             return Err(InvalidIdToken::UnknownIssuer(self.issuer));
         }
         if aud.as_str() != Some(audience) {
@@ -179,14 +192,19 @@ impl<'a> UnverifiedToken<'a> {
             return Err(InvalidIdToken::Early(begins_at.saturating_sub(now)));
         }
         let lifetime = exp.saturating_sub(iat);
-        if lifetime > MAX_LIFETIME {
-            return Err(InvalidIdToken::Lifetime(lifetime));
+        let longest = issuer.kind.longest_life();
+        if lifetime > longest {
+            return Err(InvalidIdToken::Lifetime(lifetime, longest));
         }
         if jti.is_empty() || jti.len() > MAX_ID {
             return Err(InvalidIdToken::Claims(format!("jti must have 1 to {MAX_ID} bytes")));
         }
-        Ok(IdToken { claims: read_claims(&self.payload)?, id: jti, ends_at })
+        Ok(IdToken { claims: understand(issuer.kind, &self.payload)?, id: jti, ends_at })
     }
+}
+
+fn understand(kind: IssuerKind, payload: &[u8]) -> Result<TokenClaims, InvalidIdToken> {
+    TokenClaims::read(kind, payload).map_err(|error| InvalidIdToken::Claims(error.to_string()))
 }
 
 fn read_claims<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, InvalidIdToken> {

@@ -5,6 +5,7 @@
 
 pub(crate) mod audit;
 mod chunks;
+mod names;
 mod nars;
 mod objects;
 mod path_filter;
@@ -28,6 +29,7 @@ use sqlx::{
 
 pub use audit::{AuditFilter, AuditRow};
 pub use chunks::{Namespace, StoredChunk};
+pub use names::{Binding, NameRow, NamesOf};
 pub use nars::{Encoding, StoredNar, VerifiedNar};
 pub use objects::ObjectId;
 pub use paths::{PublishedPath, VisiblePath};

@@ -3,10 +3,13 @@
 use larder_protocol::api::CacheName;
 use sqlx::{Row, Sqlite, Transaction, sqlite::SqliteRow};
 
-use super::{Metadata, MetadataError, audit};
+use super::{
+    Metadata, MetadataError, audit,
+    names::{self, Binding, NamesOf},
+};
 use crate::{
     audit::Entry,
-    trust::{Grant, Rank, TokenHash},
+    trust::{Grant, NumberSource, Numbers, Rank, TokenHash, TrustedName},
 };
 
 /// How many expired rows an exchange clears away: more than it adds, so that they never pile up.
@@ -35,21 +38,42 @@ pub struct UsedIdToken<'a> {
     pub expires_at: i64,
 }
 
+/// A session that is about to be opened.
+pub struct NewSession<'a> {
+    /// Its token.
+    pub hash: TokenHash,
+    /// What it permits.
+    pub grant: &'a Grant,
+    /// Names that it is the first to use, and what its token says that they stand for.
+    pub new_names: &'a [(TrustedName, Numbers)],
+    /// When it ends.
+    pub expires_at: i64,
+}
+
+/// What became of opening a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenedSession {
+    /// It is open.
+    Opened,
+    /// Nothing is stored: the ID token was used before.
+    Replayed,
+    /// Nothing is stored: another token bound one of the names to something else meanwhile.
+    NameTaken,
+}
+
 impl Metadata {
-    /// Stores a session for an ID token that was never used before, at one moment, and records that. `false`, and
-    /// nothing is stored, if it was used.
+    /// Stores a session for an ID token that was never used before, binds the names that it is the first to use, and
+    /// records that, all at one moment.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn open_session(
         &self,
-        hash: TokenHash,
-        grant: &Grant,
+        session: NewSession<'_>,
         used: UsedIdToken<'_>,
         now: i64,
-        expires_at: i64,
         entry: &Entry,
-    ) -> Result<bool, MetadataError> {
+    ) -> Result<OpenedSession, MetadataError> {
         let mut transaction = self.write().await?;
         sweep(&mut transaction, now).await?;
         let first_use = sqlx::query(
@@ -62,12 +86,21 @@ impl Metadata {
         .await?
         .rows_affected()
             == 1;
-        if first_use {
-            insert(&mut transaction, hash, grant, None, now, expires_at).await?;
-            audit::record(&mut transaction, entry, now).await?;
-            transaction.commit().await?;
+        if !first_use {
+            return Ok(OpenedSession::Replayed);
         }
-        Ok(first_use)
+        let NewSession { hash, grant, new_names, expires_at } = session;
+        let of = NamesOf { cache: &grant.cache, issuer: used.issuer };
+        for (name, numbers) in new_names {
+            let binding = names::bind(&mut transaction, of, name, *numbers, NumberSource::Token, now).await?;
+            if binding == Binding::Differs {
+                return Ok(OpenedSession::NameTaken);
+            }
+        }
+        insert(&mut transaction, hash, grant, None, now, expires_at).await?;
+        audit::record(&mut transaction, entry, now).await?;
+        transaction.commit().await?;
+        Ok(OpenedSession::Opened)
     }
 
     /// Stores a person's token, and records that. `false`, and nothing is stored, if one of that name is still good.

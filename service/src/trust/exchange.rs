@@ -7,14 +7,20 @@ use axum::extract::State;
 use http::{HeaderMap, StatusCode};
 use larder_protocol::api::{CacheName, TokenAnswer, TokenRequest};
 
-use super::{Denial, GrantedTo, PullRequest, SecretToken, authorize::authenticate, secret::SESSION_PREFIX};
+use super::{
+    BoundName, Decision, Denial, GrantedTo, PullRequest, SecretToken, Suspension, TrustedName,
+    authorize::authenticate, secret::SESSION_PREFIX,
+};
 use crate::{
     Service,
     audit::{Entry, Event, Who},
     client::Client,
     error::{ApiError, JsonBody},
-    identity::IssuersError,
-    metadata::tokens::UsedIdToken,
+    identity::{IssuersError, TokenClaims},
+    metadata::{
+        MetadataError, NamesOf,
+        tokens::{NewSession, OpenedSession, UsedIdToken},
+    },
 };
 
 /// How long a session lives, in seconds.
@@ -45,19 +51,22 @@ pub async fn exchange_token(
         .map_err(ApiError::from)
         .inspect_err(|refusal| on_record(&service, None, Who::default().at(client), refusal))?;
     let claims = &token.claims;
-    let who = Who::job(claims).at(client);
-    let repository = claims.repository_id.to_string();
+    let who = Who::of(&claims.bearer.clone().into()).at(client);
+    let number = claims.job().map(|job| job.repository_id.to_string());
+    let one = number.as_deref().or(claims.text("sub")).unwrap_or_default();
     service
         .paces
-        .exchange_by(&claims.issuer, &repository, now)
+        .exchange_by(claims.issuer(), one, now)
         .inspect_err(|refusal| on_record(&service, None, who.clone(), refusal))?;
 
     let cache = service.caches.get(&request.cache);
+    // Looked up for a cache that does not exist, too: nobody learns by time which ones do.
+    let bound = bound_names(&service, &request.cache, claims, now).await?;
     let decided = match cache {
-        Some(cache) => cache.config.trust.evaluate(claims).map(|grant| (cache, grant)),
+        Some(cache) => cache.config.trust.evaluate(claims, &bound).map(|decision| (cache, decision)),
         None => Err(Denial::no_rule(&request.cache, claims)),
     };
-    let (cache, grant) = decided
+    let (cache, Decision { grant, new_names }) = decided
         .map_err(ApiError::from)
         .inspect_err(|refusal| on_record(&service, cache.map(|cache| cache.name()), who.clone(), refusal))?;
 
@@ -65,16 +74,25 @@ pub async fn exchange_token(
         return Err(isolated_not_served(pull_request));
     }
     let session = SecretToken::generate(SESSION_PREFIX)?;
-    let used = UsedIdToken { issuer: &claims.issuer, id: &token.id, expires_at: token.ends_at };
+    let used = UsedIdToken { issuer: claims.issuer(), id: &token.id, expires_at: token.ends_at };
     let expires_at = now.saturating_add(SESSION_LIVES.into());
     let granted = Event::Granted { permissions: grant.permissions.clone(), until: expires_at };
     let entry = Entry::in_cache(cache.name(), who.clone().with_token(session.hash()), granted);
-    if !service.metadata.open_session(session.hash(), &grant, used, now, expires_at, &entry).await? {
-        let replayed = ApiError::unauthorized(
+    let new = NewSession { hash: session.hash(), grant: &grant, new_names: &new_names, expires_at };
+    let refusal = match service.metadata.open_session(new, used, now, &entry).await? {
+        OpenedSession::Opened => None,
+        OpenedSession::Replayed => Some(ApiError::unauthorized(
             "the ID token was exchanged before, and each can be used once. Ask for a new one",
-        );
-        on_record(&service, Some(cache.name()), who, &replayed);
-        return Err(replayed);
+        )),
+        OpenedSession::NameTaken => Some(ApiError::denied(format!(
+            "at this very moment another token bound the name of {} to another repository or owner. `larderd rules` \
+             shows it to whoever runs the service",
+            claims.bearer
+        ))),
+    };
+    if let Some(refusal) = refusal {
+        on_record(&service, Some(cache.name()), who, &refusal);
+        return Err(refusal);
     }
     Ok(Json(TokenAnswer {
         token: session.expose().to_owned(),
@@ -82,6 +100,33 @@ pub async fn exchange_token(
         permissions: grant.permissions,
         cache: cache.info(),
     }))
+}
+
+/// What is known of the token's names in that cache. One that stands for something else now is suspended: whoever has
+/// the name is not whom the rules were written for.
+async fn bound_names(
+    service: &Service,
+    cache: &CacheName,
+    claims: &TokenClaims,
+    now: i64,
+) -> Result<Vec<BoundName>, MetadataError> {
+    let Some(job) = claims.job() else { return Ok(Vec::new()) };
+    let of = NamesOf { cache, issuer: claims.issuer() };
+    let mut bound = service.metadata.bound_names(of, &TrustedName::of(job)).await?;
+    for known in &mut bound {
+        if let Some(found) = known.name.numbers_in(job)
+            && found != known.numbers
+            && known.suspended.is_none()
+        {
+            tracing::warn!(
+                %cache, issuer = of.issuer, name = %known.name, was = %known.numbers, %found,
+                "a name stands for something else now and is trusted no longer: see `larderd rules`"
+            );
+            service.metadata.suspend_name(of, &known.name, found, now).await?;
+            known.suspended = Some(Suspension { at: now, found });
+        }
+    }
+    Ok(bound)
 }
 
 /// Records a refusal. That an issuer does not answer is none.

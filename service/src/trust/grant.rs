@@ -4,7 +4,7 @@ use larder_protocol::api::{CacheName, Permission};
 use serde::{Deserialize, Serialize};
 
 use super::{PullRequest, Rank};
-use crate::identity::Claims;
+use crate::identity::{Bearer, Claims, Subject};
 
 /// What a token permits, and to whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub enum GrantedTo {
         issuer: String,
         /// What it calls the one that holds the token.
         #[serde(rename = "sub")]
-        subject: String,
+        subject: Subject,
     },
     /// A person, by a token that `larderd token create` made.
     Person {
@@ -50,6 +50,15 @@ pub enum GrantedTo {
         /// What tells it from an earlier token of the same name.
         token: String,
     },
+}
+
+impl From<Bearer> for GrantedTo {
+    fn from(bearer: Bearer) -> Self {
+        match bearer {
+            Bearer::Job(claims) => Self::Job(claims),
+            Bearer::Subject { issuer, subject } => Self::Subject { issuer, subject },
+        }
+    }
 }
 
 impl GrantedTo {

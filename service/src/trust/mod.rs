@@ -1,23 +1,31 @@
 //! Who may do what: rules, the exchange of ID tokens, session tokens and people's tokens.
 
+mod alternatives;
 mod authorize;
+mod denial;
 mod exchange;
 mod grant;
+mod names;
 mod pattern;
 pub mod people;
 mod pull_request;
 mod rank;
+mod rule;
 mod rules;
 mod secret;
 
-pub(crate) use self::authorize::token_of;
 pub use self::{
+    alternatives::Alternatives,
     authorize::{PushGrant, authorize},
+    denial::Denial,
     exchange::{exchange_token, revoke_session},
     grant::{Grant, GrantedTo},
-    pattern::{InvalidRefPattern, RefPattern},
+    names::{BoundName, NumberSource, Numbers, Suspension, TrustedName},
+    pattern::{InvalidPattern, Pattern, RefPattern, RepositoryPattern, WorkflowPattern},
     pull_request::PullRequest,
     rank::{InvalidRank, Rank},
-    rules::{Denial, TrustRule, TrustRules},
+    rule::TrustRule,
+    rules::{Decision, TrustRules},
     secret::{SecretToken, TokenHash},
 };
+pub(crate) use self::{authorize::token_of, rule::default_permissions};

@@ -15,7 +15,9 @@ const ALL: AuditFilter =
 
 async fn rows(world: &World, filter: AuditFilter) -> Vec<AuditRow> {
     world.service.audit.flush().await;
-    world.service.metadata.audit(&filter).await.unwrap()
+    let rows = world.service.metadata.audit(&filter).await.unwrap();
+    // That a name is bound, with the first token that is good, is another matter: see `names`.
+    rows.into_iter().filter(|row| row.kind != Kind::NameBound.as_str()).collect()
 }
 
 fn event(row: &AuditRow) -> Event {
@@ -161,7 +163,7 @@ async fn what_is_old_goes_and_refusals_go_before_grants() {
     denied(1).await;
     let left = world.service.metadata.audit(&AuditFilter { limit: 5000, ..ALL }).await.unwrap();
     assert_eq!(left.len(), 1000);
-    assert_eq!(left[0].kind, "granted");
+    assert_eq!((left[0].kind.as_str(), left[1].kind.as_str()), ("name-bound", "granted"));
 
     world.pass(30 * 24 * 3600 + 1);
     denied(1).await;

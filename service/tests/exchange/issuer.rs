@@ -8,7 +8,9 @@ use std::sync::{
 use aws_lc_rs::{
     rand::SystemRandom,
     rsa::{KeyPair, KeySize},
-    signature::{KeyPair as _, RSA_PKCS1_SHA256},
+    signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256,
+    },
 };
 use axum::{
     Json, Router,
@@ -23,30 +25,82 @@ use tokio::sync::Semaphore;
 /// A key, and the name that the issuer gives it.
 pub struct Key {
     pub id: &'static str,
-    pair: KeyPair,
+    pair: Pair,
+}
+
+enum Pair {
+    Rsa(KeyPair),
+    P256(EcdsaKeyPair),
+    Ed25519(Ed25519KeyPair),
 }
 
 impl Key {
     pub fn new(id: &'static str) -> Arc<Self> {
-        Arc::new(Self { id, pair: KeyPair::generate(KeySize::Rsa2048).unwrap() })
+        Arc::new(Self { id, pair: Pair::Rsa(KeyPair::generate(KeySize::Rsa2048).unwrap()) })
+    }
+
+    pub fn p256(id: &'static str) -> Arc<Self> {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        Arc::new(Self { id, pair: Pair::P256(pair) })
+    }
+
+    pub fn ed25519(id: &'static str) -> Arc<Self> {
+        Arc::new(Self { id, pair: Pair::Ed25519(Ed25519KeyPair::generate().unwrap()) })
+    }
+
+    /// The algorithm that it is for.
+    pub fn algorithm(&self) -> &'static str {
+        match &self.pair {
+            Pair::Rsa(_) => "RS256",
+            Pair::P256(_) => "ES256",
+            Pair::Ed25519(_) => "EdDSA",
+        }
     }
 
     pub fn jwk(&self) -> Value {
-        let public = self.pair.public_key();
-        let modulus = BASE64URL_NOPAD.encode(public.modulus().big_endian_without_leading_zero());
-        let exponent = BASE64URL_NOPAD.encode(public.exponent().big_endian_without_leading_zero());
-        json!({"kty": "RSA", "use": "sig", "alg": "RS256", "kid": self.id, "n": modulus, "e": exponent})
+        let text = |bytes: &[u8]| BASE64URL_NOPAD.encode(bytes);
+        let mut jwk = match &self.pair {
+            Pair::Rsa(pair) => {
+                let public = pair.public_key();
+                let modulus = text(public.modulus().big_endian_without_leading_zero());
+                let exponent = text(public.exponent().big_endian_without_leading_zero());
+                json!({"kty": "RSA", "n": modulus, "e": exponent})
+            }
+            Pair::P256(pair) => {
+                // An uncompressed point: a byte that says so, x and y.
+                let point = pair.public_key().as_ref();
+                json!({"kty": "EC", "crv": "P-256", "x": text(&point[1..33]), "y": text(&point[33..])})
+            }
+            Pair::Ed25519(pair) => {
+                json!({"kty": "OKP", "crv": "Ed25519", "x": text(pair.public_key().as_ref())})
+            }
+        };
+        jwk["use"] = json!("sig");
+        jwk["alg"] = json!(self.algorithm());
+        jwk["kid"] = json!(self.id);
+        jwk
     }
 
     /// The public key as an attacker would feed it to HS256.
-    pub fn public_der(&self) -> Vec<u8> {
-        self.pair.public_key().as_ref().to_vec()
+    pub fn public_bytes(&self) -> Vec<u8> {
+        match &self.pair {
+            Pair::Rsa(pair) => pair.public_key().as_ref().to_vec(),
+            Pair::P256(pair) => pair.public_key().as_ref().to_vec(),
+            Pair::Ed25519(pair) => pair.public_key().as_ref().to_vec(),
+        }
     }
 
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
-        let mut signature = vec![0; self.pair.public_modulus_len()];
-        self.pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature).unwrap();
-        signature
+        let random = SystemRandom::new();
+        match &self.pair {
+            Pair::Rsa(pair) => {
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature).unwrap();
+                signature
+            }
+            Pair::P256(pair) => pair.sign(&random, message).unwrap().as_ref().to_vec(),
+            Pair::Ed25519(pair) => pair.sign(message).as_ref().to_vec(),
+        }
     }
 }
 
@@ -66,6 +120,8 @@ pub enum Mood {
     Well,
     Failing,
     Redirecting,
+    /// Discovery is in order, and the keys are elsewhere.
+    RedirectingKeys,
     /// Says that it is another issuer.
     Lying,
     /// Says that its keys lie here.
@@ -100,6 +156,7 @@ impl Issuer {
             .route("/.well-known/openid-configuration", get(discovery))
             .route("/elsewhere", get(async || "x"))
             .route("/keys", get(keys_document))
+            .route("/keys-elsewhere", get(the_keys))
             .with_state(issuer.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         issuer
@@ -120,7 +177,7 @@ async fn discovery(State(issuer): State<Arc<Issuer>>) -> Response {
     let _open = issuer.gate.acquire().await.unwrap();
     let answer = |keys: String| Json(json!({"issuer": issuer.url, "jwks_uri": keys})).into_response();
     match &*issuer.mood.lock().unwrap() {
-        Mood::Well => answer(format!("{}/keys", issuer.url)),
+        Mood::Well | Mood::RedirectingKeys => answer(format!("{}/keys", issuer.url)),
         Mood::Failing => http::StatusCode::BAD_GATEWAY.into_response(),
         Mood::Redirecting => axum::response::Redirect::temporary("/elsewhere").into_response(),
         Mood::Lying => {
@@ -137,6 +194,13 @@ async fn discovery(State(issuer): State<Arc<Issuer>>) -> Response {
     }
 }
 
-async fn keys_document(State(issuer): State<Arc<Issuer>>) -> Json<Value> {
+async fn keys_document(State(issuer): State<Arc<Issuer>>) -> Response {
+    if matches!(&*issuer.mood.lock().unwrap(), Mood::RedirectingKeys) {
+        return axum::response::Redirect::temporary("/keys-elsewhere").into_response();
+    }
+    the_keys(State(issuer)).await.into_response()
+}
+
+async fn the_keys(State(issuer): State<Arc<Issuer>>) -> Json<Value> {
     Json(json!({ "keys": *issuer.keys.lock().unwrap() }))
 }

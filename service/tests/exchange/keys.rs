@@ -95,6 +95,7 @@ async fn answers_that_no_issuer_gives_are_not_believed() {
     let world = World::new().await;
     for mood in [
         Mood::Redirecting,
+        Mood::RedirectingKeys,
         Mood::Lying,
         Mood::KeysAt("http://keys.example.org/keys"),
         Mood::KeysAt("https://127.0.0.1:1/"),

@@ -4,9 +4,12 @@
 
 mod audit;
 mod issuer;
+mod issuers;
 mod keys;
 mod limits;
+mod names;
 mod pushes;
+mod rules;
 mod sessions;
 mod tokens;
 mod world;

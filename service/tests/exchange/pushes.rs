@@ -39,6 +39,9 @@ async fn a_session_of_another_identity_finds_no_push_in_any_route() {
     {
         let mut claims = world.claims();
         claims[claim] = json!(value);
+        if claim == "repository_id" {
+            claims["repository"] = json!("acme/second");
+        }
         let (status, answer) = world.exchange(&world.sign(&claims)).await;
         assert_eq!(status, StatusCode::OK, "{claim}: {answer}");
         strangers.push((claim, answer["token"].as_str().unwrap().to_owned()));

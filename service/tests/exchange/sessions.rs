@@ -4,7 +4,7 @@ use http::{Method, StatusCode, header};
 use larder_protocol::api::Permission;
 use larder_service::{
     audit::{Entry, Event, Who},
-    metadata::tokens::UsedIdToken,
+    metadata::tokens::{NewSession, OpenedSession, UsedIdToken},
     trust,
 };
 use serde_json::json;
@@ -68,7 +68,9 @@ async fn a_pull_request_that_a_rule_isolates_gets_no_session_for_its_parent() {
         Event::Granted { permissions: grant.permissions.clone(), until: world.now() + 900 },
     );
     let until = world.now() + 900;
-    assert!(metadata.open_session(session.hash(), &grant, used, world.now(), until, &entry).await.unwrap());
+    let new = NewSession { hash: session.hash(), grant: &grant, new_names: &[], expires_at: until };
+    let opened = metadata.open_session(new, used, world.now(), &entry).await;
+    assert_eq!(opened.unwrap(), OpenedSession::Opened);
     assert_eq!(metadata.grant_of(session.hash(), world.now()).await.unwrap(), Some(grant));
     assert_eq!(world.may(&text, "main", Permission::Push).await, Err(StatusCode::FORBIDDEN));
 }

@@ -29,6 +29,7 @@ async fn claims_that_do_not_hold_are_refused() {
         ("exp", json!(i64::MAX), "lives"),
         ("exp", json!((now + 300).to_string()), "does not say what it must"),
         ("exp", json!(1e300), "does not say what it must"),
+        ("exp", json!(now - 61), "ended 61 seconds ago"),
         ("nbf", json!(now + 61), "from the future, by 61 seconds"),
         ("iat", json!(now + 61), "from the future"),
         ("iat", json!(i64::MIN), "lives"),
@@ -52,6 +53,7 @@ async fn claims_that_do_not_hold_are_refused() {
         "jti",
         "repository",
         "repository_id",
+        "repository_owner_id",
         "ref",
         "sha",
         "event_name",
@@ -105,7 +107,7 @@ async fn signatures_that_prove_nothing_are_refused() {
     }
     let jwk = world.key.jwk();
     let modulus = data_encoding::BASE64URL_NOPAD.decode(jwk["n"].as_str().unwrap().as_bytes()).unwrap();
-    for secret in [world.key.public_der(), modulus, jwk.to_string().into_bytes()] {
+    for secret in [world.key.public_bytes(), modulus, jwk.to_string().into_bytes()] {
         let hmac = |message: &[u8]| {
             let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &secret);
             aws_lc_rs::hmac::sign(&key, message).as_ref().to_vec()
@@ -145,9 +147,11 @@ async fn signatures_that_prove_nothing_are_refused() {
 
 #[tokio::test]
 async fn an_id_token_can_be_used_once() {
-    let world = World::new().await;
+    let mut world = World::new().await;
     let id_token = world.id_token();
     assert_eq!(world.exchange(&id_token).await.0, StatusCode::OK);
+    world.refuses(&id_token, StatusCode::UNAUTHORIZED, "used once").await;
+    world.restart().await;
     world.refuses(&id_token, StatusCode::UNAUTHORIZED, "used once").await;
     // Until it has ended for everybody, others having come meanwhile.
     world.pass(359);

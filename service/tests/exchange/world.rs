@@ -27,12 +27,19 @@ use crate::issuer::{Issuer, Key, token};
 pub const AUDIENCE: &str = "https://cache.example.org";
 pub const NOW: i64 = 1_800_000_000;
 
+async fn open(config: &str, directory: &Path, time: &Arc<AtomicI64>) -> Arc<Service> {
+    let environment = Environment::from([("LARDER_DATA_DIR", directory.to_str().unwrap())]);
+    let config = Config::parse(Path::new("larder.toml"), config, &environment).unwrap();
+    Service::open(config, Clock::Set(time.clone())).await.unwrap()
+}
+
 pub struct World {
     pub issuer: Arc<Issuer>,
     pub key: Arc<Key>,
     pub service: Arc<Service>,
     pub time: Arc<AtomicI64>,
-    _directory: tempfile::TempDir,
+    config: String,
+    directory: tempfile::TempDir,
 }
 
 impl World {
@@ -42,26 +49,51 @@ impl World {
 
     /// With more tables in its configuration, before those of the caches.
     pub async fn configured(tables: &str) -> Self {
-        let key = Key::new("first");
-        let issuer = Issuer::start(vec![key.jwk()]).await;
-        let directory = tempfile::tempdir().unwrap();
-        let config = format!(
-            "public_url = \"{AUDIENCE}\"\n\
-             {tables}\
-             [[issuer]]\nurl = \"{}\"\n\
+        Self::with(
+            Key::new("first"),
+            &format!(
+                "{tables}\
+             [[issuer]]\nurl = \"ISSUER\"\n\
              [[cache]]\nname = \"main\"\nupstream = []\n\
              [[cache.trust]]\nrepository = \"acme/flake\"\nref = \"refs/heads/main\"\n\
              [[cache.trust]]\nrepository = \"acme/flake\"\nref = \"refs/heads/release-*\"\nref_protected = true\n\
              [[cache.trust]]\nrepository = \"acme/flake\"\nisolate = true\n\
+             [[cache.trust]]\nrepository = \"acme/second\"\nref = \"refs/heads/main\"\n\
              [[cache]]\nname = \"other\"\n\
-             [[cache.trust]]\nrepository = \"secret/project\"\nref = \"refs/heads/main\"\n",
-            issuer.url
-        );
-        let environment = Environment::from([("LARDER_DATA_DIR", directory.path().to_str().unwrap())]);
-        let config = Config::parse(Path::new("larder.toml"), &config, &environment).unwrap();
+             [[cache.trust]]\nrepository = \"secret/project\"\nref = \"refs/heads/main\"\n"
+            ),
+        )
+        .await
+    }
+
+    /// With an issuer that signs by `key` and no rules but these, of the cache `main`.
+    pub async fn trusting(rules: &str) -> Self {
+        let config = format!("[[issuer]]\nurl = \"ISSUER\"\n[[cache]]\nname = \"main\"\n{rules}");
+        Self::with(Key::new("first"), &config).await
+    }
+
+    /// With an issuer that signs by `key`, and this configuration, in which its URL is `ISSUER`.
+    pub async fn with(key: Arc<Key>, config: &str) -> Self {
+        let issuer = Issuer::start(vec![key.jwk()]).await;
+        let directory = tempfile::tempdir().unwrap();
+        let config = format!("public_url = \"{AUDIENCE}\"\n{}", config.replace("ISSUER", &issuer.url));
         let time = Arc::new(AtomicI64::new(NOW));
-        let service = Service::open(config, Clock::Set(time.clone())).await.unwrap();
-        Self { issuer, key, service, time, _directory: directory }
+        let service = open(&config, directory.path(), &time).await;
+        Self { issuer, key, service, time, config, directory }
+    }
+
+    /// Stops the service and starts it anew on the same data.
+    pub async fn restart(&mut self) {
+        self.service.audit.flush().await;
+        self.service.metadata.close().await;
+        self.service = open(&self.config, self.directory.path(), &self.time).await;
+    }
+
+    /// Starts it anew with other rules.
+    pub async fn restart_with(&mut self, from: &str, to: &str) {
+        assert!(self.config.contains(from), "{}", self.config);
+        self.config = self.config.replace(from, to);
+        self.restart().await;
     }
 
     pub fn pass(&self, seconds: i64) {
@@ -88,11 +120,23 @@ impl World {
     }
 
     pub fn header(&self) -> Value {
-        json!({"typ": "JWT", "alg": "RS256", "kid": self.key.id, "x5t": "abc"})
+        json!({"typ": "JWT", "alg": self.key.algorithm(), "kid": self.key.id, "x5t": "abc"})
     }
 
     pub fn sign(&self, claims: &Value) -> String {
         token(&self.header(), claims, |message| self.key.sign(message))
+    }
+
+    /// A token with what GitHub would put into it, but for `changes`; what is null is left out.
+    pub fn changed(&self, changes: &Value) -> String {
+        let mut claims = self.claims();
+        for (name, value) in changes.as_object().unwrap() {
+            match value {
+                Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
+                value => claims[name] = value.clone(),
+            }
+        }
+        self.sign(&claims)
     }
 
     /// A good token.

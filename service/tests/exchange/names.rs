@@ -1,0 +1,168 @@
+//! Names that become somebody else's.
+
+use http::StatusCode;
+use larder_service::{
+    audit::{Kind, Who},
+    metadata::{AuditFilter, NameRow},
+};
+use serde_json::{Value, json};
+
+use crate::world::World;
+
+const MAIN: &str = "[[cache.trust]]\nrepository = \"acme/flake\"\nref = \"refs/heads/main\"\n";
+
+/// Deleted, and made again by another owner of the same name.
+fn made_again() -> Value {
+    json!({"repository_id": "99", "repository_owner_id": "98"})
+}
+
+impl World {
+    async fn grants(&self, changes: &Value) {
+        let (status, answer) = self.exchange(&self.changed(changes)).await;
+        assert_eq!(status, StatusCode::OK, "{changes}: {answer}");
+    }
+
+    async fn suspects(&self, changes: &Value) {
+        let reason = "is not what it was when it was first trusted";
+        self.refuses(&self.changed(changes), StatusCode::FORBIDDEN, reason).await;
+    }
+
+    async fn names(&self) -> Vec<NameRow> {
+        self.service.metadata.all_bound_names().await.unwrap()
+    }
+
+    async fn kinds_on_record(&self) -> Vec<String> {
+        self.service.audit.flush().await;
+        let filter = AuditFilter { limit: 100, ..AuditFilter::default() };
+        let rows = self.service.metadata.audit(&filter).await.unwrap();
+        rows.into_iter().map(|row| row.kind).filter(|kind| kind.starts_with("name-")).collect()
+    }
+}
+
+#[tokio::test]
+async fn the_first_token_whose_claims_all_match_binds_the_name() {
+    let mut world = World::trusting(MAIN).await;
+    // One that does not fit binds nothing: else whoever has the name for a day could.
+    world.refuses(&world.changed(&json!({"ref": "refs/heads/dev"})), StatusCode::FORBIDDEN, "dev").await;
+    assert_eq!(world.names().await, []);
+
+    world.grants(&json!({})).await;
+    let [row] = &world.names().await[..] else { panic!() };
+    assert_eq!((row.cache.as_str(), &row.issuer), ("main", &world.issuer.url));
+    assert_eq!(row.bound.name.as_str(), "acme/flake");
+    assert_eq!(row.bound.numbers.to_string(), "repository number 42 of owner number 7");
+    world.grants(&json!({"repository": "Acme/FLAKE"})).await;
+
+    world.restart().await;
+    for changes in [made_again(), json!({"repository_id": "99"}), json!({"repository_owner_id": "98"})] {
+        let mut other = World::trusting(MAIN).await;
+        other.grants(&json!({})).await;
+        other.restart().await;
+        other.suspects(&changes).await;
+    }
+    assert_eq!(world.kinds_on_record().await, [Kind::NameBound.as_str()]);
+}
+
+#[tokio::test]
+async fn a_transfer_suspends_the_name_until_it_is_confirmed() {
+    let mut world = World::trusting(MAIN).await;
+    world.grants(&json!({})).await;
+    world.suspects(&made_again()).await;
+    // For everybody, the first one too: nobody knows which of them was meant.
+    world.suspects(&json!({})).await;
+    world.restart().await;
+    world.suspects(&json!({})).await;
+    // What was found first is what can be confirmed, whoever came since.
+    world.suspects(&json!({"repository_id": "1234"})).await;
+    let [row] = &world.names().await[..] else { panic!() };
+    let found = row.bound.suspended.unwrap().found;
+    assert_eq!(found.to_string(), "repository number 99 of owner number 98");
+
+    let metadata = &world.service.metadata;
+    assert!(metadata.confirm_name(row, found, Who::operator(), world.now()).await.unwrap());
+    assert!(!metadata.confirm_name(row, found, Who::operator(), world.now()).await.unwrap());
+    world.grants(&made_again()).await;
+    assert_eq!(world.kinds_on_record().await, ["name-bound", "name-suspended", "name-confirmed"]);
+    world.suspects(&json!({})).await;
+}
+
+#[tokio::test]
+async fn what_is_forgotten_is_bound_anew() {
+    let world = World::trusting(MAIN).await;
+    world.grants(&json!({})).await;
+    world.suspects(&made_again()).await;
+    let [row] = &world.names().await[..] else { panic!() };
+    world.service.metadata.unbind_name(row, Who::operator(), world.now()).await.unwrap();
+    world.grants(&json!({})).await;
+    assert_eq!(world.kinds_on_record().await, ["name-bound", "name-suspended", "name-unbound", "name-bound"]);
+}
+
+#[tokio::test]
+async fn of_two_that_come_first_at_once_one_has_the_name() {
+    let world = World::trusting(MAIN).await;
+    let (first, second) = (world.changed(&json!({})), world.changed(&made_again()));
+    let both = futures_util::future::join(world.exchange(&first), world.exchange(&second)).await;
+    let granted = [both.0.0, both.1.0].iter().filter(|status| **status == StatusCode::OK).count();
+    assert_eq!(granted, 1, "{both:?}");
+    assert_eq!(world.names().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_rule_for_an_owner_trusts_the_owner_and_each_of_its_repositories() {
+    for rule in [
+        "repository_owner = \"Acme\"",
+        "repository = \"acme/*\"",
+        "repository = \"acme/flake\"\nrepository_id = 42",
+    ] {
+        let world = World::trusting(&format!("[[cache.trust]]\n{rule}\nref = \"refs/heads/main\"\n")).await;
+        world.grants(&json!({})).await;
+        let [row] = &world.names().await[..] else { panic!() };
+        assert_eq!(
+            (row.bound.name.as_str(), row.bound.numbers.to_string()),
+            ("acme", "owner number 7".to_owned())
+        );
+        if !rule.contains("flake") {
+            // The owner made it: it may make others.
+            world.grants(&json!({"repository": "acme/other", "repository_id": "43"})).await;
+            world.grants(&json!({"repository_id": "44"})).await;
+        }
+        world.suspects(&json!({"repository_owner_id": "98"})).await;
+        world.suspects(&json!({})).await;
+    }
+}
+
+#[tokio::test]
+async fn numbers_in_the_configuration_need_no_binding() {
+    let both = "[[cache.trust]]\nrepository = \"acme/flake\"\nrepository_id = 42\nrepository_owner_id = 7\n\
+                ref = \"refs/heads/main\"\n";
+    let mut world = World::trusting(both).await;
+    world.grants(&json!({})).await;
+    assert_eq!(world.names().await, []);
+    let reason = "another repository has this name now";
+    world.refuses(&world.changed(&made_again()), StatusCode::FORBIDDEN, reason).await;
+    world.grants(&json!({})).await;
+
+    // Whoever writes the number down says what was meant, whatever was bound before.
+    world.restart_with("repository_id = 42\nrepository_owner_id = 7\n", "").await;
+    world.grants(&json!({})).await;
+    world.suspects(&made_again()).await;
+    world
+        .restart_with(
+            "repository = \"acme/flake\"\n",
+            "repository = \"acme/flake\"\nrepository_id = 99\nrepository_owner_id = 98\n",
+        )
+        .await;
+    world.grants(&made_again()).await;
+}
+
+#[tokio::test]
+async fn each_cache_binds_names_of_its_own() {
+    let config = format!(
+        "[[issuer]]\nurl = \"ISSUER\"\n[[cache]]\nname = \"main\"\n{MAIN}[[cache]]\nname = \"other\"\n{MAIN}"
+    );
+    let world = World::with(crate::issuer::Key::new("first"), &config).await;
+    world.grants(&json!({})).await;
+    let (status, _) = world.exchange_for("other", &world.changed(&made_again())).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(world.names().await.len(), 2);
+}
