@@ -99,7 +99,11 @@ impl From<Exit> for ExitCode {
 pub fn run() -> ExitCode {
     let cli = Cli::parse_from(action::by_name(env::args_os().collect()));
     let filter = EnvFilter::try_from_env("LARDER_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .fmt_fields(output::log_fields())
+        .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -121,7 +125,7 @@ impl Command {
             Self::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), "larder", &mut script);
-                output::line(String::from_utf8_lossy(&script).trim_end());
+                output::raw(String::from_utf8_lossy(&script).trim_end());
                 Exit::Done
             }
         }

@@ -59,7 +59,7 @@ pub async fn run(root: &Path, work: Work) {
 async fn print(mut told: UnboundedReceiver<Told>) {
     while let Some(told) = told.recv().await {
         if let Ok(line) = to_line(&told) {
-            output::line(line.trim_end());
+            output::raw(line.trim_end());
         }
     }
 }

@@ -130,7 +130,7 @@ pub async fn run(places: Places) -> Result<(), RunError> {
 
 fn tell(started: &Started) {
     if let Ok(line) = to_line(started) {
-        output::line(line.trim_end());
+        output::raw(line.trim_end());
     }
 }
 

@@ -58,7 +58,7 @@ impl Bars {
 
     fn say(&self, text: &str) {
         // A terminal that is gone is no reason to stop.
-        let _ = self.all.println(text);
+        let _ = self.all.println(output::shown(text));
     }
 }
 

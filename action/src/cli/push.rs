@@ -199,11 +199,8 @@ impl PushArgs {
 }
 
 pub(super) fn print_json(value: &impl serde::Serialize) -> Exit {
-    match serde_json::to_string_pretty(value) {
-        Ok(json) => {
-            output::line(&json);
-            Exit::Done
-        }
+    match output::json(value) {
+        Ok(()) => Exit::Done,
         Err(error) => {
             output::note(&format!("error: {error}"));
             Exit::Failed

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use larder_protocol::{StorePath, api::CacheName};
+use larder_protocol::{StorePath, api::CacheName, plain::one_line};
 
 use super::wording::{bytes, count, span};
 use crate::agent::report::{Outcome, Report, Row};
@@ -143,20 +143,21 @@ fn code(path: &StorePath) -> String {
     format!("<code>{}</code>", escape(&path.to_string()))
 }
 
-/// Text that is neither Markdown nor HTML: whatever might mean something is written as a reference.
+/// Text that is neither Markdown nor HTML, no link and no mention: whatever might mean something is written as a
+/// reference.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in one_line(text).chars() {
         match c {
             c if c.is_alphanumeric() => escaped.push(c),
             ' ' | '.' | ',' | ';' | ':' | '/' | '-' | '+' | '=' | '?' | '(' | ')' | '…' => escaped.push(c),
-            c if c.is_control() => escaped.push(' '),
             c => {
                 let _ = write!(escaped, "&#{};", u32::from(c));
             }
         }
     }
-    escaped
+    // GitHub makes links of these by itself.
+    escaped.replace("://", "&#58;//").replace("www.", "www&#46;")
 }
 
 #[cfg(test)]
@@ -219,10 +220,20 @@ mod tests {
 
     #[test]
     fn what_others_wrote_is_text() {
-        let text = of_failure("<img src=x> [a](b) `c` | *d* ~e~\n# title\n@team !", &"main".parse().unwrap());
-        let body = text.split_once("\n\n").unwrap().1;
-        assert!(!body.contains(['<', '[', '`', '|', '*', '~', '@', '!']), "{body}");
-        assert!(!body.trim_end().contains('\n') && body.contains("&#35; title"), "{body}");
+        let nasty = "<img src=x> [a](b) `c` | *d* ~e~\r\n# title\n@team ! https://evil.example www.evil.example \
+                     \u{202e}x\u{1b}[2J %0A::set-output name=a::b";
+        let check = |text: &str| {
+            assert!(!text.contains(['<', '[', '`', '|', '*', '~', '@', '!', '\u{202e}', '\u{1b}']), "{text}");
+            assert!(!text.contains("://") && !text.contains("www."), "{text}");
+            assert!(!text.contains('\n') && text.contains("&#35; title"), "{text}");
+        };
+        let cache = "main".parse().unwrap();
+        check(of_failure(nasty, &cache).split_once("\n\n").unwrap().1.trim_end());
+        let left_out = LeftOut { path: row("x").path, reason: nasty.into() };
+        let text = of_report(&Report { left_out: vec![left_out], ..report(0) }, &cache);
+        let item = text.lines().find_map(|line| line.strip_prefix("- <code>")).unwrap();
+        check(item.split_once("</code>: ").unwrap().1);
+        assert_eq!(text.lines().filter(|line| line.starts_with("- ")).count(), 1, "{text}");
     }
 
     #[test]
