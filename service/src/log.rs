@@ -4,15 +4,26 @@
 //! log. If that reader is so slow that 128,000 lines wait, further lines are dropped.
 
 use std::{
+    fmt::Debug,
     io::{self, BufWriter, IsTerminal},
     str::FromStr,
     time::Instant,
 };
 
 use axum::{body::HttpBody, extract::Request, middleware::Next, response::Response};
-use tracing::Level;
+use larder_protocol::plain::one_line;
+use tracing::{Level, field::Field};
 use tracing_appender::non_blocking::WorkerGuard;
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter,
+    field::MakeExt,
+    fmt::{
+        self,
+        format::{FormatFields, Writer, debug_fn},
+    },
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::config::{
     ConfigError, Environment,
@@ -53,12 +64,27 @@ pub fn init(format: LogFormat, environment: &Environment) -> Result<WorkerGuard,
     let lines = fmt::layer().with_writer(stderr).with_target(false);
     let registry = tracing_subscriber::registry().with(filter);
     let began = match format {
-        LogFormat::Text => registry.with(lines.with_ansi(io::stderr().is_terminal())).try_init(),
+        LogFormat::Text => {
+            let lines = lines.with_ansi(io::stderr().is_terminal()).fmt_fields(plain_fields());
+            registry.with(lines).try_init()
+        }
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
     // Only a test's process could have begun before.
     drop(began);
     Ok(guard)
+}
+
+/// Fields as text, of which none can begin another line or act on a terminal, whoever wrote what it says.
+fn plain_fields() -> impl for<'writer> FormatFields<'writer> + 'static {
+    let field = |writer: &mut Writer<'_>, field: &Field, value: &dyn Debug| {
+        let value = format!("{value:?}");
+        match field.name() {
+            "message" => write!(writer, "{}", one_line(&value)),
+            name => write!(writer, "{name}={}", one_line(&value)),
+        }
+    };
+    debug_fn(field).delimited(" ")
 }
 
 /// Logs a request when its answer begins. Neither headers nor the query are shown, since secrets may be there.
@@ -81,4 +107,41 @@ pub async fn request(request: Request, next: Next) -> Response {
         None => tracing::info!(target: "larder_service::request", %method, path, status, micros, "request"),
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_others_wrote() {
+        let written = Written::default();
+        let writer = written.clone();
+        let lines = fmt::layer().with_writer(move || writer.clone()).with_ansi(false).with_target(false);
+        let subscriber = tracing_subscriber::registry().with(lines.fmt_fields(plain_fields()));
+        let nasty = "x\n2026-01-01T00:00:00Z INFO granted\r\u{1b}[2J\u{202e}\u{9b}1A";
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(display = %nasty, debug = ?nasty, plain = nasty, number = 7, "said {nasty}");
+        });
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(!text.trim_end().contains(|c: char| c.is_control() || c == '\u{202e}'), "{text:?}");
+        assert!(text.contains(" INFO said x\\n2026-") && text.contains(" display=x\\n2026-"), "{text}");
+        assert!(text.contains(" plain=\"x\\n2026-") && text.contains(" number=7"), "{text}");
+    }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use chrono::{DateTime, NaiveDate};
 use clap::Args;
-use larder_protocol::api::CacheName;
+use larder_protocol::{api::CacheName, plain::one_line};
 use serde_json::{Value, json};
 
 use super::{Failure, open_existing, print};
@@ -88,7 +88,11 @@ pub(super) async fn run(arguments: Arguments, config: &Config) -> Result<(), Fai
         let _ =
             if arguments.json { writeln!(text, "{}", object(row)) } else { writeln!(text, "{}", line(row)) };
     }
-    print::out(&text);
+    if arguments.json {
+        print::json(&text);
+    } else {
+        print::out(&text);
+    }
     if left_out > 0 {
         print::complain("There is more, older than this: see --limit and --since.");
     }
@@ -101,7 +105,7 @@ fn line(row: &AuditRow) -> String {
     let mut say = |what: &str, value: &Option<String>| {
         if let Some(value) = value {
             text.push_str(what);
-            text.push_str(&shown(value));
+            text.push_str(&one_line(value));
         }
     };
     say("  ", &row.cache);
@@ -120,7 +124,7 @@ fn line(row: &AuditRow) -> String {
         Err(_) => row.details.clone(),
     };
     text.push_str("  ");
-    text.push_str(&shown(&details));
+    text.push_str(&one_line(&details));
     if row.times > 1 {
         text.push_str(&format!("  ({} times, the last at {})", row.times, time(row.last_time)));
     }
@@ -136,17 +140,6 @@ fn object(row: &AuditRow) -> Value {
         "issuer": issuer, "repository": repository, "repository_id": repository_id, "ref": git_ref, "event": event,
         "run": run, "attempt": attempt, "actor": actor, "token": token, "address": address, "details": details,
     })
-}
-
-/// Text of others: no newline, no control sequence and nothing that turns text around reaches a terminal.
-fn shown(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            let plain = matches!(c, '"' | '\'').then_some(c);
-            let escaped = plain.is_none().then(|| c.escape_debug());
-            plain.into_iter().chain(escaped.into_iter().flatten())
-        })
-        .collect()
 }
 
 fn time(seconds: i64) -> String {
@@ -180,12 +173,5 @@ mod tests {
         for wrong in ["", "yesterday", "2d3", "-2d", "0d", "2026-13-01", "99999999999999d"] {
             assert!(at(wrong).unwrap_err().contains("2026-11-01"), "{wrong}");
         }
-    }
-
-    #[test]
-    fn what_others_wrote_stays_on_its_line() {
-        assert_eq!(shown("a\n::warning::b\r\u{1b}[2J\u{202e}\0ä \"c\""), {
-            "a\\n::warning::b\\r\\u{1b}[2J\\u{202e}\\0ä \"c\""
-        });
     }
 }

@@ -274,7 +274,7 @@ fn list(
     }
     if json {
         let text = serde_json::to_string_pretty(&keys).map_err(Failure::because)?;
-        print::out(&format!("{text}\n"));
+        print::json(&format!("{text}\n"));
         return Ok(());
     }
     let mut text = String::new();

@@ -152,7 +152,7 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
     if let Some(Command::Completions { shell }) = cli.command {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut Cli::command(), "larderd", &mut script);
-        print::out(&String::from_utf8_lossy(&script));
+        print::raw(&String::from_utf8_lossy(&script));
         return Ok(());
     }
     let config = Config::load(cli.global.config.as_deref(), environment)?;
