@@ -210,3 +210,28 @@ fn audit_row(row: &SqliteRow) -> Result<AuditRow, MetadataError> {
         details: row.try_get("details")?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock::Clock, trust::people};
+
+    /// What gives power is on record, or is not given.
+    #[tokio::test]
+    async fn what_cannot_be_recorded_does_not_happen() {
+        let folder = tempfile::tempdir().unwrap();
+        let metadata = Metadata::open(&folder.path().join("larder.db")).await.unwrap();
+        let cache = "main".parse().unwrap();
+        let create = async |name| people::create_token(&metadata, &Clock::System, name, &cache, 60).await;
+        create("anna").await.unwrap();
+        let mut transaction = metadata.write().await.unwrap();
+        sqlx::query("ALTER TABLE audit RENAME TO lost").execute(&mut *transaction).await.unwrap();
+        transaction.commit().await.unwrap();
+
+        create("bert").await.unwrap_err();
+        people::revoke_token(&metadata, &Clock::System, "anna").await.unwrap_err();
+        let names: Vec<String> =
+            metadata.named_tokens(0).await.unwrap().into_iter().map(|token| token.name).collect();
+        assert_eq!(names, ["anna"]);
+    }
+}

@@ -142,9 +142,12 @@ fn on_record(service: &Service, cache: Option<&CacheName>, who: Who, refusal: &A
 /// 401 without a session, 403 if it is a person's token.
 pub async fn revoke_session(
     State(service): State<Arc<Service>>,
+    client: Client,
     headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
-    let (token, grant) = authenticate(&service, &headers).await?;
+    let record = |refusal: &ApiError| on_record(&service, None, Who::default().at(client), refusal);
+    service.paces.push_from(client, service.clock.now()).inspect_err(record)?;
+    let (token, grant) = authenticate(&service, &headers).await.inspect_err(record)?;
     if let GrantedTo::Person { name, .. } = grant.identity {
         return Err(ApiError::denied(format!(
             "{name:?} is a person's token. Whoever runs the service ends it by `larderd token revoke {name}`"

@@ -62,16 +62,18 @@ async fn what_is_no_good_token_is_on_record_without_what_it_claims() {
     world.refuses(&format!("{id_token}x"), StatusCode::UNAUTHORIZED, "signature").await;
     let made_up = world.exchange_for("made-up", &world.id_token()).await;
     assert_eq!(made_up.0, StatusCode::FORBIDDEN);
-    let answer = world.call(Method::POST, "/api/v1/caches/main/pushes", Some("larder_s_x"), vec![]).await;
-    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    for (method, page) in [(Method::POST, "/api/v1/caches/main/pushes"), (Method::DELETE, "/api/v1/token")] {
+        let answer = world.call(method, page, Some("larder_s_x"), vec![]).await;
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    }
 
     let rows = rows(&world, ALL).await;
     let said: Vec<_> = rows.iter().map(|row| (row.kind.as_str(), row.cache.as_deref())).collect();
-    // The last two are one: nobody knows more of either than that it came from here.
+    // Three are one: nobody knows more of either than that it came from here.
     let denied = |cache| ("denied", cache);
     assert_eq!(said, [("granted", Some("main")), denied(Some("main")), denied(None), denied(None)]);
     assert_eq!(rows[1].repository.as_deref(), Some("acme/flake"), "the replayed token is a real one");
-    assert_eq!((&rows[2].repository, rows[2].times), (&None, 2), "nobody verified what the forged one says");
+    assert_eq!((&rows[2].repository, rows[2].times), (&None, 3), "nobody verified what the forged one says");
     assert_eq!(rows[3].repository.as_deref(), Some("acme/flake"));
     assert!(!format!("{rows:?}").contains(&id_token[..40]));
 }
