@@ -47,8 +47,8 @@ pub enum PushedBy {
         /// What the issuer calls it.
         subject: String,
     },
-    /// A job of a repository that is not public, in a cache that is: more is told to those alone who have a person's
-    /// token with the permission `read`, and to the repository's own jobs.
+    /// A job of a repository that is not public: more is told to those alone who have a person's token with the
+    /// permission `read`, and to the repository's own jobs.
     Withheld {
         /// Who vouched for the job.
         issuer: String,

@@ -45,15 +45,18 @@ pub fn routes() -> Router<Arc<Service>> {
 }
 
 async fn provenance(
+    // Whoever may not read the cache gets no further than this.
+    _: crate::caches::CacheInPath,
     State(service): State<Arc<Service>>,
     Path(path): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Json<Provenance>, ApiError> {
     let (_, told) = Told::find(&service, path, &headers).await?;
-    Ok(Json(told.provenance))
+    Ok(Json(told.with_run(&service).provenance))
 }
 
 async fn state(
+    _: crate::caches::CacheInPath,
     State(service): State<Arc<Service>>,
     Path(path): Path<(String, String)>,
     headers: HeaderMap,
@@ -62,7 +65,7 @@ async fn state(
     let keys = cache.signing_keys();
     let place = Place { cache_url: cache.url.clone(), stated_at: to_date(service.clock.now()) };
     let signed = tokio::task::spawn_blocking(move || {
-        let Told { provenance, claims } = told;
+        let Told { provenance, claims } = told.with_run(&service);
         let statement = statement::of(&provenance, claims.as_ref(), &place).map_err(ApiError::internal)?;
         let key = keys.newest().ok_or_else(|| ApiError::internal("the cache has no key"))?;
         Ok::<_, ApiError>(Envelope::sign(&statement, key))
@@ -119,6 +122,17 @@ impl Told {
     }
 }
 
+impl Told {
+    /// Adds where people see the run: which kind of server it is on, the configuration says.
+    fn with_run(mut self, service: &Service) -> Self {
+        if let (PushedBy::Job(job), Some(claims)) = (&mut self.provenance.pushed_by, &self.claims) {
+            let issuer = service.config.issuers.iter().find(|issuer| issuer.url.as_str() == claims.issuer);
+            job.run_url = run_url::of(claims, issuer.map(|issuer| issuer.kind).unwrap_or_default());
+        }
+        self
+    }
+}
+
 /// Who asks: nobody in particular where no token is shown. One that is shown must be good, so that whoever shows it
 /// is not told less without a word.
 async fn reader(service: &Service, cache: &Cache, headers: &HeaderMap) -> Result<Option<Grant>, ApiError> {
@@ -155,7 +169,7 @@ fn job(claims: &Claims) -> PushingJob {
         workflow: claims.workflow_ref.clone(),
         run: claims.run_id,
         attempt: claims.run_attempt,
-        run_url: run_url::of(claims),
+        run_url: None,
         actor: claims.actor.clone(),
     }
 }

@@ -2,7 +2,10 @@
 
 use url::Url;
 
-use crate::{config::issuer::GITHUB, identity::Claims};
+use crate::{
+    config::issuer::GITHUB,
+    identity::{Claims, IssuerKind},
+};
 
 /// What tells GitHub's data residency: `https://token.actions.SUBDOMAIN.ghe.com`.
 const DATA_RESIDENCY: (&str, &str) = ("token.actions.", ".ghe.com");
@@ -10,10 +13,20 @@ const DATA_RESIDENCY: (&str, &str) = ("token.actions.", ".ghe.com");
 const ENTERPRISE_SERVER: &str = "/_services/token";
 
 /// The page of the run, where the issuer tells on which server it is.
-pub(super) fn of(claims: &Claims) -> Option<String> {
-    let Claims { repository, run_id, run_attempt, .. } = claims;
-    let server = github_server(&claims.issuer)?;
-    Some(format!("{server}/{repository}/actions/runs/{run_id}/attempts/{run_attempt}"))
+pub(super) fn of(claims: &Claims, kind: IssuerKind) -> Option<String> {
+    let Claims { issuer, repository, run_id, run_attempt, .. } = claims;
+    match kind {
+        IssuerKind::GitHub => {
+            let server = github_server(issuer)?;
+            Some(format!("{server}/{repository}/actions/runs/{run_id}/attempts/{run_attempt}"))
+        }
+        // The issuer is the instance itself, and what it calls a pipeline is the run.
+        IssuerKind::GitLab => {
+            Some(format!("{}/{repository}/-/pipelines/{run_id}", issuer.trim_end_matches('/')))
+        }
+        // Forgejo's pages count a repository's runs, and its tokens do not tell that number.
+        IssuerKind::Forgejo | IssuerKind::Oidc => None,
+    }
 }
 
 /// The web server of an issuer that is GitHub's: its origin.
@@ -34,6 +47,38 @@ fn github_server(issuer: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_is_where_its_kind_of_server_has_it() {
+        let claims = |issuer: &str| -> Claims {
+            let said = serde_json::json!({
+                "iss": issuer, "repository": "acme/infra/flake", "repository_id": 1, "ref": "refs/heads/main",
+                "sha": "0", "event_name": "push", "run_id": 7, "run_attempt": 2,
+            });
+            serde_json::from_value(said).unwrap()
+        };
+        for (issuer, kind, page) in [
+            (
+                GITHUB,
+                IssuerKind::GitHub,
+                Some("https://github.com/acme/infra/flake/actions/runs/7/attempts/2"),
+            ),
+            (
+                "https://gitlab.com",
+                IssuerKind::GitLab,
+                Some("https://gitlab.com/acme/infra/flake/-/pipelines/7"),
+            ),
+            (
+                "https://x.example/gitlab/",
+                IssuerKind::GitLab,
+                Some("https://x.example/gitlab/acme/infra/flake/-/pipelines/7"),
+            ),
+            ("https://codeberg.org/api/actions", IssuerKind::Forgejo, None),
+            ("https://issuer.example", IssuerKind::Oidc, None),
+        ] {
+            assert_eq!(of(&claims(issuer), kind).as_deref(), page);
+        }
+    }
 
     #[test]
     fn a_run_is_on_its_issuers_server() {
