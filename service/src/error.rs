@@ -174,7 +174,13 @@ impl IntoResponse for ApiError {
 
 impl From<MetadataError> for ApiError {
     fn from(error: MetadataError) -> Self {
-        if error.is_full() { Self::no_space(error) } else { Self::internal(error) }
+        if error.is_gone() {
+            Self::not_found("the push was given up meanwhile, or what it relies on has gone; open a new one")
+        } else if error.is_full() {
+            Self::no_space(error)
+        } else {
+            Self::internal(error)
+        }
     }
 }
 

@@ -20,6 +20,7 @@ pub mod pace;
 pub mod provenance;
 pub mod push;
 pub mod random;
+pub mod retention;
 pub mod router;
 pub mod serve;
 pub mod storage;
@@ -39,6 +40,7 @@ use crate::{
     metadata::{Metadata, MetadataError},
     pace::Paces,
     push::{UpstreamClient, Workshop},
+    retention::Retention,
     storage::{Storage, StorageError},
 };
 
@@ -69,6 +71,8 @@ pub struct Service {
     pub workshop: Workshop,
     /// Whom to ask what upstreams have.
     pub upstreams: UpstreamClient,
+    /// What retention holds in memory.
+    pub retention: Retention,
 }
 
 /// The service cannot start. The text names the remedy.
@@ -137,6 +141,7 @@ impl Service {
             reads,
             workshop,
             upstreams,
+            retention: Retention::default(),
         }))
     }
 }

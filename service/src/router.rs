@@ -7,13 +7,14 @@ use axum::{
     extract::{Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use larder_protocol::api::CacheInfo;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
-    Service, cache, caches::CacheInPath, config::ByteSize, error::ApiError, log, provenance, push, trust,
+    Service, cache, caches::CacheInPath, config::ByteSize, error::ApiError, log, provenance, push,
+    retention::pins, trust,
 };
 
 /// For requests that carry little and ask for little. Longer than an issuer's keys may take.
@@ -25,6 +26,8 @@ pub fn router(service: Arc<Service>) -> Router {
     let small = Router::new()
         .route("/api/v1/token", post(trust::exchange_token).delete(trust::revoke_session))
         .route("/api/v1/caches/{cache}", get(cache_info))
+        .route("/api/v1/caches/{cache}/pins", get(pins::pins))
+        .route("/api/v1/caches/{cache}/pins/{name}", put(pins::pin).delete(pins::unpin))
         .layer(middleware::from_fn(within_time));
     let router = Router::new()
         .route("/", get(root))

@@ -15,7 +15,7 @@ use crate::{
     Service,
     client::Peer,
     connections::{BusyBody, Connection, Connections},
-    router,
+    retention, router,
 };
 
 /// A connection on which no whole request head arrives for so long is closed, idle ones too: one that sends a byte
@@ -41,6 +41,7 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(BUFFER);
     let mut connections = Connections::new(service.config.limits.max_connections);
     let (stop, serving) = (CancellationToken::new(), TaskTracker::new());
+    let sweeping = tokio::spawn(retention::run(service.clone()));
 
     let mut shutdown = pin!(shutdown);
     loop {
@@ -70,6 +71,10 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     serving.close();
     if tokio::time::timeout(FINISH_WITHIN, serving.wait()).await.is_err() {
         tracing::warn!("some requests did not finish in time and were cut off");
+    }
+    sweeping.abort();
+    if let Err(error) = service.retention.reads.flush(&service).await {
+        tracing::error!(%error, "when paths were last read could not be noted");
     }
     service.audit.flush().await;
     service.metadata.close().await;

@@ -87,6 +87,32 @@ pub enum Event {
         /// The name.
         name: String,
     },
+    /// A sweep deleted paths that nothing kept.
+    PathsSwept {
+        /// How many.
+        paths: u64,
+    },
+    /// What a repository's runs keep was let go.
+    RootsDropped {
+        /// The repository.
+        repository: String,
+        /// The ref; all of them if there is none.
+        git_ref: Option<String>,
+        /// Of how many runs.
+        runs: u64,
+    },
+    /// A path was pinned.
+    Pinned {
+        /// The pin's name.
+        name: String,
+        /// The path.
+        path: String,
+    },
+    /// A name's pins were removed.
+    Unpinned {
+        /// The name.
+        name: String,
+    },
 }
 
 /// The kinds of events, as `larderd audit --kind` takes them.
@@ -115,6 +141,14 @@ pub enum Kind {
     NameConfirmed,
     /// What a name stands for was forgotten
     NameUnbound,
+    /// A sweep deleted paths that nothing kept
+    PathsSwept,
+    /// What a repository's runs keep was let go
+    RootsDropped,
+    /// A path was pinned
+    Pinned,
+    /// A name's pins were removed
+    Unpinned,
 }
 
 impl Event {
@@ -132,6 +166,10 @@ impl Event {
             Self::NameSuspended { .. } => Kind::NameSuspended,
             Self::NameConfirmed { .. } => Kind::NameConfirmed,
             Self::NameUnbound { .. } => Kind::NameUnbound,
+            Self::PathsSwept { .. } => Kind::PathsSwept,
+            Self::RootsDropped { .. } => Kind::RootsDropped,
+            Self::Pinned { .. } => Kind::Pinned,
+            Self::Unpinned { .. } => Kind::Unpinned,
         }
     }
 
@@ -166,10 +204,17 @@ impl Event {
             Self::PushRefused { push: Some(push), reason } => format!("push {push}: {reason}"),
             Self::PushRefused { push: None, reason } => reason.clone(),
             Self::TokenCreated { name, permissions, .. } => format!("{name}: {}", list(permissions)),
-            Self::TokenRevoked { name } | Self::NameUnbound { name } => name.clone(),
+            Self::TokenRevoked { name } | Self::NameUnbound { name } | Self::Unpinned { name } => {
+                name.clone()
+            }
             Self::NameBound { name, numbers, source } => format!("{name}: {numbers}, by {source}"),
             Self::NameSuspended { name, found } => format!("{name}: now {found}"),
             Self::NameConfirmed { name, numbers } => format!("{name}: {numbers}"),
+            Self::PathsSwept { paths } => format!("{paths} paths that nothing kept"),
+            Self::RootsDropped { repository, git_ref, runs } => {
+                format!("{runs} runs of {repository}, {}", git_ref.as_deref().unwrap_or("all refs"))
+            }
+            Self::Pinned { name, path } => format!("{name}: {path}"),
         }
     }
 }
@@ -189,6 +234,10 @@ impl Kind {
             Self::NameSuspended => "name-suspended",
             Self::NameConfirmed => "name-confirmed",
             Self::NameUnbound => "name-unbound",
+            Self::PathsSwept => "paths-swept",
+            Self::RootsDropped => "roots-dropped",
+            Self::Pinned => "pinned",
+            Self::Unpinned => "unpinned",
         }
     }
 }

@@ -37,7 +37,7 @@ impl Weighter<Key, Remembered> for ByLength {
 /// What readers asked for lately.
 pub struct ReadMemory {
     narinfos: QuickCache<Key, Remembered, ByLength>,
-    /// How often something became visible: what was looked up before is not remembered after.
+    /// How often something became visible, or ceased to be: what was looked up before is not remembered after.
     epoch: AtomicU64,
 }
 
@@ -59,7 +59,7 @@ impl ReadMemory {
         self.epoch.load(Ordering::SeqCst)
     }
 
-    /// Remembers what a look-up found, unless something was published since it began.
+    /// Remembers what a look-up found, unless something was published or withdrawn since it began.
     pub(super) fn remember(
         &self,
         cache: &Cache,
@@ -73,6 +73,14 @@ impl ReadMemory {
         // Either this sees the new epoch, or whoever set it forgets the entry after.
         if self.epoch() != epoch {
             self.narinfos.remove(&key);
+        }
+    }
+
+    /// Forgets paths. To be called when they are visible no more.
+    pub fn withdrawn(&self, cache: &Cache, hashes: impl Iterator<Item = StorePathHash>) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        for hash in hashes {
+            self.narinfos.remove(&(cache.number, hash));
         }
     }
 

@@ -18,11 +18,14 @@ use larder_protocol::{StorePathHash, store_path::STORE_DIR};
 
 pub use memory::ReadMemory;
 
-use crate::{Service, caches::Cache};
+use crate::{Service, caches::Cache, retention::pins};
 
 /// The routes of readers.
 pub fn routes() -> Router<Arc<Service>> {
-    Router::new().route("/{cache}/{file}", get(file)).route("/{cache}/nar/{file}", get(nar))
+    Router::new()
+        .route("/{cache}/{file}", get(file))
+        .route("/{cache}/nar/{file}", get(nar))
+        .route("/{cache}/pins/{name}", get(pin))
 }
 
 async fn file(
@@ -33,7 +36,10 @@ async fn file(
     if let Some(digits) = file.strip_suffix(".narinfo") {
         return match StorePathHash::from_digits(digits.as_bytes()) {
             Some(hash) => match narinfo::narinfo(&service, cache, hash).await {
-                Some(text) => found("text/x-nix-narinfo", text),
+                Some(text) => {
+                    service.retention.reads.path(cache, hash);
+                    found("text/x-nix-narinfo", text)
+                }
                 None => absent(),
             },
             None => absent(),
@@ -54,6 +60,24 @@ async fn nar(
     let Some(cache) = service.caches.named(&cache) else { return absent() };
     match nar::NarFile::parse(&file) {
         Some(file) => nar::serve(&service, cache, &file, &method, &headers).await.unwrap_or_else(absent),
+        None => absent(),
+    }
+}
+
+/// The path that was pinned last under a name, for a host that updates itself by it.
+async fn pin(
+    State(service): State<Arc<Service>>,
+    Path((cache, name)): Path<(String, String)>,
+) -> Response<Body> {
+    let Some(cache) = service.caches.named(&cache) else { return absent() };
+    match pins::read(&service, cache, &name).await {
+        Some(path) => {
+            let mut response = found("text/plain; charset=utf-8", path.into());
+            response
+                .headers_mut()
+                .insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache"));
+            response
+        }
         None => absent(),
     }
 }

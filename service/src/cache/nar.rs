@@ -48,6 +48,7 @@ pub(super) async fn serve(
         .await
         .inspect_err(|error| tracing::error!(%error, "a NAR could not be looked up"))
         .ok()??;
+    service.retention.reads.nar(cache, nar.id);
     // Under another encoding the bytes are others: whoever holds some of the old ones must not add to them.
     let same = nar.encoding == file.encoding;
     let etag = format!("\"{}\"", nar.encoding);
@@ -75,7 +76,7 @@ pub(super) async fn serve(
     if method == Method::HEAD {
         return response.body(Body::empty()).ok();
     }
-    let recipe = service.metadata.recipe(nar.id).await;
+    let recipe = service.metadata.recipe(&nar).await;
     let recipe = recipe.inspect_err(|error| tracing::error!(%error, "a recipe could not be read")).ok()?;
     let length = recipe.iter().map(|(chunk, _)| u64::from(chunk.frame_len)).sum::<u64>();
     if length != nar.file_size {

@@ -7,7 +7,7 @@ use larder_protocol::{
 use serde::Deserialize;
 use url::Url;
 
-use super::{ConfigError, trust};
+use super::{CacheRetention, ConfigError, retention, trust};
 use crate::trust::TrustRules;
 
 /// Where every store path of every cache lies.
@@ -31,6 +31,8 @@ pub struct CacheConfig {
     pub upstreams: Vec<Upstream>,
     /// Who may push.
     pub trust: TrustRules,
+    /// What is kept.
+    pub retention: CacheRetention,
 }
 
 impl Default for CacheConfig {
@@ -41,6 +43,7 @@ impl Default for CacheConfig {
             name,
             priority: DEFAULT_PRIORITY,
             upstreams: default_upstreams(),
+            retention: CacheRetention::default(),
         }
     }
 }
@@ -56,11 +59,19 @@ pub(super) struct File {
     pub(super) upstream: Option<Vec<UpstreamFile>>,
     #[serde(default)]
     pub(super) trust: Vec<trust::File>,
+    #[serde(default)]
+    pub(super) retention: retention::CacheFile,
 }
 
 impl Default for File {
     fn default() -> Self {
-        Self { name: default_name(), priority: DEFAULT_PRIORITY, upstream: None, trust: Vec::new() }
+        Self {
+            name: default_name(),
+            priority: DEFAULT_PRIORITY,
+            upstream: None,
+            trust: Vec::new(),
+            retention: retention::CacheFile::default(),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ pub mod issuer;
 pub mod limits;
 pub mod period;
 pub mod public_url;
+pub mod retention;
 pub mod size;
 pub mod trust;
 
@@ -30,6 +31,7 @@ pub use self::{
     limits::{Limits, OpenPushes, Pacing},
     period::Period,
     public_url::PublicUrl,
+    retention::{CacheRetention, Retention},
     size::ByteSize,
 };
 use crate::{client, trust::TrustRules};
@@ -56,6 +58,8 @@ pub struct Config {
     pub audit: AuditConfig,
     /// The proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// When the store is swept.
+    pub retention: Retention,
 }
 
 /// The configuration cannot be used. The text says which key, which value and what to write instead.
@@ -110,6 +114,8 @@ struct File {
     #[serde(default)]
     audit: audit::File,
     trusted_proxies: Option<Vec<String>>,
+    #[serde(default)]
+    retention: retention::File,
 }
 
 fn listen_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
@@ -191,6 +197,7 @@ impl Config {
             limits: Limits::check(file.limits, environment)?,
             audit: audit::check(file.audit)?,
             trusted_proxies: trusted_proxies(file.trusted_proxies)?,
+            retention: Retention::check(file.retention)?,
         };
         config.check()?;
         Ok(config)
@@ -207,6 +214,7 @@ impl Config {
             limits: Limits::default(),
             audit: AuditConfig::default(),
             trusted_proxies: client::loopback(),
+            retention: Retention::default(),
         }
     }
 
@@ -264,6 +272,7 @@ impl CacheConfig {
         Ok(Self {
             priority: cache::check_priority(&key, file.priority)?,
             upstreams: cache::check_upstreams(&key, file.upstream)?,
+            retention: CacheRetention::check(&key, file.retention)?,
             name: file.name,
             trust,
         })

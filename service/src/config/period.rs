@@ -23,6 +23,11 @@ impl Period {
         Self(days as i64 * DAY)
     }
 
+    /// So many hours.
+    pub const fn hours(hours: u32) -> Self {
+        Self(hours as i64 * 60 * 60)
+    }
+
     /// Its length.
     pub const fn seconds(self) -> i64 {
         self.0

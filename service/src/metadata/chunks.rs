@@ -3,9 +3,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use larder_protocol::{ChunkId, chunk::FrameHole, upload::FrameEntry};
-use sqlx::{QueryBuilder, Row as _, Sqlite, sqlite::SqliteRow};
+use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction, sqlite::SqliteRow};
 
-use super::{BATCH, Metadata, MetadataError, ObjectId, blob};
+use super::{BATCH, Metadata, MetadataError, ObjectId, blob, sweeping::hold_open};
 
 /// Which caches share chunks: public ones one namespace, each private one its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -90,9 +90,11 @@ fn decode_holes(bytes: &[u8]) -> Result<Box<[FrameHole]>, MetadataError> {
 }
 
 impl Metadata {
-    /// Where those of `names` that are there lie. Condemned ones count as missing.
+    /// Where those of `names` that are there lie. What was condemned before the push was opened counts as missing; what
+    /// was condemned since stays until the push ends.
     pub async fn stored_chunks(
         &self,
+        push: i64,
         namespace: Namespace,
         names: &[ChunkId],
     ) -> Result<HashMap<ChunkId, StoredChunk>, MetadataError> {
@@ -101,7 +103,11 @@ impl Metadata {
         for batch in names.chunks(BATCH) {
             let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
             query.push(StoredChunk::COLUMNS);
-            query.push(", c.name FROM chunks c JOIN objects o ON o.id = c.object WHERE c.condemned_at IS NULL AND c.namespace = ");
+            query.push(
+                ", c.name FROM chunks c JOIN objects o ON o.id = c.object LEFT JOIN sweeps s ON s.id = c.condemned_by
+                 WHERE (c.condemned_at IS NULL OR s.id IS NOT NULL AND (s.horizon IS NULL OR s.horizon >= ",
+            );
+            query.push_bind(push).push(")) AND c.namespace = ");
             query.push_bind(namespace.0).push(" AND c.name IN (");
             let mut list = query.separated(", ");
             for name in batch {
@@ -116,6 +122,9 @@ impl Metadata {
     }
 
     /// Notes an object's frames, each with its place, and that the object is on disk.
+    ///
+    /// # Errors
+    /// [`MetadataError::Gone`] if the push is not open any more.
     pub async fn finish_object(
         &self,
         object: ObjectId,
@@ -123,33 +132,86 @@ impl Metadata {
         namespace: Namespace,
         frames: &[(FrameEntry, u64)],
     ) -> Result<(), MetadataError> {
-        let mut batches = frames.chunks(BATCH).peekable();
-        while let Some(batch) = batches.next() {
+        let (mut batch, mut rest) = frames.split_at(frames.len().min(BATCH));
+        loop {
             let mut transaction = self.write().await?;
-            let mut insert = QueryBuilder::<Sqlite>::new(
-                "INSERT INTO chunks (namespace, name, object, frame_offset, frame_len, content_len, holes) ",
-            );
-            insert.push_values(batch, |mut row, (entry, offset)| {
-                row.push_bind(namespace.0)
-                    .push_bind(&entry.id.0[..])
-                    .push_bind(object.0)
-                    .push_bind(i64::try_from(*offset).unwrap_or(i64::MAX))
-                    .push_bind(i64::from(entry.frame_len))
-                    .push_bind(i64::from(entry.content_len))
-                    .push_bind(encode_holes(&entry.holes));
-            });
-            // The first frame of a chunk stays; one that a sweep wanted is revived.
-            insert.push(" ON CONFLICT (namespace, name) DO UPDATE SET condemned_at = NULL");
-            insert.build().execute(&mut *transaction).await?;
-            if batches.peek().is_none() {
+            hold_writing(&mut transaction, object).await?;
+            if !batch.is_empty() {
+                insert_frames(&mut transaction, object, namespace, batch).await?;
+            }
+            if rest.is_empty() {
                 sqlx::query("UPDATE objects SET state = 'stored', size = ? WHERE id = ?")
                     .bind(i64::try_from(size).unwrap_or(i64::MAX))
                     .bind(object.0)
                     .execute(&mut *transaction)
                     .await?;
+                transaction.commit().await?;
+                return Ok(());
             }
             transaction.commit().await?;
+            (batch, rest) = rest.split_at(rest.len().min(BATCH));
         }
-        Ok(())
     }
+}
+
+async fn insert_frames(
+    transaction: &mut Transaction<'static, Sqlite>,
+    object: ObjectId,
+    namespace: Namespace,
+    batch: &[(FrameEntry, u64)],
+) -> Result<(), MetadataError> {
+    let mut insert = QueryBuilder::<Sqlite>::new(
+        "INSERT INTO chunks (namespace, name, object, frame_offset, frame_len, content_len, holes) ",
+    );
+    insert.push_values(batch, |mut row, (entry, offset)| {
+        row.push_bind(namespace.0)
+            .push_bind(&entry.id.0[..])
+            .push_bind(object.0)
+            .push_bind(i64::try_from(*offset).unwrap_or(i64::MAX))
+            .push_bind(i64::from(entry.frame_len))
+            .push_bind(i64::from(entry.content_len))
+            .push_bind(encode_holes(&entry.holes));
+    });
+    // The first frame of a chunk stays; one that a sweep wanted is revived.
+    insert.push(" ON CONFLICT (namespace, name) DO UPDATE SET condemned_at = NULL, condemned_by = NULL");
+    insert.build().execute(&mut **transaction).await?;
+    unsettle(transaction, object, namespace, batch).await
+}
+
+/// Makes sure that frames may be noted of an object: its push is open, and nobody has given it up.
+async fn hold_writing(
+    transaction: &mut Transaction<'static, Sqlite>,
+    object: ObjectId,
+) -> Result<(), MetadataError> {
+    let push: Option<i64> = sqlx::query_scalar(
+        "SELECT push FROM objects WHERE id = ? AND state = 'writing' AND doomed_at IS NULL",
+    )
+    .bind(object.0)
+    .fetch_optional(&mut **transaction)
+    .await?
+    .flatten();
+    hold_open(transaction, push.ok_or(MetadataError::Gone)?).await
+}
+
+/// Has objects looked through again for what nothing uses when the push of `object` has ended: this upload may have
+/// revived chunks that lie there.
+async fn unsettle(
+    transaction: &mut Transaction<'static, Sqlite>,
+    object: ObjectId,
+    namespace: Namespace,
+    frames: &[(FrameEntry, u64)],
+) -> Result<(), MetadataError> {
+    let mut update =
+        QueryBuilder::<Sqlite>::new("UPDATE objects SET push = (SELECT o.push FROM objects o WHERE o.id = ");
+    update
+        .push_bind(object.0)
+        .push(") WHERE state = 'stored' AND id IN (SELECT c.object FROM chunks c WHERE c.object <> ");
+    update.push_bind(object.0).push(" AND c.namespace = ").push_bind(namespace.0).push(" AND c.name IN (");
+    let mut list = update.separated(", ");
+    for (entry, _) in frames {
+        list.push_bind(&entry.id.0[..]);
+    }
+    update.push("))");
+    update.build().execute(&mut **transaction).await?;
+    Ok(())
 }

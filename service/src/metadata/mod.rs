@@ -5,13 +5,20 @@
 
 pub(crate) mod audit;
 mod chunks;
+mod claims;
+mod marks;
 mod names;
 mod nars;
 mod objects;
 mod path_filter;
 mod paths;
+mod pins;
 mod provenance;
 mod pushes;
+mod reads;
+mod runs;
+mod sweeping;
+mod sweeps;
 pub mod tokens;
 mod upstream_paths;
 
@@ -29,12 +36,18 @@ use sqlx::{
 
 pub use audit::{AuditFilter, AuditRow};
 pub use chunks::{Namespace, StoredChunk};
+pub use marks::{DyingPath, Extent, MarkedRoot, Marks, RootsOf};
 pub use names::{Binding, NameRow, NamesOf};
 pub use nars::{Encoding, StoredNar, VerifiedNar};
 pub use objects::ObjectId;
 pub use paths::{PublishedPath, VisiblePath};
+pub use pins::{NewPin, PinRow};
 pub use provenance::PushedPath;
 pub use pushes::{CommitOutcome, FoundPush, FullOf, NewPush, OpenOutcome};
+pub use reads::ReadOf;
+pub use runs::{PushedRun, PushingRun};
+pub use sweeping::{Deleted, Removed};
+pub use sweeps::AskedSweep;
 
 use path_filter::PathFilter;
 
@@ -55,9 +68,23 @@ pub enum MetadataError {
     /// A row holds what it cannot hold.
     #[error("the database is damaged: {0}")]
     Damaged(&'static str),
+    /// What rows were to be added to, or what they rely on, has been removed meanwhile.
+    #[error("what this belongs to has been removed meanwhile")]
+    Gone,
 }
 
 impl MetadataError {
+    /// Whether what rows were to be added to, or named, has been removed meanwhile.
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Self::Gone => true,
+            Self::Database(error) => {
+                error.as_database_error().is_some_and(|error| error.is_foreign_key_violation())
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the disk is full.
     pub fn is_full(&self) -> bool {
         /// `SQLITE_FULL`; the system's own code is not kept.
@@ -71,6 +98,8 @@ impl MetadataError {
 pub struct Metadata {
     reader: SqlitePool,
     writer: SqlitePool,
+    /// For connections of their own that only read.
+    reading: SqliteConnectOptions,
     paths: Arc<OnceLock<PathFilter>>,
 }
 
@@ -98,12 +127,13 @@ impl Metadata {
             .connect_with(options.clone())
             .await?;
         MIGRATIONS.run(&writer).await?;
+        let reading = options.read_only(true);
         let reader = SqlitePoolOptions::new()
             .max_connections(4)
             .acquire_timeout(Duration::from_secs(10))
-            .connect_with(options.read_only(true))
+            .connect_with(reading.clone())
             .await?;
-        Ok(Self { reader, writer, paths: Arc::default() })
+        Ok(Self { reader, writer, reading, paths: Arc::default() })
     }
 
     /// Whether the database answers.

@@ -6,7 +6,10 @@ use futures_util::TryStreamExt as _;
 use larder_protocol::{NarHash, StorePathHash, api::CacheName};
 use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
 
-use super::{BATCH, Metadata, MetadataError, Namespace, ObjectId, StoredChunk, blob, chunks::Keys, number};
+use super::{
+    BATCH, Metadata, MetadataError, Namespace, ObjectId, StoredChunk, blob, chunks::Keys, claims::list,
+    number, sweeping::hold_open,
+};
 
 /// The digest of a `.nar.zst` as it is served: BLAKE3, its first 20 bytes, so that it is written like a store
 /// path's hash.
@@ -68,6 +71,9 @@ impl Metadata {
     ///
     /// At most some thousand rows go into one transaction. A NAR with more chunks than that is complete,
     /// and so there for all others, with the last of them.
+    ///
+    /// # Errors
+    /// [`MetadataError::Gone`] if the push is not open any more.
     pub async fn note_nars(
         &self,
         namespace: Namespace,
@@ -84,6 +90,7 @@ impl Metadata {
             });
             let (now, later) = rest.split_at(fit.count().max(1));
             let mut transaction = self.write().await?;
+            hold_open(&mut transaction, push).await?;
             let ids = insert_nars(&mut transaction, namespace, recipe_object, now).await?;
             let places: Vec<Place<'_>> = now
                 .iter()
@@ -95,6 +102,7 @@ impl Metadata {
                 if places.len() > BATCH {
                     transaction.commit().await?;
                     transaction = self.write().await?;
+                    hold_open(&mut transaction, push).await?;
                 }
             }
             complete(&mut transaction, namespace, push, &ids, now).await?;
@@ -132,15 +140,23 @@ impl Metadata {
         .transpose()
     }
 
-    /// A NAR's chunks in order, each with what fills its holes.
-    pub async fn recipe(&self, nar: i64) -> Result<Vec<(StoredChunk, Box<[StorePathHash]>)>, MetadataError> {
+    /// A NAR's chunks in order, each with what fills its holes. None if the NAR has gone.
+    pub async fn recipe(
+        &self,
+        nar: &StoredNar,
+    ) -> Result<Vec<(StoredChunk, Box<[StorePathHash]>)>, MetadataError> {
         let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
         query.push(StoredChunk::COLUMNS);
         query.push(
             ", r.hashes FROM nar_chunks r JOIN chunks c ON c.id = r.chunk JOIN objects o ON o.id = c.object
-             WHERE r.nar = ",
+             JOIN nars n ON n.id = r.nar WHERE r.nar = ",
         );
-        query.push_bind(nar).push(" ORDER BY r.position");
+        // Another may have got its number.
+        query
+            .push_bind(nar.id)
+            .push(" AND n.encoding = ")
+            .push_bind(&nar.encoding.0[..])
+            .push(" ORDER BY r.position");
         // One after the other: a row takes several times the memory of what is made of it.
         let mut rows = query.build().fetch(self.reader());
         let mut keys = Keys::default();
@@ -202,6 +218,14 @@ async fn insert_chunks(
             .push_bind((!hashes.is_empty()).then_some(hashes));
     });
     insert.build().persistent(places.len() == BATCH).execute(&mut **transaction).await?;
+    // What a sweep condemned since the push was opened stays by this.
+    let chunks: Vec<i64> = places.iter().map(|(_, (_, (chunk, _)))| *chunk).collect();
+    let mut revive = QueryBuilder::<Sqlite>::new(
+        "UPDATE chunks SET condemned_at = NULL, condemned_by = NULL WHERE condemned_at IS NOT NULL AND id IN (",
+    );
+    list(&mut revive, &chunks);
+    revive.push(")");
+    revive.build().persistent(places.len() == BATCH).execute(&mut **transaction).await?;
     Ok(())
 }
 
@@ -221,6 +245,15 @@ async fn complete(
     push_list(&mut update, ids);
     let completed = update.build().persistent(false).execute(&mut **transaction).await?.rows_affected();
     if completed < ids.len() as u64 {
+        // Nothing may use their chunks then: they are looked for when the push has ended.
+        let mut unsettle = QueryBuilder::<Sqlite>::new("UPDATE objects SET push = ");
+        unsettle.push_bind(push).push(
+            " WHERE state = 'stored' AND id IN (SELECT c.object FROM nar_chunks r JOIN chunks c ON c.id = r.chunk
+             WHERE r.nar IN (SELECT id FROM nars WHERE complete = 0 AND id IN ",
+        );
+        push_list(&mut unsettle, ids);
+        unsettle.push("))");
+        unsettle.build().persistent(false).execute(&mut **transaction).await?;
         let mut delete = QueryBuilder::<Sqlite>::new(
             "DELETE FROM nar_chunks WHERE nar IN (SELECT id FROM nars WHERE complete = 0 AND id IN ",
         );

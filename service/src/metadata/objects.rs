@@ -1,6 +1,6 @@
 //! Rows of objects.
 
-use super::{Metadata, MetadataError};
+use super::{Metadata, MetadataError, sweeping::hold_open};
 
 /// An object's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -8,8 +8,12 @@ pub struct ObjectId(pub i64);
 
 impl Metadata {
     /// Notes an object that is about to be written.
+    ///
+    /// # Errors
+    /// [`MetadataError::Gone`] if the push is not open any more.
     pub async fn begin_object(&self, key: &str, push: i64, now: i64) -> Result<ObjectId, MetadataError> {
         let mut transaction = self.write().await?;
+        hold_open(&mut transaction, push).await?;
         let id = sqlx::query_scalar(
             "INSERT INTO objects (key, state, push, created_at) VALUES (?, 'writing', ?, ?) RETURNING id",
         )

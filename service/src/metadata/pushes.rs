@@ -9,8 +9,12 @@ use larder_protocol::{
 use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
 
 use super::{
-    BATCH, Metadata, MetadataError, Namespace, audit, blob, number,
+    BATCH, Metadata, MetadataError, Namespace, audit, blob,
+    claims::{claim, list},
+    number,
     paths::{path_info, path_of},
+    runs::{PushingRun, note_committed, note_run},
+    sweeping::hold_open,
 };
 use crate::{
     audit::{Entry, Event, Who},
@@ -30,10 +34,12 @@ pub struct NewPush<'a> {
     pub provenance: &'a str,
     /// Who opens it, for the audit log.
     pub who: &'a Who,
+    /// The run that it is of, where a job pushes.
+    pub run: Option<PushingRun>,
     /// Paths that are not visible yet, with the row of the NAR where it is stored already.
     pub staged: Vec<(&'a PathInfo, Option<i64>)>,
-    /// The rows of visible paths, which must stay until the push ends.
-    pub leased: Vec<i64>,
+    /// Visible paths with their rows, which must stay until the push ends.
+    pub leased: Vec<(i64, StorePathHash)>,
     /// What is to be kept.
     pub roots: Vec<StorePathHash>,
     /// What its job says that it built.
@@ -89,6 +95,9 @@ pub enum CommitOutcome {
 impl Metadata {
     /// Opens a push: stages its paths, leases what is there. Commits it in the same moment if nothing is staged. If
     /// too many are open, nothing is done.
+    ///
+    /// # Errors
+    /// [`MetadataError::is_gone`] if a path that was to be leased, or a NAR that is to be had again, is there no more.
     pub async fn open_push(
         &self,
         push: &NewPush<'_>,
@@ -100,10 +109,14 @@ impl Metadata {
         if !committed && let Some(full) = full(&mut transaction, push, limits, now).await? {
             return Ok(OpenOutcome::TooMany(full));
         }
+        let run = match &push.run {
+            Some(run) => Some(note_run(&mut transaction, push.cache, run).await?),
+            None => None,
+        };
         // Rows that follow name it. Until the last batch is in, nobody knows its name.
         let id: i64 = sqlx::query_scalar(
-            "INSERT INTO pushes (name, cache, owner, provenance, state, opened_at, active_at, committed_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+            "INSERT INTO pushes (name, cache, owner, provenance, state, opened_at, active_at, committed_at, run)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
         )
         .bind(&push.name.0[..])
         .bind(push.cache.as_str())
@@ -113,6 +126,7 @@ impl Metadata {
         .bind(now)
         .bind(now)
         .bind(committed.then_some(now))
+        .bind(run)
         .fetch_one(&mut *transaction)
         .await?;
         let hashes: Vec<StorePathHash> = push.staged.iter().map(|(info, _)| info.path.hash()).collect();
@@ -129,7 +143,12 @@ impl Metadata {
                     .push_bind(id)
                     .push_bind(&info.nar_hash.0[..])
                     .push_bind(i64::try_from(info.nar_size).unwrap_or(i64::MAX))
-                    .push_bind(*nar)
+                    // It may have gone since it was looked for, and its number to another.
+                    .push("(SELECT n.id FROM nars n WHERE n.complete = 1 AND n.id = ")
+                    .push_bind_unseparated(*nar)
+                    .push_unseparated(" AND n.hash = ")
+                    .push_bind_unseparated(&info.nar_hash.0[..])
+                    .push_unseparated(")")
                     .push_bind(join(&info.references))
                     .push_bind(info.deriver.as_ref().map(StorePath::to_string))
                     .push_bind(info.ca.as_deref())
@@ -140,15 +159,20 @@ impl Metadata {
             transaction.commit().await?;
             transaction = self.write().await?;
         }
-        // A push that ends in this moment needs no leases.
-        for batch in push.leased.chunks(BATCH).filter(|_| !committed) {
-            let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO leases (push, path) ");
-            insert.push_values(batch, |mut row, path| {
-                row.push_bind(id).push_bind(*path);
-            });
-            insert.build().persistent(false).execute(&mut *transaction).await?;
-            transaction.commit().await?;
-            transaction = self.write().await?;
+        let reused: i64 = sqlx::query_scalar("SELECT count(*) FROM paths WHERE push = ? AND nar IS NOT NULL")
+            .bind(id)
+            .fetch_one(&mut *transaction)
+            .await?;
+        if number(reused)? < push.staged.iter().filter(|(_, nar)| nar.is_some()).count() as u64 {
+            return Err(MetadataError::Gone);
+        }
+        for batch in push.leased.chunks(BATCH) {
+            // A push that ends in this moment needs no leases: what it relies on is claimed.
+            lease(&mut transaction, id, batch, !committed).await?;
+            if !committed {
+                transaction.commit().await?;
+                transaction = self.write().await?;
+            }
         }
         for batch in push.roots.chunks(BATCH) {
             let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO push_roots (push, hash) ");
@@ -170,6 +194,7 @@ impl Metadata {
             insert.build().persistent(false).execute(&mut *transaction).await?;
         }
         if committed {
+            note_committed(&mut transaction, id, now).await?;
             let entry = committed_entry(&mut transaction, id, push.who).await?;
             audit::record(&mut transaction, &entry, now).await?;
         }
@@ -185,13 +210,15 @@ impl Metadata {
         owner: &str,
         now: i64,
     ) -> Result<Option<FoundPush>, MetadataError> {
-        let row =
-            sqlx::query("SELECT id, state, active_at FROM pushes WHERE name = ? AND cache = ? AND owner = ?")
-                .bind(&name.0[..])
-                .bind(cache.as_str())
-                .bind(owner)
-                .fetch_optional(self.reader())
-                .await?;
+        let row = sqlx::query(
+            "SELECT id, state, active_at FROM pushes
+                 WHERE name = ? AND cache = ? AND owner = ? AND abandoned_at IS NULL",
+        )
+        .bind(&name.0[..])
+        .bind(cache.as_str())
+        .bind(owner)
+        .fetch_optional(self.reader())
+        .await?;
         let Some(row) = row else { return Ok(None) };
         let id: i64 = row.try_get(0)?;
         if row.try_get::<i64, _>(2)? + 60 < now {
@@ -204,6 +231,21 @@ impl Metadata {
             transaction.commit().await?;
         }
         Ok(Some(FoundPush { id, committed: row.try_get::<&str, _>(1)? == "committed" }))
+    }
+
+    /// Gives an open push up: nobody can add to it any more, and the next sweep takes what it staged.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn give_up_push(&self, name: &PushId, now: i64) -> Result<(), MetadataError> {
+        let mut transaction = self.write().await?;
+        sqlx::query("UPDATE pushes SET abandoned_at = ? WHERE name = ? AND state = 'open'")
+            .bind(now)
+            .bind(&name.0[..])
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(())
     }
 
     /// The NARs of the push's staged paths with their sizes, and whether each is verified.
@@ -275,15 +317,15 @@ impl Metadata {
         rows.await?.iter().map(|row| Ok(StorePathHash(blob(row.try_get(0)?)?))).collect()
     }
 
-    /// Leases visible paths, so that they stay until the push ends.
-    pub async fn lease(&self, push: i64, paths: &[i64]) -> Result<(), MetadataError> {
+    /// Leases visible paths by their rows, so that they stay until the push ends.
+    ///
+    /// # Errors
+    /// [`MetadataError::is_gone`] if one of them is there no more.
+    pub async fn lease(&self, push: i64, paths: &[(i64, StorePathHash)]) -> Result<(), MetadataError> {
         for batch in paths.chunks(BATCH) {
             let mut transaction = self.write().await?;
-            let mut insert = QueryBuilder::<Sqlite>::new("INSERT OR IGNORE INTO leases (push, path) ");
-            insert.push_values(batch, |mut row, path| {
-                row.push_bind(push).push_bind(*path);
-            });
-            insert.build().persistent(false).execute(&mut *transaction).await?;
+            hold_open(&mut transaction, push).await?;
+            lease(&mut transaction, push, batch, true).await?;
             transaction.commit().await?;
         }
         Ok(())
@@ -299,10 +341,9 @@ impl Metadata {
         who: &Who,
     ) -> Result<CommitOutcome, MetadataError> {
         let mut transaction = self.write().await?;
-        let state: Option<String> = sqlx::query_scalar("SELECT state FROM pushes WHERE id = ?")
-            .bind(push)
-            .fetch_optional(&mut *transaction)
-            .await?;
+        let find = "SELECT state FROM pushes WHERE id = ? AND abandoned_at IS NULL";
+        let state: Option<String> =
+            sqlx::query_scalar(find).bind(push).fetch_optional(&mut *transaction).await?;
         match state.as_deref() {
             Some("open") => {}
             Some(_) => return Ok(CommitOutcome::Committed),
@@ -344,6 +385,16 @@ impl Metadata {
         .bind(push)
         .execute(&mut *transaction)
         .await?;
+        // What stays in their stead is relied on as what was there when the push was opened.
+        let stand: Vec<i64> = sqlx::query_scalar(
+            "SELECT q.id FROM paths p JOIN paths q ON q.cache = p.cache AND q.hash = p.hash AND q.hidden = 0 AND q.push <> p.push
+             JOIN pushes u ON u.id = q.push AND u.state = 'committed' WHERE p.push = ? AND p.hidden = 1",
+        )
+        .bind(push)
+        .fetch_all(&mut *transaction)
+        .await?;
+        claim(&mut transaction, &stand).await?;
+        note_committed(&mut transaction, push, now).await?;
         sqlx::query("UPDATE pushes SET state = 'committed', committed_at = ?, active_at = ? WHERE id = ?")
             .bind(now)
             .bind(now)
@@ -396,7 +447,7 @@ async fn full(
 ) -> Result<Option<FullOf>, MetadataError> {
     let row = sqlx::query(
         "SELECT count(*), count(CASE WHEN cache = ? THEN 1 END), count(CASE WHEN owner = ? THEN 1 END) FROM pushes
-         WHERE state = 'open' AND active_at > ?",
+         WHERE state = 'open' AND abandoned_at IS NULL AND active_at > ?",
     )
     .bind(push.cache.as_str())
     .bind(push.owner)
@@ -442,6 +493,41 @@ async fn committed_entry(
         .parse()
         .map_err(|_| MetadataError::Damaged("a push's cache has no such name"))?;
     Ok(Entry::in_cache(&cache, who.clone(), committed))
+}
+
+/// Claims paths by their rows, and leases them where the push goes on. Fails if one of them is there no more.
+async fn lease(
+    transaction: &mut Transaction<'static, Sqlite>,
+    push: i64,
+    paths: &[(i64, StorePathHash)],
+    goes_on: bool,
+) -> Result<(), MetadataError> {
+    let ids: Vec<i64> = paths.iter().map(|(id, _)| *id).collect();
+    // By the hash as well: SQLite may give the number of a row that went to another.
+    let there = |query: &mut QueryBuilder<Sqlite>| {
+        query.push(" FROM paths WHERE id IN (");
+        list(query, &ids);
+        query.push(") AND hash IN (");
+        let mut hashes = query.separated(", ");
+        for (_, hash) in paths {
+            hashes.push_bind(hash.0.to_vec());
+        }
+        query.push(")");
+    };
+    let mut count = QueryBuilder::<Sqlite>::new("SELECT count(*)");
+    there(&mut count);
+    let found: i64 = count.build_query_scalar().persistent(false).fetch_one(&mut **transaction).await?;
+    if number(found)? < paths.len() as u64 {
+        return Err(MetadataError::Gone);
+    }
+    claim(transaction, &ids).await?;
+    if goes_on {
+        let mut insert = QueryBuilder::<Sqlite>::new("INSERT OR IGNORE INTO leases (push, path) SELECT ");
+        insert.push_bind(push).push(", id");
+        there(&mut insert);
+        insert.build().persistent(false).execute(&mut **transaction).await?;
+    }
+    Ok(())
 }
 
 /// A list as one column, blanks between.

@@ -83,9 +83,17 @@ async fn check_references(service: &Service, cache: &Cache, push: FoundPush) -> 
         return Ok(());
     }
     let hashes: Vec<StorePathHash> = outside.iter().map(StorePath::hash).collect();
-    let visible = service.metadata.visible_paths(cache.name(), &hashes).await?;
-    let leased: Vec<i64> = visible.values().map(|path| path.id).collect();
-    service.metadata.lease(push.id, &leased).await?;
+    // What a sweep takes between the look and the lease is looked for again, and then missing.
+    let mut tries = 3;
+    let visible = loop {
+        let visible = service.metadata.visible_paths(cache.name(), &hashes).await?;
+        let leased: Vec<(i64, StorePathHash)> = visible.iter().map(|(hash, path)| (path.id, *hash)).collect();
+        match service.metadata.lease(push.id, &leased).await {
+            Ok(()) => break visible,
+            Err(error) if error.is_gone() && tries > 0 => tries -= 1,
+            Err(error) => return Err(error.into()),
+        }
+    };
     let is_visible = |path: &StorePath| visible.get(&path.hash()).is_some_and(|found| found.path == *path);
     let rest: Vec<StorePathHash> =
         outside.iter().filter(|path| !is_visible(path)).map(StorePath::hash).collect();

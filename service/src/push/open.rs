@@ -22,12 +22,16 @@ use crate::{
     error::ApiError,
     metadata::{FullOf, NewPush, OpenOutcome, VisiblePath},
     random::random_bytes,
+    retention,
     trust::Grant,
 };
 
 /// The most references, signatures that one path may have.
 const MAX_REFERENCES: usize = 20_000;
 const MAX_SIGNATURES: usize = 32;
+/// How often is looked again when a sweep takes what was just seen.
+const TRIES: usize = 3;
+const SOON: Duration = Duration::from_secs(1);
 
 pub(super) async fn open_push(
     service: &Arc<Service>,
@@ -39,7 +43,23 @@ pub(super) async fn open_push(
     let request = service.workshop.work(move |_| parse(&body)).await??;
     let limits = &service.config.limits;
     check(&request, limits)?;
+    for _ in 0..TRIES {
+        if let Some(opened) = try_open(service, cache, grant, who, &request).await? {
+            return Ok(opened);
+        }
+    }
+    Err(ApiError::unavailable("what is here of this closure is just being removed. Try again", SOON))
+}
 
+/// Opens the push, unless a sweep took what was seen before it could be leased.
+async fn try_open(
+    service: &Arc<Service>,
+    cache: &Arc<Cache>,
+    grant: &Grant,
+    who: &Who,
+    request: &OpenPush,
+) -> Result<Option<OpenedPush>, ApiError> {
+    let limits = &service.config.limits;
     let hashes: Vec<StorePathHash> = request.paths.iter().map(|info| info.path.hash()).collect();
     let visible = service.metadata.visible_paths(cache.name(), &hashes).await?;
     let absent: Vec<&PathInfo> =
@@ -62,15 +82,21 @@ pub(super) async fn open_push(
         owner: &grant.identity.owner(),
         provenance: &grant.identity.provenance(),
         who,
+        run: retention::run_of(&grant.identity),
         staged: absent.iter().map(|info| (*info, nar(info))).collect(),
-        leased: visible.values().map(|path| path.id).collect(),
+        leased: visible.values().map(|path| (path.id, path.path.hash())).collect(),
         roots: request.roots.iter().map(|root| root.hash()).collect::<HashSet<_>>().into_iter().collect(),
         built: request.built.iter().copied().collect(),
-        divergences: divergences(&request, &visible),
+        divergences: divergences(request, &visible),
     };
-    let found = match service.metadata.open_push(&push, limits.open_pushes, service.clock.now()).await? {
-        OpenOutcome::Opened(found) => found,
-        OpenOutcome::TooMany(full) => return Err(too_many_open(full, limits.open_pushes)),
+    let found = match service.metadata.open_push(&push, limits.open_pushes, service.clock.now()).await {
+        Ok(OpenOutcome::Opened(found)) => found,
+        Ok(OpenOutcome::TooMany(full)) => return Err(too_many_open(full, limits.open_pushes)),
+        Err(error) if error.is_gone() => {
+            service.metadata.give_up_push(&push.name, service.clock.now()).await?;
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
     };
     let (reused, missing): (Vec<&PathInfo>, Vec<&PathInfo>) =
         absent.iter().partition(|info| nar(info).is_some());
@@ -86,7 +112,7 @@ pub(super) async fn open_push(
         false if missing.is_empty() => committed_push(service, cache, found, who).await.ok(),
         false => None,
     };
-    Ok(OpenedPush {
+    Ok(Some(OpenedPush {
         push: push.name,
         missing: missing.iter().map(hash).collect(),
         reused: reused.iter().map(hash).collect(),
@@ -94,7 +120,7 @@ pub(super) async fn open_push(
         upstream: upstream.into_iter().collect(),
         max_body: limits.max_body.get(),
         committed,
-    })
+    }))
 }
 
 /// How long a client waits for others to end.

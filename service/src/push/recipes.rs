@@ -29,7 +29,8 @@ pub(super) async fn take_recipes(request: &PushRequest, body: &[u8]) -> Result<R
     let names: HashSet<ChunkId> =
         recipes.iter().flat_map(|recipe| recipe.chunks.iter().map(|chunk| chunk.id)).collect();
     let names: Vec<ChunkId> = names.into_iter().collect();
-    let stored = request.service.metadata.stored_chunks(request.cache.namespace(), &names).await?;
+    let stored =
+        request.service.metadata.stored_chunks(request.push.id, request.cache.namespace(), &names).await?;
 
     let max_chunks = request.service.config.limits.max_nar_chunks as usize;
     let mut answer = RecipesAnswer::default();

@@ -46,7 +46,8 @@ pub(super) async fn store_frames(request: PushRequest, body: Body) -> Result<Upl
 async fn store(request: PushRequest, body: &mut BodyReader) -> Result<UploadAnswer, ApiError> {
     let entries = read_index(body).await?;
     let names: Vec<ChunkId> = entries.iter().map(|entry| entry.id).collect();
-    let stored = request.service.metadata.stored_chunks(request.cache.namespace(), &names).await?;
+    let stored =
+        request.service.metadata.stored_chunks(request.push.id, request.cache.namespace(), &names).await?;
     let mut known: HashSet<ChunkId> = stored.into_keys().collect();
     let mut upload = Upload { request, object: None, written: Vec::new(), stored: 0, present: 0 };
     let taken = upload.take(body, entries, &mut known).await;

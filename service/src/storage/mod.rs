@@ -120,6 +120,29 @@ impl Storage {
         Ok(())
     }
 
+    /// Deletes an object, and what was left of writing it when the service was killed. It may be gone already.
+    ///
+    /// # Errors
+    /// When storage refuses.
+    pub async fn delete(&self, key: &str) -> Result<(), StorageError> {
+        match self.store.delete(&Key::from(key)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // What is being written lies beside its object, under the same name with `#1`, `#2`, … behind it.
+        let whole = self.store.path_to_filesystem(&Key::from(key))?;
+        for part in 1.. {
+            let mut file = whole.clone().into_os_string();
+            file.push(format!("#{part}"));
+            match tokio::fs::remove_file(&file).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => break,
+                Err(source) => return Err(StorageError::Unreadable { object: key.to_owned(), source }),
+            }
+        }
+        Ok(())
+    }
+
     /// Reads runs, one behind the other. Each must be there whole.
     ///
     /// By itself and not by `object_store`, which zeroes a buffer for each range and leaves it to be copied.

@@ -1,0 +1,117 @@
+//! `[retention]` and `[cache.retention]`: what is kept, and how long after nothing keeps it any more it goes.
+
+use serde::Deserialize;
+
+use super::{ConfigError, Period};
+use crate::trust::RefPattern;
+
+/// When a store is swept, checked.
+#[derive(Debug, Clone)]
+pub struct Retention {
+    /// How often.
+    pub sweep_every: Period,
+    /// An open push that was silent for so long is given up.
+    pub abandon_after: Period,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { sweep_every: Period::hours(6), abandon_after: Period::hours(6) }
+    }
+}
+
+/// What a cache keeps, checked.
+#[derive(Debug, Clone)]
+pub struct CacheRetention {
+    /// Of each repository, ref and workflow of the main line: so many runs that pushed.
+    pub keep_runs_main: u32,
+    /// The same of all other refs.
+    pub keep_runs: u32,
+    /// Which refs are of the main line. Protected ones always are.
+    pub main_refs: Vec<RefPattern>,
+    /// A ref that is not of the main line and from which nothing was pushed for so long is taken for deleted.
+    pub idle_refs: Period,
+    /// What was pushed or read within so many days is kept.
+    pub keep_days: u32,
+    /// What nothing keeps any more goes after so long.
+    pub grace: Period,
+}
+
+const MAIN_REFS: [&str; 2] = ["refs/heads/main", "refs/heads/master"];
+
+impl Default for CacheRetention {
+    fn default() -> Self {
+        Self {
+            keep_runs_main: 5,
+            keep_runs: 2,
+            main_refs: MAIN_REFS.iter().filter_map(|pattern| pattern.parse().ok()).collect(),
+            idle_refs: Period::days(30),
+            keep_days: 7,
+            grace: Period::days(1),
+        }
+    }
+}
+
+/// `[retention]`, as the file says it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    sweep_every: Option<Period>,
+    abandon_after: Option<Period>,
+}
+
+/// `[cache.retention]`, as the file says it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CacheFile {
+    keep_runs_main: Option<u32>,
+    keep_runs: Option<u32>,
+    main_refs: Option<Vec<RefPattern>>,
+    idle_refs: Option<Period>,
+    keep_days: Option<u32>,
+    grace: Option<Period>,
+}
+
+impl Retention {
+    pub(super) fn check(file: File) -> Result<Self, ConfigError> {
+        let default = Self::default();
+        let checked = Self {
+            sweep_every: file.sweep_every.unwrap_or(default.sweep_every),
+            abandon_after: file.abandon_after.unwrap_or(default.abandon_after),
+        };
+        let at_least = |key: &str, span: Period, least: Period, why: &str| {
+            if span < least {
+                let problem = format!("{span} is too short: {why}. Write at least \"{least}\"");
+                return Err(ConfigError::value(format!("retention.{key}"), problem));
+            }
+            Ok(())
+        };
+        at_least("sweep_every", checked.sweep_every, Period::hours(1), "it would sweep all the time")?;
+        // One upload may take an hour.
+        let why = "pushes would be given up while they are under way";
+        at_least("abandon_after", checked.abandon_after, Period::hours(2), why)?;
+        Ok(checked)
+    }
+}
+
+impl CacheRetention {
+    pub(super) fn check(key: &str, file: CacheFile) -> Result<Self, ConfigError> {
+        /// A century.
+        const MOST_DAYS: u32 = 36_600;
+        let default = Self::default();
+        let checked = Self {
+            keep_runs_main: file.keep_runs_main.unwrap_or(default.keep_runs_main),
+            keep_runs: file.keep_runs.unwrap_or(default.keep_runs),
+            main_refs: file.main_refs.unwrap_or(default.main_refs),
+            idle_refs: file.idle_refs.unwrap_or(default.idle_refs),
+            keep_days: file.keep_days.unwrap_or(default.keep_days),
+            grace: file.grace.unwrap_or(default.grace),
+        };
+        if checked.keep_days > MOST_DAYS {
+            let problem =
+                format!("{} days are more than a century. Write at most {MOST_DAYS}", checked.keep_days);
+            return Err(ConfigError::value(format!("{key}, retention.keep_days"), problem));
+        }
+        Ok(checked)
+    }
+}

@@ -1,0 +1,471 @@
+//! Marking what roots keep: in tables of a connection of its own, which go with it, so that neither memory nor the writer
+//! has to hold them.
+
+use std::collections::HashMap;
+
+use larder_protocol::{StorePath, StorePathHash, api::CacheName};
+use sqlx::{Connection as _, QueryBuilder, Row as _, Sqlite, SqliteConnection};
+
+use super::{BATCH, Metadata, MetadataError, claims::list, paths::path_of};
+
+/// How many paths are looked at in one step.
+const STEP: i64 = 500;
+
+/// Why a path is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MarkedRoot {
+    /// What kind of root: `run`, `pin`, `push`, `recent`, `read` or `grace`.
+    pub kind: String,
+    /// Which one, in words.
+    pub which: String,
+}
+
+/// What roots keep of one cache, as far as it is marked.
+pub struct Marks {
+    connection: SqliteConnection,
+    cache: CacheName,
+}
+
+/// Where roots are taken from.
+#[derive(Debug, Clone, Copy)]
+pub enum RootsOf<'a> {
+    /// What the pushes of a run were to keep.
+    Run(i64),
+    /// One path, by its hash.
+    Path(&'a StorePathHash),
+    /// What open pushes were told is there. (And pull requests' own caches, as long as they live.)
+    Leases,
+    /// What was pushed since.
+    PushedSince(i64),
+    /// What was read since.
+    ReadSince(i64),
+    /// What was not found dead before.
+    NotDeadBefore(i64),
+}
+
+/// How much is marked, or about to go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Paths.
+    pub paths: u64,
+    /// The bytes of their NARs.
+    pub nar_bytes: u64,
+}
+
+/// A path that is about to go.
+#[derive(Debug, Clone)]
+pub struct DyingPath {
+    /// Its row.
+    pub id: i64,
+    /// The path.
+    pub path: StorePath,
+    /// Its NAR's size.
+    pub nar_size: u64,
+    /// Since when nothing keeps it.
+    pub dead_since: i64,
+}
+
+const VISIBLE: &str = "JOIN pushes v ON v.id = p.push AND v.state = 'committed' AND p.hidden = 0";
+
+impl Metadata {
+    /// Begins to mark what is kept of a cache.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn marks(&self, cache: &CacheName) -> Result<Marks, MetadataError> {
+        let mut connection = SqliteConnection::connect_with(&self.reading).await?;
+        for table in [
+            "CREATE TEMP TABLE roots (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, which TEXT NOT NULL)",
+            // `via`: the path that refers to it, unless it is a root.
+            "CREATE TEMP TABLE live (path INTEGER PRIMARY KEY, via INTEGER, root INTEGER, scanned INTEGER NOT NULL)",
+            "CREATE INDEX temp.live_unscanned ON live (path) WHERE scanned = 0",
+            // `referrers`: how many of those that are about to go refer to it.
+            "CREATE TEMP TABLE dying (path INTEGER PRIMARY KEY, referrers INTEGER NOT NULL, scanned INTEGER NOT NULL)",
+            "CREATE INDEX temp.dying_next ON dying (referrers)",
+            "CREATE INDEX temp.dying_unscanned ON dying (path) WHERE scanned = 0",
+            "CREATE TEMP TABLE dying_refs (referrer INTEGER, reference INTEGER, PRIMARY KEY (referrer, reference))
+                 WITHOUT ROWID",
+            "CREATE INDEX temp.dying_refs_back ON dying_refs (reference)",
+        ] {
+            sqlx::query(table).execute(&mut connection).await?;
+        }
+        Ok(Marks { connection, cache: cache.clone() })
+    }
+}
+
+impl Marks {
+    /// Ends the marking, and all that was noted for it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn close(self) -> Result<(), MetadataError> {
+        Ok(self.connection.close().await?)
+    }
+
+    /// Marks roots, of a kind and with a name for people. Tells how many paths are marked by it that were not before.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn add_roots(
+        &mut self,
+        roots: RootsOf<'_>,
+        kind: &str,
+        which: &str,
+    ) -> Result<u64, MetadataError> {
+        let root: i64 = sqlx::query_scalar("INSERT INTO roots (kind, which) VALUES (?, ?) RETURNING id")
+            .bind(kind)
+            .bind(which)
+            .fetch_one(&mut self.connection)
+            .await?;
+        let mut query =
+            QueryBuilder::<Sqlite>::new("INSERT OR IGNORE INTO live (path, root, scanned) SELECT p.id, ");
+        query.push_bind(root).push(", 0 FROM ");
+        match roots {
+            RootsOf::Run(run) => {
+                query.push("pushes u JOIN push_roots t ON t.push = u.id JOIN paths p ON p.cache = u.cache AND p.hash = t.hash ");
+                query.push(VISIBLE);
+                query
+                    .push(" WHERE u.state = 'committed' AND u.dropped_at IS NULL AND u.run = ")
+                    .push_bind(run);
+            }
+            RootsOf::Path(hash) => {
+                query.push("paths p ").push(VISIBLE).push(" WHERE p.hash = ").push_bind(hash.0.to_vec());
+            }
+            RootsOf::Leases => {
+                query.push("leases l JOIN paths p ON p.id = l.path ").push(VISIBLE);
+                query.push(
+                    " JOIN pushes u ON u.id = l.push WHERE (u.state = 'open' AND u.abandoned_at IS NULL OR u.cache LIKE '%~%')",
+                );
+            }
+            RootsOf::PushedSince(since) => {
+                query.push("pushes u JOIN push_roots t ON t.push = u.id JOIN paths p ON p.cache = u.cache AND p.hash = t.hash ");
+                query.push(VISIBLE);
+                query.push(" WHERE u.state = 'committed' AND u.dropped_at IS NULL AND u.cache = ");
+                query.push_bind(self.cache.as_str()).push(" AND u.committed_at > ").push_bind(since);
+            }
+            RootsOf::ReadSince(since) => {
+                query.push("paths p ").push(VISIBLE).push(" WHERE p.read_at > ").push_bind(since);
+            }
+            RootsOf::NotDeadBefore(since) => {
+                query.push("paths p ").push(VISIBLE).push(" WHERE (p.dead_since IS NULL OR p.dead_since > ");
+                query.push_bind(since).push(")");
+            }
+        }
+        query.push(" AND p.cache = ").push_bind(self.cache.as_str());
+        Ok(query.build().persistent(false).execute(&mut self.connection).await?.rows_affected())
+    }
+
+    /// Marks what some of the marked paths refer to. `false` once all that is reachable is marked.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn spread(&mut self) -> Result<bool, MetadataError> {
+        let rows = sqlx::query(
+            "SELECT l.path, p.refs FROM live l JOIN paths p ON p.id = l.path WHERE l.scanned = 0 ORDER BY l.path LIMIT ?",
+        )
+        .bind(STEP)
+        .fetch_all(&mut self.connection)
+        .await?;
+        let mut scanned = Vec::with_capacity(rows.len());
+        let mut references = HashMap::new();
+        for row in &rows {
+            let path: i64 = row.try_get(0)?;
+            scanned.push(path);
+            for hash in reference_hashes(row.try_get(1)?) {
+                references.entry(hash?).or_insert(path);
+            }
+        }
+        let references: Vec<(StorePathHash, i64)> = references.into_iter().collect();
+        for batch in references.chunks(BATCH) {
+            let mut query = QueryBuilder::<Sqlite>::new("WITH r (hash, via) AS (");
+            query.push_values(batch, |mut row, (hash, via)| {
+                row.push_bind(hash.0.to_vec()).push_bind(*via);
+            });
+            query.push(
+                ") INSERT OR IGNORE INTO live (path, via, scanned) SELECT p.id, r.via, 0 FROM r
+                 JOIN paths p ON p.hash = r.hash AND p.cache = ",
+            );
+            query.push_bind(self.cache.as_str()).push(" ").push(VISIBLE);
+            query.build().persistent(batch.len() == BATCH).execute(&mut self.connection).await?;
+        }
+        // Also where a row went meanwhile, and was not found.
+        if scanned.is_empty() {
+            let gone =
+                sqlx::query("UPDATE live SET scanned = 1 WHERE scanned = 0").execute(&mut self.connection);
+            gone.await?;
+            return Ok(false);
+        }
+        let mut update = QueryBuilder::<Sqlite>::new("UPDATE live SET scanned = 1 WHERE path IN (");
+        list(&mut update, &scanned);
+        update.push(")");
+        update.build().persistent(false).execute(&mut self.connection).await?;
+        Ok(true)
+    }
+
+    /// Committed rows that are not marked and were not found dead yet, behind the row `after`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn newly_dead(&mut self, after: i64) -> Result<Vec<i64>, MetadataError> {
+        let rows = sqlx::query_scalar(
+            "SELECT p.id FROM paths p JOIN pushes u ON u.id = p.push AND u.state = 'committed'
+             WHERE p.id > ? AND p.cache = ? AND p.dead_since IS NULL AND NOT EXISTS (SELECT 1 FROM live l WHERE l.path = p.id)
+             ORDER BY p.id LIMIT ?",
+        );
+        Ok(rows.bind(after).bind(self.cache.as_str()).bind(STEP).fetch_all(&mut self.connection).await?)
+    }
+
+    /// Rows that were found dead and are marked now, behind the row `after`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn alive_again(&mut self, after: i64) -> Result<Vec<i64>, MetadataError> {
+        let rows = sqlx::query_scalar(
+            "SELECT p.id FROM paths p JOIN live l ON l.path = p.id
+             WHERE p.id > ? AND p.cache = ? AND p.dead_since IS NOT NULL ORDER BY p.id LIMIT ?",
+        );
+        Ok(rows.bind(after).bind(self.cache.as_str()).bind(STEP).fetch_all(&mut self.connection).await?)
+    }
+
+    /// Keeps rows that were found dead just now: what an earlier sweep did not find dead stays.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn spare(&mut self, paths: &[i64]) -> Result<(), MetadataError> {
+        let mut insert = QueryBuilder::<Sqlite>::new("INSERT OR IGNORE INTO live (path, scanned, root) ");
+        insert.push_values(paths, |mut row, path| {
+            // A row that nobody sees refers to nothing that it needs.
+            row.push_bind(*path).push("(SELECT hidden FROM paths WHERE id = ").push_bind_unseparated(*path);
+            row.push_unseparated(")").push("NULL");
+        });
+        if !paths.is_empty() {
+            insert.build().persistent(false).execute(&mut self.connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Lists what goes: all that was found dead before `before` and is not marked.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn list_dying(&mut self, before: i64) -> Result<Extent, MetadataError> {
+        sqlx::query(
+            "INSERT INTO dying (path, referrers, scanned) SELECT p.id, 0, p.hidden FROM paths p
+             JOIN pushes u ON u.id = p.push AND u.state = 'committed'
+             WHERE p.cache = ? AND p.dead_since <= ? AND NOT EXISTS (SELECT 1 FROM live l WHERE l.path = p.id)",
+        )
+        .bind(self.cache.as_str())
+        .bind(before)
+        .execute(&mut self.connection)
+        .await?;
+        let row = sqlx::query(
+            "SELECT count(*), coalesce(sum(p.nar_size), 0) FROM dying d JOIN paths p ON p.id = d.path",
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
+        Ok(Extent { paths: super::number(row.try_get(0)?)?, nar_bytes: super::number(row.try_get(1)?)? })
+    }
+
+    /// Notes what some of those that go refer to among them. `false` once that is known of all.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn link_dying(&mut self) -> Result<bool, MetadataError> {
+        let rows = sqlx::query(
+            "SELECT d.path, p.refs FROM dying d JOIN paths p ON p.id = d.path WHERE d.scanned = 0 ORDER BY d.path LIMIT ?",
+        )
+        .bind(STEP)
+        .fetch_all(&mut self.connection)
+        .await?;
+        let mut scanned = Vec::with_capacity(rows.len());
+        let mut links = Vec::new();
+        for row in &rows {
+            let path: i64 = row.try_get(0)?;
+            scanned.push(path);
+            for hash in reference_hashes(row.try_get(1)?) {
+                links.push((hash?, path));
+            }
+        }
+        for batch in links.chunks(BATCH) {
+            let mut query = QueryBuilder::<Sqlite>::new("WITH r (hash, referrer) AS (");
+            query.push_values(batch, |mut row, (hash, referrer)| {
+                row.push_bind(hash.0.to_vec()).push_bind(*referrer);
+            });
+            query.push(
+                ") INSERT OR IGNORE INTO dying_refs (referrer, reference) SELECT r.referrer, p.id FROM r
+                 JOIN paths p ON p.hash = r.hash AND p.hidden = 0 AND p.id <> r.referrer AND p.cache = ",
+            );
+            query.push_bind(self.cache.as_str()).push(" JOIN dying d ON d.path = p.id");
+            query.build().persistent(batch.len() == BATCH).execute(&mut self.connection).await?;
+        }
+        if scanned.is_empty() {
+            sqlx::query(
+                "UPDATE dying SET referrers = (SELECT count(*) FROM dying_refs r WHERE r.reference = dying.path)",
+            )
+            .execute(&mut self.connection)
+            .await?;
+            return Ok(false);
+        }
+        let mut update = QueryBuilder::<Sqlite>::new("UPDATE dying SET scanned = 1 WHERE path IN (");
+        list(&mut update, &scanned);
+        update.push(")");
+        update.build().persistent(false).execute(&mut self.connection).await?;
+        Ok(true)
+    }
+
+    /// The next rows that go: nothing that is there refers to them any more. (In a cycle, which Nix never makes, any.)
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn next_dying(&mut self) -> Result<Vec<i64>, MetadataError> {
+        Ok(sqlx::query_scalar(
+            "SELECT path FROM dying WHERE referrers = (SELECT min(referrers) FROM dying) ORDER BY path LIMIT ?",
+        )
+        .bind(STEP)
+        .fetch_all(&mut self.connection)
+        .await?)
+    }
+
+    /// Notes that rows are gone.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn note_gone(&mut self, paths: &[i64]) -> Result<(), MetadataError> {
+        let mut update = QueryBuilder::<Sqlite>::new(
+            "UPDATE dying SET referrers = referrers - (
+                 SELECT count(*) FROM dying_refs r WHERE r.reference = dying.path AND r.referrer IN (",
+        );
+        list(&mut update, paths);
+        update.push(")) WHERE path IN (SELECT reference FROM dying_refs WHERE referrer IN (");
+        list(&mut update, paths);
+        update.push("))");
+        update.build().persistent(false).execute(&mut self.connection).await?;
+        let mut delete = QueryBuilder::<Sqlite>::new("DELETE FROM dying WHERE path IN (");
+        list(&mut delete, paths);
+        delete.push(")");
+        delete.build().persistent(false).execute(&mut self.connection).await?;
+        Ok(())
+    }
+
+    /// Leaves rows alone, and all that they need.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn rescue(&mut self, paths: &[i64]) -> Result<(), MetadataError> {
+        for batch in paths.chunks(BATCH) {
+            let mut delete = QueryBuilder::<Sqlite>::new("WITH RECURSIVE kept (path) AS (");
+            delete.push_values(batch, |mut row, path| {
+                row.push_bind(*path);
+            });
+            delete.push(
+                " UNION SELECT r.reference FROM dying_refs r JOIN kept k ON r.referrer = k.path)
+                 DELETE FROM dying WHERE path IN (SELECT path FROM kept)",
+            );
+            delete.build().persistent(false).execute(&mut self.connection).await?;
+        }
+        Ok(())
+    }
+
+    /// How much is marked.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn extent(&mut self) -> Result<Extent, MetadataError> {
+        let row = sqlx::query(
+            "SELECT count(*), coalesce(sum(p.nar_size), 0) FROM live l JOIN paths p ON p.id = l.path",
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
+        Ok(Extent { paths: super::number(row.try_get(0)?)?, nar_bytes: super::number(row.try_get(1)?)? })
+    }
+
+    /// The bytes of frames that only those that go need.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn dying_frames(&mut self) -> Result<u64, MetadataError> {
+        sqlx::query(
+            "CREATE TEMP TABLE IF NOT EXISTS dying_nars AS SELECT DISTINCT p.nar AS nar FROM dying d
+             JOIN paths p ON p.id = d.path WHERE p.nar IS NOT NULL AND NOT EXISTS (
+                 SELECT 1 FROM paths q WHERE q.nar = p.nar AND q.id NOT IN (SELECT path FROM dying))",
+        )
+        .execute(&mut self.connection)
+        .await?;
+        let bytes: i64 = sqlx::query_scalar(
+            "SELECT coalesce(sum(c.frame_len), 0) FROM chunks c WHERE c.id IN (
+                 SELECT r.chunk FROM nar_chunks r WHERE r.nar IN (SELECT nar FROM dying_nars))
+             AND NOT EXISTS (SELECT 1 FROM nar_chunks s WHERE s.chunk = c.id
+                 AND s.nar NOT IN (SELECT nar FROM dying_nars))",
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
+        super::number(bytes)
+    }
+
+    /// Those that go, behind the row `after`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn dying(&mut self, after: i64) -> Result<Vec<DyingPath>, MetadataError> {
+        let rows = sqlx::query(
+            "SELECT p.id, p.hash, p.name, p.nar_size, p.dead_since FROM dying d JOIN paths p ON p.id = d.path
+             WHERE p.id > ? ORDER BY p.id LIMIT ?",
+        )
+        .bind(after)
+        .bind(STEP)
+        .fetch_all(&mut self.connection)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(DyingPath {
+                    id: row.try_get("id")?,
+                    path: path_of(row)?,
+                    nar_size: super::number(row.try_get("nar_size")?)?,
+                    dead_since: row.try_get("dead_since")?,
+                })
+            })
+            .collect()
+    }
+
+    /// Why a path is kept: the way from it to a root, itself first, and what root that is. `None` where nothing keeps it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn why_kept(
+        &mut self,
+        hash: &StorePathHash,
+    ) -> Result<Option<(Vec<StorePath>, MarkedRoot)>, MetadataError> {
+        let mut way = Vec::new();
+        let mut next: Option<i64> = sqlx::query_scalar(
+            "SELECT l.path FROM live l JOIN paths p ON p.id = l.path WHERE p.hash = ? AND p.hidden = 0",
+        )
+        .bind(hash.0.to_vec())
+        .fetch_optional(&mut self.connection)
+        .await?;
+        while let Some(path) = next {
+            let row = sqlx::query(
+                "SELECT p.hash, p.name, l.via, t.kind, t.which FROM live l JOIN paths p ON p.id = l.path
+                 LEFT JOIN roots t ON t.id = l.root WHERE l.path = ?",
+            )
+            .bind(path)
+            .fetch_one(&mut self.connection)
+            .await?;
+            way.push(path_of(&row)?);
+            if let Some(kind) = row.try_get::<Option<String>, _>("kind")? {
+                return Ok(Some((way, MarkedRoot { kind, which: row.try_get("which")? })));
+            }
+            next = row.try_get("via")?;
+        }
+        Ok(None)
+    }
+}
+
+/// The hashes in a column of references.
+fn reference_hashes(refs: &str) -> impl Iterator<Item = Result<StorePathHash, MetadataError>> {
+    refs.split_ascii_whitespace().map(|reference| {
+        reference
+            .parse::<StorePath>()
+            .map(|path| path.hash())
+            .map_err(|_| MetadataError::Damaged("a path's reference cannot be read"))
+    })
+}

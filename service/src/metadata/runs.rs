@@ -1,0 +1,181 @@
+//! Rows of the workflow runs that pushed.
+
+use larder_protocol::api::CacheName;
+use sqlx::{Row as _, Sqlite, Transaction};
+
+use super::{Metadata, MetadataError, audit};
+use crate::audit::{Entry, Event, Who};
+
+/// The run that a push is of, from its verified claims.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushingRun {
+    /// Who says so.
+    pub issuer: String,
+    /// The repository's number, which stays when it is renamed.
+    pub repository_id: String,
+    /// Its name at the moment.
+    pub repository: String,
+    /// The ref.
+    pub git_ref: String,
+    /// Whether it is protected.
+    pub ref_protected: bool,
+    /// The workflow's file.
+    pub workflow: String,
+    /// The run's number.
+    pub run_id: String,
+}
+
+/// A run that has pushed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushedRun {
+    /// Its row.
+    pub id: i64,
+    /// Which it is.
+    pub run: PushingRun,
+    /// When it last committed a push.
+    pub pushed_at: i64,
+}
+
+/// Notes the run that a push is of, and tells its row.
+pub(super) async fn note_run(
+    transaction: &mut Transaction<'static, Sqlite>,
+    cache: &CacheName,
+    run: &PushingRun,
+) -> Result<i64, MetadataError> {
+    Ok(sqlx::query_scalar(
+        "INSERT INTO runs (cache, issuer, repository_id, repository, git_ref, ref_protected, workflow, run_id)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (cache, issuer, repository_id, git_ref, workflow, run_id)
+         DO UPDATE SET repository = excluded.repository, ref_protected = excluded.ref_protected
+         RETURNING id",
+    )
+    .bind(cache.as_str())
+    .bind(&run.issuer)
+    .bind(&run.repository_id)
+    .bind(&run.repository)
+    .bind(&run.git_ref)
+    .bind(run.ref_protected)
+    .bind(&run.workflow)
+    .bind(&run.run_id)
+    .fetch_one(&mut **transaction)
+    .await?)
+}
+
+/// Notes that a push was committed, for the run that it is of. What older runs of the same line keep may be kept anew
+/// by that.
+pub(super) async fn note_committed(
+    transaction: &mut Transaction<'static, Sqlite>,
+    push: i64,
+    now: i64,
+) -> Result<(), MetadataError> {
+    let run: Option<i64> = sqlx::query_scalar("SELECT run FROM pushes WHERE id = ?")
+        .bind(push)
+        .fetch_one(&mut **transaction)
+        .await?;
+    let Some(run) = run else { return Ok(()) };
+    sqlx::query("UPDATE runs SET pushed_at = ?, dropped_at = NULL WHERE id = ?")
+        .bind(now)
+        .bind(run)
+        .execute(&mut **transaction)
+        .await?;
+    sqlx::query(
+        "INSERT INTO claimed_paths (path)
+         SELECT DISTINCT p.id FROM runs r
+         JOIN runs o ON o.cache = r.cache AND o.issuer = r.issuer AND o.repository_id = r.repository_id
+             AND o.git_ref = r.git_ref AND o.workflow = r.workflow
+         JOIN pushes u ON u.run = o.id AND u.state = 'committed' AND u.dropped_at IS NULL
+         JOIN push_roots t ON t.push = u.id
+         JOIN paths p ON p.cache = u.cache AND p.hash = t.hash AND p.dead_since IS NOT NULL
+         WHERE r.id = ? ON CONFLICT DO NOTHING",
+    )
+    .bind(run)
+    .execute(&mut **transaction)
+    .await?;
+    sqlx::query(
+        "UPDATE paths SET dead_since = NULL
+         WHERE dead_since IS NOT NULL AND id IN (SELECT path FROM claimed_paths)",
+    )
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}
+
+impl Metadata {
+    /// The runs that pushed to a cache and that nobody dropped: line by line (issuer, repository, ref, workflow), of each
+    /// line the latest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn pushed_runs(&self, cache: &CacheName) -> Result<Vec<PushedRun>, MetadataError> {
+        let rows = sqlx::query(
+            "SELECT id, issuer, repository_id, repository, git_ref, ref_protected, workflow, run_id, pushed_at
+             FROM runs WHERE cache = ? AND pushed_at IS NOT NULL AND dropped_at IS NULL
+             ORDER BY issuer, repository_id, git_ref, workflow, pushed_at DESC, id DESC",
+        )
+        .bind(cache.as_str())
+        .fetch_all(self.reader())
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(PushedRun {
+                    id: row.try_get("id")?,
+                    run: PushingRun {
+                        issuer: row.try_get("issuer")?,
+                        repository_id: row.try_get("repository_id")?,
+                        repository: row.try_get("repository")?,
+                        git_ref: row.try_get("git_ref")?,
+                        ref_protected: row.try_get("ref_protected")?,
+                        workflow: row.try_get("workflow")?,
+                        run_id: row.try_get("run_id")?,
+                    },
+                    pushed_at: row.try_get("pushed_at")?,
+                })
+            })
+            .collect()
+    }
+
+    /// Lets go of what the runs of a repository's ref keep, as if the ref were deleted: of all workflows, and of all refs
+    /// if none is named. What is pushed from there later is kept again. Tells how many runs that were.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn drop_roots(
+        &self,
+        cache: &CacheName,
+        repository: &str,
+        git_ref: Option<&str>,
+        who: &Who,
+        now: i64,
+    ) -> Result<u64, MetadataError> {
+        let mut transaction = self.write().await?;
+        sqlx::query(
+            "UPDATE pushes SET dropped_at = ?1 WHERE state = 'committed' AND dropped_at IS NULL AND run IN (
+                 SELECT id FROM runs WHERE cache = ?2 AND lower(repository) = lower(?3) AND git_ref = coalesce(?4, git_ref))",
+        )
+        .bind(now)
+        .bind(cache.as_str())
+        .bind(repository)
+        .bind(git_ref)
+        .execute(&mut *transaction)
+        .await?;
+        let dropped = sqlx::query(
+            "UPDATE runs SET dropped_at = ?1 WHERE dropped_at IS NULL AND pushed_at IS NOT NULL
+             AND cache = ?2 AND lower(repository) = lower(?3) AND git_ref = coalesce(?4, git_ref)",
+        )
+        .bind(now)
+        .bind(cache.as_str())
+        .bind(repository)
+        .bind(git_ref)
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+        let event = Event::RootsDropped {
+            repository: repository.to_owned(),
+            git_ref: git_ref.map(str::to_owned),
+            runs: dropped,
+        };
+        audit::record(&mut transaction, &Entry::in_cache(cache, who.clone(), event), now).await?;
+        transaction.commit().await?;
+        Ok(dropped)
+    }
+}

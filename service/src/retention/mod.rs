@@ -1,0 +1,33 @@
+//! What is kept, and how the rest goes.
+//!
+//! Roots keep closures ([`roots`]): the last runs of each line, pins, pushes under way, what was pushed or read lately. A
+//! sweep marks what they reach ([`mark`]), notes what nothing keeps, and takes what an earlier sweep found so long enough
+//! ago ([`sweep`]).
+
+mod mark;
+mod pace;
+pub mod pins;
+mod reads;
+mod report;
+mod roots;
+mod schedule;
+mod sweep;
+
+use tokio::sync::Mutex;
+
+pub use self::{
+    reads::LastReads,
+    report::{CacheReport, SweepReport},
+    roots::run_of,
+    sweep::sweep,
+};
+pub(crate) use schedule::run;
+
+/// What retention holds in memory.
+#[derive(Debug, Default)]
+pub struct Retention {
+    /// When paths were last read.
+    pub reads: LastReads,
+    /// One sweep at a time.
+    sweeping: Mutex<()>,
+}

@@ -1,0 +1,140 @@
+//! What keeps paths: runs that pushed, pins, leases, what was pushed or read lately.
+
+use crate::{
+    config::CacheRetention,
+    identity::GitRef,
+    metadata::{PushedRun, PushingRun},
+    trust::GrantedTo,
+};
+
+const DAY: i64 = 24 * 60 * 60;
+
+/// The run that an identity pushes for; a person's push is of none.
+pub fn run_of(identity: &GrantedTo) -> Option<PushingRun> {
+    let GrantedTo::Job(claims) = identity else { return None };
+    Some(PushingRun {
+        issuer: claims.issuer.clone(),
+        repository_id: claims.repository_id.to_string(),
+        repository: claims.repository.to_string(),
+        git_ref: claims.git_ref.to_string(),
+        ref_protected: claims.ref_protected,
+        workflow: claims.workflow_ref.as_deref().map(workflow_file).unwrap_or_default().to_owned(),
+        run_id: claims.run_id.to_string(),
+    })
+}
+
+/// The file of a workflow, without the repository that it lies in and the ref that it was taken from: both may change
+/// while it stays the same workflow.
+fn workflow_file(workflow_ref: &str) -> &str {
+    let file = workflow_ref.split_once('@').map_or(workflow_ref, |(file, _)| file);
+    file.splitn(3, '/').nth(2).unwrap_or(file)
+}
+
+/// Which runs keep what they pushed, and which do not.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct KeptRuns {
+    /// They do.
+    pub kept: Vec<PushedRun>,
+    /// They do not any more.
+    pub displaced: Vec<PushedRun>,
+}
+
+/// Decides which runs keep what they pushed. `runs` come line by line (issuer, repository, ref, workflow), of each line
+/// the latest first.
+pub fn kept_runs(runs: Vec<PushedRun>, rules: &CacheRetention, now: i64) -> KeptRuns {
+    let mut decided = KeptRuns::default();
+    // The line that is being gone through: its first run, whether it is idle, and how many more of it are kept.
+    let mut line: Option<(PushingRun, u32)> = None;
+    for run in runs {
+        let same = |first: &PushingRun| {
+            first.issuer == run.run.issuer
+                && first.repository_id == run.run.repository_id
+                && first.git_ref == run.run.git_ref
+                && first.workflow == run.run.workflow
+        };
+        let left = match &mut line {
+            Some((first, left)) if same(first) => left,
+            _ => {
+                let keep = if is_main(&run.run, rules) {
+                    rules.keep_runs_main
+                } else if run.pushed_at + rules.idle_refs.seconds() <= now {
+                    0
+                } else {
+                    rules.keep_runs
+                };
+                &mut line.insert((run.run.clone(), keep)).1
+            }
+        };
+        if *left > 0 {
+            *left -= 1;
+            decided.kept.push(run);
+        } else {
+            decided.displaced.push(run);
+        }
+    }
+    decided
+}
+
+/// Whether a run is of the main line: protected refs, and those that the configuration names.
+fn is_main(run: &PushingRun, rules: &CacheRetention) -> bool {
+    run.ref_protected
+        || run
+            .git_ref
+            .parse::<GitRef>()
+            .is_ok_and(|git_ref| rules.main_refs.iter().any(|pattern| pattern.matches(&git_ref)))
+}
+
+/// What was pushed or read after this is kept by that alone.
+pub fn recent_since(rules: &CacheRetention, now: i64) -> i64 {
+    now - i64::from(rules.keep_days) * DAY
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Period;
+
+    fn run(git_ref: &str, run_id: u32, pushed_at: i64) -> PushedRun {
+        let run = PushingRun {
+            issuer: "https://issuer".to_owned(),
+            repository_id: "42".to_owned(),
+            repository: "acme/flake".to_owned(),
+            git_ref: git_ref.to_owned(),
+            ref_protected: false,
+            workflow: ".github/workflows/ci.yml".to_owned(),
+            run_id: run_id.to_string(),
+        };
+        PushedRun { id: run_id.into(), run, pushed_at }
+    }
+
+    fn ids(runs: &[PushedRun]) -> Vec<i64> {
+        runs.iter().map(|run| run.id).collect()
+    }
+
+    #[test]
+    fn each_line_keeps_its_latest_runs() {
+        let rules = CacheRetention { keep_runs_main: 2, keep_runs: 1, ..CacheRetention::default() };
+        let now = 100 * DAY;
+        let other = |id, days| run("refs/heads/topic", id, now - days * DAY);
+        let main = |id, days| run("refs/heads/main", id, now - days * DAY);
+        let mut nightly = main(9, 95);
+        nightly.run.workflow = ".github/workflows/nightly.yml".to_owned();
+        let mut release = run("refs/heads/release", 10, 0);
+        release.run.ref_protected = true;
+        let runs = vec![main(5, 80), main(4, 81), main(3, 82), nightly, release, other(8, 1), other(7, 2)];
+        let decided = kept_runs(runs, &rules, now);
+        assert_eq!(ids(&decided.kept), [5, 4, 9, 10, 8]);
+        assert_eq!(ids(&decided.displaced), [3, 7]);
+        // Nobody pushed from there for long.
+        let rules = CacheRetention { idle_refs: Period::days(30), ..rules };
+        assert_eq!(ids(&kept_runs(vec![other(1, 30)], &rules, now).displaced), [1]);
+        assert_eq!(ids(&kept_runs(vec![other(1, 29)], &rules, now).kept), [1]);
+    }
+
+    #[test]
+    fn a_workflow_is_known_by_its_file() {
+        let file = workflow_file("acme/flake/.github/workflows/ci.yml@refs/heads/main");
+        assert_eq!(file, ".github/workflows/ci.yml");
+        assert_eq!(workflow_file("odd"), "odd");
+    }
+}

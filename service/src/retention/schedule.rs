@@ -1,0 +1,48 @@
+//! What runs beside serving: sweeps when they are due or asked for, and writing what was read.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::sweep::sweep_asked;
+use crate::{Service, metadata::MetadataError};
+
+/// How often is looked whether a sweep is due or asked for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often what was read is written.
+const WRITE_EVERY: Duration = Duration::from_secs(60);
+
+/// Runs until it is dropped, which it may be at any moment.
+pub(crate) async fn run(service: Arc<Service>) {
+    let mut written = Instant::now();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if written.elapsed() >= WRITE_EVERY {
+            if let Err(error) = service.retention.reads.flush(&service).await {
+                tracing::error!(%error, "when paths were last read could not be noted");
+            }
+            written = Instant::now();
+        }
+        if let Err(error) = sweep_if_due(&service).await {
+            tracing::error!(%error, "a sweep failed; the next goes on where it stopped");
+            // What is asked for is asked for still: not at once again.
+            tokio::time::sleep(WRITE_EVERY).await;
+        }
+    }
+}
+
+async fn sweep_if_due(service: &Service) -> Result<(), MetadataError> {
+    let now = service.clock.now();
+    let asked = match service.metadata.next_asked_sweep().await? {
+        Some(asked) => asked,
+        None => {
+            let last = service.metadata.last_sweep().await?;
+            let every = service.config.retention.sweep_every.seconds();
+            if last.is_some_and(|last| last + every > now) {
+                return Ok(());
+            }
+            service.metadata.ask_for_sweep(now).await?
+        }
+    };
+    sweep_asked(service, asked).await.map(drop)
+}

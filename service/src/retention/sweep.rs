@@ -1,0 +1,238 @@
+//! Sweeping: what nothing keeps any more goes, referrers before what they refer to, paths before NARs, NARs before chunks,
+//! chunks before objects. See `metadata::sweeping` for what decides against those who want to keep it.
+
+use super::{
+    mark::{self, Marked},
+    pace::Pace,
+    report::{CacheReport, SweepReport},
+    roots::recent_since,
+};
+use crate::{
+    Service,
+    caches::Cache,
+    metadata::{Deleted, Marks, MetadataError},
+};
+
+/// How long the file of an empty object stays, for readers under way, in seconds.
+const READERS: i64 = 60 * 60;
+/// How long one can ask why a path went, in seconds.
+const REMEMBERED: i64 = 90 * 24 * 60 * 60;
+
+/// Sweeps once, now. Where a sweep is under way, after it.
+///
+/// Dropped or killed at any point, it leaves what the next one finishes.
+///
+/// # Errors
+/// When the database fails. What storage cannot delete is logged and left to the next sweep.
+pub async fn sweep(service: &Service) -> Result<SweepReport, MetadataError> {
+    let id = service.metadata.ask_for_sweep(service.clock.now()).await?;
+    sweep_asked(service, id).await
+}
+
+/// Does the sweep that was asked for.
+pub(super) async fn sweep_asked(service: &Service, id: i64) -> Result<SweepReport, MetadataError> {
+    let _alone = service.retention.sweeping.lock().await;
+    let now = service.clock.now();
+    // Reads count that are in memory alone.
+    service.retention.reads.flush(service).await?;
+    service.metadata.begin_sweep(id, now).await?;
+    let mut sweep = Sweep { service, id, now, pace: Pace::begin(), report: SweepReport::default() };
+    sweep.run().await?;
+    let Sweep { report, .. } = sweep;
+    let text = serde_json::to_string(&report).unwrap_or_default();
+    service.metadata.end_sweep(id, &text, service.clock.now()).await?;
+    tracing::info!(
+        deleted = report.caches.iter().map(|cache| cache.deleted).sum::<u64>(),
+        chunks = report.chunks,
+        chunk_bytes = report.chunk_bytes,
+        object_bytes = report.object_bytes,
+        "swept"
+    );
+    Ok(report)
+}
+
+struct Sweep<'a> {
+    service: &'a Service,
+    id: i64,
+    now: i64,
+    pace: Pace,
+    report: SweepReport,
+}
+
+impl Sweep<'_> {
+    async fn run(&mut self) -> Result<(), MetadataError> {
+        let silent = self.now - self.service.config.retention.abandon_after.seconds();
+        while self.service.metadata.clear_ended_pushes(silent, self.now).await? > 0 {
+            self.pace.rest().await;
+        }
+        let caches: Vec<_> = self.service.caches.iter().cloned().collect();
+        for cache in &caches {
+            self.cache(cache).await?;
+        }
+        self.nars().await?;
+        self.uploads(&caches.iter().map(|cache| cache.config.retention.grace.seconds()).collect::<Vec<_>>())
+            .await?;
+        self.chunks().await?;
+        self.objects().await?;
+        while self.service.metadata.forget_gone(self.now - REMEMBERED).await? > 0 {
+            self.pace.rest().await;
+        }
+        Ok(())
+    }
+
+    async fn cache(&mut self, cache: &Cache) -> Result<(), MetadataError> {
+        let (metadata, rules) = (&self.service.metadata, &cache.config.retention);
+        // Before anything is marked: who claims from now on is heeded below.
+        metadata.forget_claims().await?;
+        let Marked { mut marks, runs } =
+            mark::mark(metadata, cache.name(), rules, self.now, &mut self.pace).await?;
+        let kept = marks.extent().await?;
+        let condemned = self.note_dead(&mut marks).await?;
+        let dying = mark::list_dying(&mut marks, rules, self.now, &mut self.pace).await?;
+        let deleted = self.delete(cache, &mut marks).await?;
+        marks.close().await?;
+        self.report.caches.push(CacheReport {
+            cache: cache.name().to_string(),
+            kept: kept.paths,
+            kept_bytes: kept.nar_bytes,
+            condemned,
+            deleted,
+            deleted_bytes: dying.nar_bytes,
+        });
+        let displaced: Vec<i64> = runs.displaced.iter().map(|run| run.id).collect();
+        let since = recent_since(rules, self.now);
+        while self.service.metadata.delete_pushes(cache.name(), &displaced, since, self.now).await? > 0 {
+            self.pace.rest().await;
+        }
+        Ok(())
+    }
+
+    /// Notes since when paths are dead, and which are not any more.
+    async fn note_dead(&mut self, marks: &mut Marks) -> Result<u64, MetadataError> {
+        let (mut after, mut condemned) = (0, 0);
+        loop {
+            let dead = marks.newly_dead(after).await?;
+            let Some(last) = dead.last() else { break };
+            after = *last;
+            condemned += dead.len() as u64;
+            self.service.metadata.note_dead(&dead, Some(self.now)).await?;
+            self.pace.rest().await;
+        }
+        after = 0;
+        loop {
+            let alive = marks.alive_again(after).await?;
+            let Some(last) = alive.last() else { return Ok(condemned) };
+            after = *last;
+            self.service.metadata.note_dead(&alive, None).await?;
+            self.pace.rest().await;
+        }
+    }
+
+    /// Deletes what is listed.
+    async fn delete(&mut self, cache: &Cache, marks: &mut Marks) -> Result<u64, MetadataError> {
+        let metadata = &self.service.metadata;
+        let mut deleted = 0;
+        loop {
+            let mut paths = marks.next_dying().await?;
+            if paths.is_empty() {
+                return Ok(deleted);
+            }
+            match metadata.delete_paths(cache.name(), &paths, self.now).await? {
+                Deleted::Gone(hashes, stay) => {
+                    self.service.reads.withdrawn(cache, hashes.iter().copied());
+                    deleted += hashes.len() as u64;
+                    paths.retain(|path| !stay.contains(path));
+                    marks.note_gone(&paths).await?;
+                    marks.rescue(&stay).await?;
+                }
+                Deleted::Claimed(claimed) => {
+                    marks.rescue(&claimed).await?;
+                    metadata.heeded_claims(&claimed).await?;
+                }
+            }
+            self.pace.rest().await;
+        }
+    }
+
+    async fn nars(&mut self) -> Result<(), MetadataError> {
+        let metadata = &self.service.metadata;
+        let mut after = 0;
+        loop {
+            let nars = metadata.unnamed_nars(after).await?;
+            let Some(last) = nars.last() else { return Ok(()) };
+            after = *last;
+            metadata.withdraw_nars(&nars).await?;
+            loop {
+                self.pace.rest().await;
+                if let Some(gone) = metadata.delete_nars(&nars, self.id, self.now).await? {
+                    self.report.nars += gone;
+                    break;
+                }
+            }
+        }
+    }
+
+    /// What was uploaded and never used is kept for a push that goes on, as long as any cache's grace.
+    async fn uploads(&mut self, graces: &[i64]) -> Result<(), MetadataError> {
+        let metadata = &self.service.metadata;
+        let before = self.now - graces.iter().copied().max().unwrap_or_default();
+        let mut after = 0;
+        loop {
+            let objects = metadata.unsettled_objects(before, after).await?;
+            let Some(last) = objects.last() else { return Ok(()) };
+            after = *last;
+            for object in objects {
+                while !metadata.settle_object(object, self.id, self.now).await? {
+                    self.pace.rest().await;
+                }
+                self.pace.rest().await;
+            }
+        }
+    }
+
+    async fn chunks(&mut self) -> Result<(), MetadataError> {
+        let metadata = &self.service.metadata;
+        metadata.set_horizon().await?;
+        loop {
+            let removed = metadata.delete_chunks().await?;
+            self.report.chunks += removed.rows;
+            self.report.chunk_bytes += removed.bytes;
+            if removed.rows == 0 {
+                return Ok(());
+            }
+            self.pace.rest().await;
+        }
+    }
+
+    async fn objects(&mut self) -> Result<(), MetadataError> {
+        let metadata = &self.service.metadata;
+        let mut after = 0;
+        loop {
+            let objects = metadata.empty_objects(after).await?;
+            let Some(last) = objects.last() else { break };
+            after = *last;
+            self.report.objects_emptied += metadata.doom_objects(&objects, self.now).await?;
+            self.pace.rest().await;
+        }
+        loop {
+            let mut gone = Vec::new();
+            for (object, key, size) in metadata.doomed_since(self.now - READERS).await? {
+                match self.service.storage.delete(&key).await {
+                    Ok(()) => {
+                        gone.push(object);
+                        self.report.objects += 1;
+                        self.report.object_bytes += size;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, key, "an object cannot be deleted; the next sweep tries again")
+                    }
+                }
+            }
+            if gone.is_empty() {
+                return Ok(());
+            }
+            metadata.delete_objects(&gone).await?;
+            self.pace.rest().await;
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! What is kept and what goes, over HTTP, under a clock that the tests set.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[allow(dead_code, reason = "other tests need more of it")]
+#[path = "../push/nar.rs"]
+mod nar;
+
+mod garbage;
+mod pins;
+mod races;
+mod roots;
+mod world;
