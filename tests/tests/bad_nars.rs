@@ -251,7 +251,6 @@ async fn closures_that_cannot_be_are_refused_when_a_push_opens() {
         json!({ "paths": [], "roots": [] }),
         json!({ "paths": [good, good], "roots": [] }),
         json!({ "paths": [good], "roots": [store_path("absent")] }),
-        json!({ "paths": [good], "roots": [], "more": 1 }),
         with("path", json!("/etc/passwd")),
         with("path", json!(format!("/nix/store/{hash}-tool/bin"))),
         with("path", json!(format!("{}-tool", "e".repeat(32)))),
