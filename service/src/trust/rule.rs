@@ -134,8 +134,9 @@ impl TrustRule {
                 && !wanted.iter().any(|id| Some(*id) == found)
             {
                 let found = found.map_or("none".to_owned(), |id| id.to_string());
+                // The numbers that it wants may be those of other repositories.
                 mismatches.push(format!(
-                    "it wants {name} {wanted}, and the token says {found}: another repository has this name now"
+                    "it wants another {name} than the token's, {found}: another repository has this name now"
                 ));
             }
         }

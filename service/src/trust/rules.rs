@@ -99,4 +99,6 @@ fn new_names(
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

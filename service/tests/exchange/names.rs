@@ -166,3 +166,87 @@ async fn each_cache_binds_names_of_its_own() {
     assert_eq!(status, StatusCode::OK);
     assert_eq!(world.names().await.len(), 2);
 }
+
+#[tokio::test]
+async fn whoever_runs_the_service_sees_confirms_and_unbinds_names() {
+    let other =
+        "[[cache.trust]]\nrepository_owner = \"acme\"\nref_protected = true\npermissions = [\"pin\"]\n";
+    let world = World::trusting(&format!("{MAIN}{other}")).await;
+    let (status, said, _) = world.larderd(&["rules"]).await;
+    assert_eq!(status, Some(0));
+    assert_eq!(
+        said,
+        "cache main\n  \
+         1. acme/flake on refs/heads/main, at merge_group, push, release, schedule, workflow_dispatch\n     \
+         acme/flake is not bound yet: the first token whose claims all match will bind it\n  \
+         2. repositories of acme, protected refs alone, at merge_group, push, release, schedule, workflow_dispatch, \
+         to pin alone, with rank 10\n     \
+         acme is not bound yet: the first token whose claims all match will bind it\n"
+    );
+    assert_eq!(world.larderd(&["rules", "confirm", "acme/flake"]).await.0, Some(1));
+
+    world.grants(&json!({})).await;
+    world.suspects(&made_again()).await;
+    let (_, said, _) = world.larderd(&["rules"]).await;
+    for part in [
+        "acme/flake is repository number 42 of owner number 7 (by token, ",
+        "SUSPENDED ",
+        "it was seen as repository number 99 of owner number 98. If that is meant: larderd rules confirm acme/flake",
+        "acme is owner number 7 (by token, ",
+    ] {
+        assert!(said.contains(part), "no {part:?} in:\n{said}");
+    }
+    let (_, said, _) = world.larderd(&["rules", "--json"]).await;
+    let rules: Value = serde_json::from_str(&said).unwrap();
+    let rule = &rules[0];
+    assert_eq!(
+        (&rule["cache"], &rule["number"], &rule["issuer"]),
+        (&json!("main"), &json!(1), &json!(world.issuer.url))
+    );
+    assert_eq!((&rule["permissions"], &rule["rank"]), (&json!(["push", "read"]), &json!(0)));
+    assert_eq!(
+        rule["names"],
+        json!([{
+            "name": "acme/flake", "state": "suspended", "source": "token", "bound_at": world.now(),
+            "numbers": {"repository_id": 42, "owner_id": 7}, "suspended_at": world.now(),
+            "found": {"repository_id": 99, "owner_id": 98},
+        }])
+    );
+    assert_eq!(rules[1]["names"][0]["state"], "suspended", "its owner is another, too");
+
+    // By a name that is not there, or elsewhere, nothing happens.
+    for arguments in [
+        &["rules", "confirm", "acme/other"][..],
+        &["rules", "confirm", "acme/flake", "--cache", "other"],
+        &["rules", "confirm", "acme/flake", "--issuer", "https://example.org"],
+        &["rules", "unbind", "evil"],
+    ] {
+        let (status, _, refusal) = world.larderd(arguments).await;
+        assert!(status == Some(1) && refusal.contains("See: larderd rules"), "{arguments:?}: {refusal}");
+    }
+    world.suspects(&made_again()).await;
+    let (status, said, _) = world.larderd(&["rules", "confirm", "Acme/Flake", "--cache", "main"]).await;
+    assert_eq!(status, Some(0));
+    assert_eq!(
+        said,
+        "acme/flake was repository number 42 of owner number 7 to the cache main, and is repository number 99 of owner \
+         number 98 now\n"
+    );
+    assert_eq!(
+        world.larderd(&["rules", "confirm", "acme/flake"]).await.0,
+        Some(1),
+        "there is nothing more to confirm"
+    );
+    world.grants(&made_again()).await;
+    assert_eq!(world.larderd(&["rules", "unbind", "acme/flake"]).await.0, Some(0));
+    assert_eq!(world.larderd(&["rules", "unbind", "acme"]).await.0, Some(0));
+    world.grants(&json!({})).await;
+    let kinds = world.kinds_on_record().await;
+    assert_eq!(kinds.iter().filter(|kind| *kind == "name-unbound").count(), 2, "{kinds:?}");
+
+    // A name that no rule has any more is shown, so that it can be forgotten.
+    let mut world = world;
+    world.restart_with("acme/flake", "acme/else").await;
+    let (_, said, _) = world.larderd(&["rules"]).await;
+    assert!(said.contains("in no rule any more") && said.contains("cache main: acme/flake is"), "{said}");
+}

@@ -83,7 +83,7 @@ async fn repositories_and_owners_without_case_and_numbers() {
             (json!({}), Ok((PUSH, 0))),
             (
                 json!({"repository_owner_id": "8"}),
-                Err("it wants repository_owner_id 7, and the token says 8"),
+                Err("it wants another repository_owner_id than the token's, 8"),
             ),
         ],
     )

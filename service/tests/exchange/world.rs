@@ -96,6 +96,17 @@ impl World {
         self.restart().await;
     }
 
+    /// `larderd`, run on the same data and configuration: its exit code, what it printed, and what it complained of.
+    pub async fn larderd(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let file = self.directory.path().join("larder.toml");
+        std::fs::write(&file, &self.config).unwrap();
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_larderd"));
+        command.env_clear().env("LARDER_DATA_DIR", self.directory.path()).env("LARDER_CONFIG", &file);
+        let output = command.args(arguments).output().await.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
     pub fn pass(&self, seconds: i64) {
         self.time.fetch_add(seconds, Ordering::SeqCst);
     }
