@@ -306,3 +306,29 @@ fn help_and_completions_are_for_newcomers() {
         assert!(status == Some(0) && script.contains("check-config"), "{shell}");
     }
 }
+
+#[test]
+fn space_is_given_back_by_hand_beside_the_service_and_without_it() {
+    let data = tempfile::tempdir().unwrap();
+    let call = |arguments: &[&str]| texts(larderd(data.path()).args(arguments).output().unwrap());
+    assert_eq!(call(&["sweep", "--dry-run"]).0, Some(1), "there is no database yet");
+    let running = Running::start(&mut larderd(data.path()));
+    let report = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap()["caches"][0].clone();
+    let (status, said, refusal) = call(&["sweep", "--json"]);
+    assert_eq!(status, Some(0), "{refusal}");
+    assert_eq!(report(&said)["cache"], "main");
+    running.stop();
+    let (status, said, refusal) = call(&["sweep", "--json"]);
+    assert_eq!(status, Some(0), "{refusal}");
+    assert_eq!(report(&said)["kept"], 0);
+    let (status, said, _) = call(&["sweep", "--dry-run"]);
+    assert!(status == Some(0) && said.contains("main: 0 paths"), "{said}");
+    assert_eq!(call(&["roots", "list", "--json"]).1, "");
+    let (status, _, refusal) = call(&["roots", "drop", "acme/flake", "--ref", "refs/heads/topic"]);
+    assert!(status == Some(1) && refusal.contains("larderd roots list"), "{refusal}");
+    let path = "/nix/store/0000000000000000000000000000000a-hello";
+    let (status, _, refusal) = call(&["why-alive", path]);
+    assert!(status == Some(1) && refusal.contains("does not have it"), "{refusal}");
+    assert_eq!(call(&["why-dead", path]).0, Some(1));
+    assert_eq!(call(&["why-dead", path, "--cache", "nowhere"]).0, Some(1));
+}

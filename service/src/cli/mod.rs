@@ -4,10 +4,13 @@ mod audit;
 mod check_config;
 mod key;
 mod print;
+mod roots;
 mod rules;
 mod serve;
+mod sweep;
 mod token;
 mod welcome;
+mod why;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -110,6 +113,15 @@ enum Command {
     Rules(rules::Arguments),
     /// Say who was granted what, who was refused, and who pushed
     Audit(audit::Arguments),
+    /// Give space back now, or say what would go
+    Sweep(sweep::Arguments),
+    /// List what keeps closures, and let go of a branch
+    #[command(subcommand)]
+    Roots(roots::Command),
+    /// Say what keeps a path
+    WhyAlive(why::Arguments),
+    /// Say why nothing keeps a path, or when and why it went
+    WhyDead(why::Arguments),
     /// Print a completion script, for example: larderd completions bash
     Completions {
         /// The shell that it is for
@@ -171,6 +183,10 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Some(Command::Token(command)) => runtime(false)?.block_on(token::run(command, &config)),
         Some(Command::Rules(arguments)) => runtime(false)?.block_on(rules::run(arguments, &config)),
         Some(Command::Audit(arguments)) => runtime(false)?.block_on(audit::run(arguments, &config)),
+        Some(Command::Sweep(arguments)) => runtime(true)?.block_on(sweep::run(arguments, config)),
+        Some(Command::Roots(command)) => runtime(false)?.block_on(roots::run(command, &config)),
+        Some(Command::WhyAlive(arguments)) => runtime(false)?.block_on(why::alive(&arguments, &config)),
+        Some(Command::WhyDead(arguments)) => runtime(false)?.block_on(why::dead(&arguments, &config)),
         Some(Command::Completions { .. }) => Ok(()),
     }
 }

@@ -17,7 +17,12 @@ pub(super) async fn serve(mut config: Config) -> Result<(), Failure> {
     log_panics();
     let stop = told_to_stop()?;
     raise_file_limit();
-    let _lock = lock(&config)?;
+    let _lock = try_lock(&config)?.ok_or_else(|| {
+        Failure::Other(format!(
+            "another larderd uses {}. Stop it, or give this one a data_dir of its own",
+            config.data_dir.display()
+        ))
+    })?;
     // First, so that whoever connects while the rest opens waits instead of being refused.
     let listener = TcpListener::bind(config.listen).await.map_err(|error| {
         Failure::Other(format!(
@@ -36,8 +41,8 @@ pub(super) async fn serve(mut config: Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One process for one data directory: what is absent is known from memory.
-fn lock(config: &Config) -> Result<File, Failure> {
+/// One process for one data directory: what is absent is known from memory. `None` if there is one.
+pub(super) fn try_lock(config: &Config) -> Result<Option<File>, Failure> {
     let directory = &config.data_dir;
     let failed = |error: std::io::Error| {
         Failure::Other(format!(
@@ -48,11 +53,8 @@ fn lock(config: &Config) -> Result<File, Failure> {
     keys::make_private_dir(directory).map_err(failed)?;
     let file = File::create(directory.join("lock")).map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Failure::Other(format!(
-            "another larderd uses {}. Stop it, or give this one a data_dir of its own",
-            directory.display()
-        ))),
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(failed(error)),
     }
 }

@@ -6,6 +6,7 @@
 pub(crate) mod audit;
 mod chunks;
 mod claims;
+mod gone;
 mod marks;
 mod names;
 mod nars;
@@ -36,6 +37,7 @@ use sqlx::{
 
 pub use audit::{AuditFilter, AuditRow};
 pub use chunks::{Namespace, StoredChunk};
+pub use gone::GonePath;
 pub use marks::{DyingPath, Extent, MarkedRoot, Marks, RootsOf};
 pub use names::{Binding, NameRow, NamesOf};
 pub use nars::{Encoding, StoredNar, VerifiedNar};

@@ -12,14 +12,16 @@ mod report;
 mod roots;
 mod schedule;
 mod sweep;
+mod why;
 
 use tokio::sync::Mutex;
 
 pub use self::{
     reads::LastReads,
     report::{CacheReport, SweepReport},
-    roots::run_of,
+    roots::{kept, run_of},
     sweep::sweep,
+    why::{Fate, Plan, fate, plan},
 };
 pub(crate) use schedule::run;
 

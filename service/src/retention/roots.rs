@@ -3,9 +3,10 @@
 use crate::{
     config::CacheRetention,
     identity::GitRef,
-    metadata::{PushedRun, PushingRun},
+    metadata::{Metadata, MetadataError, PushedRun, PushingRun},
     trust::GrantedTo,
 };
+use larder_protocol::api::CacheName;
 
 const DAY: i64 = 24 * 60 * 60;
 
@@ -73,6 +74,19 @@ pub fn kept_runs(runs: Vec<PushedRun>, rules: &CacheRetention, now: i64) -> Kept
         }
     }
     decided
+}
+
+/// The runs of a cache that keep what they pushed, at the moment.
+///
+/// # Errors
+/// When the database fails.
+pub async fn kept(
+    metadata: &Metadata,
+    cache: &CacheName,
+    rules: &CacheRetention,
+    now: i64,
+) -> Result<Vec<PushedRun>, MetadataError> {
+    Ok(kept_runs(metadata.pushed_runs(cache).await?, rules, now).kept)
 }
 
 /// Whether a run is of the main line: protected refs, and those that the configuration names.

@@ -7,7 +7,9 @@
 mod nar;
 
 mod garbage;
+mod model;
 mod pins;
 mod races;
 mod roots;
+mod why;
 mod world;

@@ -27,7 +27,7 @@ async fn world() -> World {
 }
 
 /// Polls a future at most so often, then drops it. Whether it ended.
-async fn cut_off(future: impl Future, mut polls: u32) -> bool {
+pub async fn cut_off(future: impl Future, mut polls: u32) -> bool {
     let mut future = Box::pin(future);
     std::future::poll_fn(move |context| {
         if future.as_mut().poll(context).is_ready() {

@@ -36,7 +36,7 @@ pub const DAY: i64 = 24 * HOUR;
 pub struct World {
     pub service: Arc<Service>,
     pub time: Arc<AtomicI64>,
-    pub data: tempfile::TempDir,
+    pub data: Arc<tempfile::TempDir>,
     change: fn(&mut Config),
 }
 
@@ -50,7 +50,7 @@ impl World {
     }
 
     pub async fn with(change: fn(&mut Config)) -> Self {
-        let data = tempfile::tempdir().unwrap();
+        let data = Arc::new(tempfile::tempdir().unwrap());
         let time = Arc::new(AtomicI64::new(1_800_000_000));
         let service = open(&data, change, &time).await;
         Self { service, time, data, change }
@@ -60,6 +60,12 @@ impl World {
     pub async fn restart(&mut self) {
         self.service.metadata.close().await;
         self.service = open(&self.data, self.change, &self.time).await;
+    }
+
+    /// Another service on the same data, which remembers nothing.
+    pub async fn beside(&self) -> Self {
+        let service = open(&self.data, self.change, &self.time).await;
+        Self { service, time: self.time.clone(), data: self.data.clone(), change: self.change }
     }
 
     pub fn now(&self) -> i64 {

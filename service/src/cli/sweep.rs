@@ -1,0 +1,143 @@
+//! `larderd sweep`: gives space back now, or says what would go.
+
+use std::{fmt::Write, time::Duration};
+
+use clap::Args;
+use larder_protocol::plain::one_line;
+use serde_json::json;
+
+use super::{Failure, open_existing, print, serve};
+use crate::{
+    Service,
+    clock::{Clock, to_date},
+    config::Config,
+    metadata::Metadata,
+    retention::{self, Plan, SweepReport},
+};
+
+/// How often a running service is asked whether it is done.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+const AFTER_HELP: &str = "\
+A sweep takes the paths that nothing has kept for the cache's grace, and then the NARs, chunks and
+files that nothing uses. What nothing keeps is noted by one sweep and taken by a later one. Where
+the service runs, it does the sweep and this waits for it.
+
+Examples:
+  larderd sweep --dry-run
+  larderd sweep --dry-run --json | jq .caches
+  larderd why-alive /nix/store/…-hello-2.12";
+
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct Arguments {
+    /// Say what would go and why, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(arguments: Arguments, config: Config) -> Result<(), Failure> {
+    if arguments.dry_run {
+        return dry_run(&arguments, &config).await;
+    }
+    let metadata = open_existing(&config).await?;
+    let report = match serve::try_lock(&config)? {
+        Some(_lock) => {
+            metadata.close().await;
+            let service = Service::open(config, Clock::System).await.map_err(Failure::because)?;
+            let report = retention::sweep(&service).await.map_err(Failure::because);
+            service.metadata.close().await;
+            report?
+        }
+        None => ask(&metadata, &config).await?,
+    };
+    if arguments.json {
+        print::json(&format!("{}\n", serde_json::to_string(&report).unwrap_or_default()));
+        return Ok(());
+    }
+    let mut text = String::new();
+    for cache in &report.caches {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{}: {} paths went, {} that nothing keeps were noted, {} ({} bytes) are kept",
+            cache.cache, cache.deleted, cache.condemned, cache.kept, cache.kept_bytes
+        );
+    }
+    let _ = writeln!(
+        text,
+        "{} chunks ({} bytes) went, and {} files ({} bytes)",
+        report.chunks, report.chunk_bytes, report.objects, report.object_bytes
+    );
+    print::out(&text);
+    Ok(())
+}
+
+/// Has the running service sweep, and waits for it.
+async fn ask(metadata: &Metadata, config: &Config) -> Result<SweepReport, Failure> {
+    let asked = metadata.ask_for_sweep(Clock::System.now()).await.map_err(Failure::because)?;
+    loop {
+        if let Some(report) = metadata.asked_sweep(asked).await.map_err(Failure::because)?.report {
+            return serde_json::from_str(&report).map_err(Failure::because);
+        }
+        if serve::try_lock(config)?.is_some() {
+            return Err(Failure::Other(
+                "the service stopped before the sweep was done. Run `larderd sweep` again".to_owned(),
+            ));
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+async fn dry_run(arguments: &Arguments, config: &Config) -> Result<(), Failure> {
+    let metadata = open_existing(config).await?;
+    let now = Clock::System.now();
+    let mut plans = Vec::new();
+    for cache in &config.caches {
+        let plan =
+            retention::plan(&metadata, &cache.name, &cache.retention, now).await.map_err(Failure::because)?;
+        plans.push((cache.name.to_string(), plan));
+    }
+    metadata.close().await;
+    if arguments.json {
+        let caches: Vec<_> = plans.iter().map(|(name, plan)| object(name, plan)).collect();
+        print::json(&format!("{}\n", json!({ "caches": caches })));
+        return Ok(());
+    }
+    let mut text = String::new();
+    for (name, plan) in &plans {
+        for path in &plan.paths {
+            let _ = writeln!(
+                text,
+                "{name}: {} would go: nothing keeps it since {} ({} bytes)",
+                one_line(&path.path.absolute()),
+                to_date(path.dead_since),
+                path.nar_size
+            );
+        }
+        let _ = writeln!(
+            text,
+            "{name}: {} paths ({} bytes) would go and free {} bytes, {} ({} bytes) would stay",
+            plan.dying.paths, plan.dying.nar_bytes, plan.frame_bytes, plan.kept.paths, plan.kept.nar_bytes
+        );
+    }
+    print::out(&text);
+    Ok(())
+}
+
+fn object(name: &str, plan: &Plan) -> serde_json::Value {
+    let paths: Vec<_> = plan
+        .paths
+        .iter()
+        .map(|path| {
+            json!({ "path": path.path.absolute(), "nar_size": path.nar_size, "dead_since": to_date(path.dead_since) })
+        })
+        .collect();
+    json!({
+        "cache": name, "paths": paths, "nar_bytes": plan.dying.nar_bytes, "freed_bytes": plan.frame_bytes,
+        "kept": plan.kept.paths, "kept_nar_bytes": plan.kept.nar_bytes,
+    })
+}
