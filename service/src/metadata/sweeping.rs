@@ -315,26 +315,19 @@ impl Metadata {
         Ok(())
     }
 
-    /// Deletes some of the chunks that were condemned before all open pushes were opened, and revives those that a recipe
-    /// names. Tells what went; no rows when all is done.
+    /// Deletes some of the chunks that were condemned before all open pushes were opened. Tells what went; no rows when
+    /// all is done. (None of them is named by a recipe: naming revives.)
     ///
     /// # Errors
     /// When the database fails.
     pub async fn delete_chunks(&self) -> Result<Removed, MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query(
-            "UPDATE chunks SET condemned_at = NULL, condemned_by = NULL WHERE id IN (
-                 SELECT c.id FROM chunks c WHERE c.condemned_at IS NOT NULL
-                 AND EXISTS (SELECT 1 FROM nar_chunks r WHERE r.chunk = c.id) LIMIT ?)",
-        )
-        .bind(ROWS)
-        .execute(&mut *transaction)
-        .await?;
         let rows = sqlx::query(
             "DELETE FROM chunks WHERE id IN (
-                 SELECT c.id FROM chunks c JOIN sweeps s ON s.id = c.condemned_by
-                 WHERE c.condemned_at IS NOT NULL AND s.horizon IS NOT NULL
-                 AND NOT EXISTS (SELECT 1 FROM pushes u WHERE u.state = 'open' AND u.abandoned_at IS NULL AND u.id <= s.horizon)
+                 SELECT c.id FROM chunks c WHERE c.condemned_at IS NOT NULL AND c.condemned_by IN (
+                     SELECT s.id FROM sweeps s WHERE s.horizon IS NOT NULL AND NOT EXISTS (
+                         SELECT 1 FROM pushes u
+                         WHERE u.state = 'open' AND u.abandoned_at IS NULL AND u.id <= s.horizon))
                  AND NOT EXISTS (SELECT 1 FROM nar_chunks r WHERE r.chunk = c.id) LIMIT ?)
              RETURNING frame_len",
         )
