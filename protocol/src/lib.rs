@@ -6,6 +6,7 @@
 pub mod api;
 pub mod base32;
 pub mod chunk;
+pub mod content_address;
 pub mod envelope;
 pub mod nar;
 pub mod nar_hash;
@@ -18,6 +19,7 @@ pub mod store_path;
 pub mod upload;
 
 pub use chunk::ChunkId;
+pub use content_address::ContentAddress;
 pub use nar_hash::NarHash;
 pub use signature::{PublicKey, Signature, SigningKey};
 pub use store_path::{StorePath, StorePathHash};

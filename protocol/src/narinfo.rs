@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{NarHash, Signature, StorePath, base32, signature::fingerprint};
+use crate::{NarHash, Signature, StorePath, signature::fingerprint};
 
 /// A narinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,33 +29,6 @@ pub struct NarInfo {
     pub signatures: Vec<Signature>,
     /// `CA`.
     pub ca: Option<String>,
-}
-
-/// Whether `text` is a content address as Nix writes it: `text:sha256:…`, `fixed:[r:|git:]<algorithm>:…`
-/// (`libstore/content-address.cc`). Nix refuses a whole narinfo over one that is not.
-pub fn is_content_address(text: &str) -> bool {
-    let hash = if let Some(hash) = text.strip_prefix("text:") {
-        return is_hash(hash, &["sha256"]);
-    } else if let Some(fixed) = text.strip_prefix("fixed:") {
-        fixed.strip_prefix("r:").or_else(|| fixed.strip_prefix("git:")).unwrap_or(fixed)
-    } else {
-        return false;
-    };
-    is_hash(hash, &["md5", "sha1", "sha256", "sha512"])
-}
-
-fn is_hash(text: &str, algorithms: &[&str]) -> bool {
-    let Some((algorithm, digits)) = text.split_once(':') else { return false };
-    let bytes = match algorithm {
-        "md5" => 16,
-        "sha1" => 20,
-        "sha256" => 32,
-        "sha512" => 64,
-        _ => return false,
-    };
-    algorithms.contains(&algorithm)
-        && digits.len() == base32::encoded_len(bytes)
-        && digits.bytes().all(base32::is_digit)
 }
 
 /// A narinfo that cannot be read.
@@ -164,26 +137,5 @@ impl fmt::Display for NarInfo {
             writeln!(f, "CA: {ca}")?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn knows_content_addresses() {
-        let sha256 = "sha256:0mdqa9w1p6cmli6976v4wi0sw9r4p5prkj7lzfd1877wk11c9c73";
-        let sha1 = "sha1:0c5q2gw0gbm5mzj5qmihj2bzn8kbbdv3";
-        for address in ["text:", "fixed:", "fixed:r:", "fixed:git:"] {
-            assert!(is_content_address(&format!("{address}{sha256}")), "{address}");
-        }
-        assert!(is_content_address(&format!("fixed:{sha1}")));
-        for address in
-            ["", "text", "fixed:", "fixed:sha256:", "fixed:x:y", "fixed:r:sha256:0", &format!("text:{sha1}")]
-        {
-            assert!(!is_content_address(address), "{address}");
-        }
-        assert!(!is_content_address(&format!("fixed:{sha256}\nSig: x")));
     }
 }

@@ -4,6 +4,7 @@
 
 mod bytes;
 mod chunks;
+mod content_address;
 mod frames;
 mod mutations;
 mod nar;

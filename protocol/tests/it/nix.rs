@@ -20,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{bytes::Random, trees};
 
 /// Runs a program to its end and returns what it printed.
-fn run(program: &str, configure: impl FnOnce(&mut Command)) -> Vec<u8> {
+pub fn run(program: &str, configure: impl FnOnce(&mut Command)) -> Vec<u8> {
     let mut command = Command::new(program);
     configure(&mut command);
     let output = command.output().unwrap_or_else(|error| panic!("{program} (Debian: nix-bin): {error}"));
@@ -28,7 +28,7 @@ fn run(program: &str, configure: impl FnOnce(&mut Command)) -> Vec<u8> {
     output.stdout
 }
 
-fn dumped(path: &Path) -> Vec<u8> {
+pub fn dumped(path: &Path) -> Vec<u8> {
     let mut nar = Vec::new();
     let len = dump(path, |bytes| {
         nar.extend_from_slice(bytes);
@@ -76,18 +76,18 @@ fn dumps_single_files_as_nix_does() {
 }
 
 /// A store, keys and binary caches for one test.
-struct Scratch(tempfile::TempDir);
+pub struct Scratch(tempfile::TempDir);
 
 impl Scratch {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn store(&self) -> String {
+    pub fn store(&self) -> String {
         format!("local?root={}", self.path("store").display())
     }
 
@@ -96,7 +96,7 @@ impl Scratch {
     }
 
     /// Runs `nix ARGS`, knowing of nothing but what is here.
-    fn nix(&self, args: &[&str]) -> String {
+    pub fn nix(&self, args: &[&str]) -> String {
         let output = run("nix", |nix| {
             nix.args(["--extra-experimental-features", "nix-command", "--option", "build-users-group", ""]);
             nix.args(args).env("HOME", self.0.path()).env_remove("NIX_REMOTE").env_remove("NIX_CONFIG");
