@@ -261,6 +261,9 @@ pub struct OpenPush {
     pub paths: Vec<PathInfo>,
     /// What retention shall keep: paths of the closure.
     pub roots: Vec<StorePath>,
+    /// Paths of the closure that are to stand whatever the cache has in their place. Needs the permission `admin`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replace: Vec<StorePath>,
     /// What of the closure the job says that it built itself. Kept with the paths, as said and not checked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub built: Vec<StorePathHash>,
@@ -277,13 +280,25 @@ pub struct OpenedPush {
     pub reused: Vec<StorePathHash>,
     /// Paths that the cache has. (With another NAR hash: see `divergences` at commit.)
     pub present: Vec<StorePathHash>,
-    /// Paths that an upstream has.
+    /// Paths that an upstream has. (With another NAR hash: see `divergences` at commit.)
     pub upstream: Vec<StorePathHash>,
+    /// Paths that are not what they claim to be, and are not taken. What refers to them cannot be published.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedPath>,
     /// The largest body that the service takes, in bytes.
     pub max_body: u64,
     /// Present if nothing was missing, and the push therefore is committed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub committed: Option<CommittedPush>,
+}
+
+/// A path that is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedPath {
+    /// The path.
+    pub path: StorePath,
+    /// Why, as a sentence.
+    pub reason: String,
 }
 
 /// What of an upload is durable.
@@ -323,19 +338,37 @@ pub struct CommittedPush {
     pub published: u64,
     /// The cache's signatures of the paths that this push published.
     pub signatures: BTreeMap<StorePath, Vec<Signature>>,
-    /// Paths that the cache has with another content and keeps as they were.
+    /// Paths that the cache has with another content and keeps as they were, or that an upstream has signed with
+    /// another content.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub divergences: Vec<Divergence>,
+    /// Paths that the cache had with another content, which this push has replaced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replacements: Vec<Replacement>,
 }
 
-/// A path that was pushed with another content than the cache has.
+/// A path that was pushed with another content, or other references, than what stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Divergence {
     /// The path.
     pub path: StorePath,
-    /// The NAR that the cache has and keeps.
+    /// The NAR that stands. The same as was pushed where the references alone differ.
     pub kept: NarHash,
     /// The NAR that was pushed.
+    pub pushed: NarHash,
+    /// The URL of the upstream that has signed `kept`; none where the cache has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
+}
+
+/// A path that the cache had with another content, brought by a push of lower rank.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replacement {
+    /// The path.
+    pub path: StorePath,
+    /// The NAR that the cache had.
+    pub replaced: NarHash,
+    /// The NAR that it has now.
     pub pushed: NarHash,
 }
 

@@ -101,7 +101,7 @@ impl Cache {
             store_dir: STORE_DIR.to_owned(),
             priority: self.config.priority,
             public_keys: self.public_keys(),
-            upstreams: self.config.upstreams.clone(),
+            upstreams: self.config.upstreams.iter().map(|upstream| upstream.upstream.clone()).collect(),
         }
     }
 }

@@ -125,7 +125,7 @@ impl Service {
         let caches = Caches::open(&config, &clock)?;
         let issuers = Issuers::new(&config.issuers).map_err(StartError::Tls)?;
         let storage = Storage::open_folder(&config.data_dir.join("objects"))?;
-        let upstreams = UpstreamClient::new().map_err(StartError::Tls)?;
+        let upstreams = UpstreamClient::new(&config).map_err(StartError::Tls)?;
         let paces = Paces::new(&config.limits);
         let audit = Audit::start(metadata.clone(), clock.clone(), config.audit.clone());
         let (reads, workshop) = (ReadMemory::default(), Workshop::new(&config.limits)?);

@@ -76,7 +76,7 @@ impl ReadMemory {
         }
     }
 
-    /// Forgets paths. To be called when they are visible no more.
+    /// Forgets paths, absent or not. To be called when they are visible no more, or something else is in their place.
     pub fn withdrawn(&self, cache: &Cache, hashes: impl Iterator<Item = StorePathHash>) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
         for hash in hashes {

@@ -17,6 +17,10 @@ use crate::{
     storage::{Ingredient, StorageError, batches},
 };
 
+/// For how long, in seconds, the NAR of a path stays readable that one of higher rank has replaced: Nix asks for
+/// narinfos first, and for the NARs of a large closure some time later.
+const REPLACED_FOR: i64 = 60 * 60;
+
 /// The name of a `.nar.zst` as narinfos give it.
 pub(super) struct NarFile {
     hash: NarHash,
@@ -44,7 +48,7 @@ pub(super) async fn serve(
 ) -> Option<Response<Body>> {
     let nar = service
         .metadata
-        .published_nar(cache.name(), cache.namespace(), &file.hash)
+        .published_nar(cache.name(), cache.namespace(), &file.hash, service.clock.now() - REPLACED_FOR)
         .await
         .inspect_err(|error| tracing::error!(%error, "a NAR could not be looked up"))
         .ok()??;

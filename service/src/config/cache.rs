@@ -28,11 +28,21 @@ pub struct CacheConfig {
     /// As in `nix-cache-info`; lower is asked first.
     pub priority: u32,
     /// Other binary caches whose paths need not be pushed here.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<CheckedUpstream>,
     /// Who may push.
     pub trust: TrustRules,
     /// What is kept.
     pub retention: CacheRetention,
+}
+
+/// An upstream, and what it is asked about.
+#[derive(Debug, Clone)]
+pub struct CheckedUpstream {
+    /// The upstream.
+    pub upstream: Upstream,
+    /// Whether it is asked about every path that is pushed, so that nobody pushes something else in the place of what
+    /// it has signed.
+    pub check: bool,
 }
 
 impl Default for CacheConfig {
@@ -81,6 +91,9 @@ impl Default for File {
 pub(super) struct UpstreamFile {
     url: String,
     public_keys: Vec<PublicKey>,
+    /// Whether to ask it about every path, not only those that carry its signature.
+    #[serde(default = "always")]
+    check: bool,
 }
 
 #[expect(clippy::expect_used, reason = "constants, which a test reads")]
@@ -88,17 +101,22 @@ fn default_name() -> CacheName {
     "main".parse().expect("a cache name")
 }
 
+fn always() -> bool {
+    true
+}
+
 fn default_priority() -> u32 {
     DEFAULT_PRIORITY
 }
 
 #[expect(clippy::expect_used, reason = "constants, which a test reads")]
-fn default_upstreams() -> Vec<Upstream> {
+fn default_upstreams() -> Vec<CheckedUpstream> {
     let key = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
-    vec![Upstream {
+    let upstream = Upstream {
         url: "https://cache.nixos.org".to_owned(),
         public_keys: vec![key.parse().expect("a public key")],
-    }]
+    };
+    vec![CheckedUpstream { upstream, check: true }]
 }
 
 pub(super) fn check_priority(key: &str, priority: u32) -> Result<u32, ConfigError> {
@@ -117,7 +135,7 @@ pub(super) fn check_priority(key: &str, priority: u32) -> Result<u32, ConfigErro
 pub(super) fn check_upstreams(
     key: &str,
     upstreams: Option<Vec<UpstreamFile>>,
-) -> Result<Vec<Upstream>, ConfigError> {
+) -> Result<Vec<CheckedUpstream>, ConfigError> {
     let Some(upstreams) = upstreams else { return Ok(default_upstreams()) };
     upstreams
         .into_iter()
@@ -141,7 +159,8 @@ pub(super) fn check_upstreams(
                 );
                 return Err(ConfigError::value(format!("{key}, upstream.public_keys"), problem));
             }
-            Ok(Upstream { url, public_keys: upstream.public_keys })
+            let check = upstream.check;
+            Ok(CheckedUpstream { upstream: Upstream { url, public_keys: upstream.public_keys }, check })
         })
         .collect()
 }

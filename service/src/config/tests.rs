@@ -27,7 +27,7 @@ fn nothing_at_all_is_a_configuration() {
     assert!(config.public_url.is_none());
     let [cache] = &config.caches[..] else { panic!("{:?}", config.caches) };
     assert_eq!((cache.name.as_str(), cache.priority), ("main", 30));
-    assert_eq!(cache.upstreams[0].url, "https://cache.nixos.org");
+    assert_eq!(cache.upstreams[0].upstream.url, "https://cache.nixos.org");
     assert!(cache.trust.is_empty());
     assert_eq!(config.issuers[0].url.as_str(), issuer::GITHUB);
     assert_eq!(config.issuers[0].api_url.as_ref().unwrap().as_str(), "https://api.github.com/");
@@ -120,7 +120,7 @@ fn everything_can_be_said() {
     .unwrap();
     assert_eq!(config.public_url.as_ref().unwrap().origin(), "https://cache.example.org");
     assert_eq!(config.cache_url(&config.caches[1]), "https://cache.example.org/team.2");
-    assert_eq!(config.caches[0].upstreams[0].url, "https://other.example.org/nix");
+    assert_eq!(config.caches[0].upstreams[0].upstream.url, "https://other.example.org/nix");
     assert!(config.caches[1].upstreams.is_empty());
     // The environment wins.
     assert_eq!(config.data_dir, Path::new("/data"));

@@ -7,6 +7,7 @@ pub(crate) mod audit;
 mod chunks;
 mod claims;
 mod gone;
+mod divergences;
 mod marks;
 mod names;
 mod nars;
@@ -38,6 +39,7 @@ use sqlx::{
 pub use audit::{AuditFilter, AuditRow};
 pub use chunks::{Namespace, StoredChunk};
 pub use gone::GonePath;
+pub use divergences::{DivergenceFilter, NewDivergence, NotedDivergence, Outcome};
 pub use marks::{DyingPath, Extent, MarkedRoot, Marks, RootsOf};
 pub use names::{Binding, NameRow, NamesOf};
 pub use nars::{Encoding, StoredNar, VerifiedNar};
@@ -45,11 +47,12 @@ pub use objects::ObjectId;
 pub use paths::{PublishedPath, VisiblePath};
 pub use pins::{NewPin, PinRow};
 pub use provenance::PushedPath;
-pub use pushes::{CommitOutcome, FoundPush, FullOf, NewPush, OpenOutcome};
+pub use pushes::{CommitOutcome, FoundPush, FullOf, NewPush, OpenOutcome, Staged};
 pub use reads::ReadOf;
 pub use runs::{PushedRun, PushingRun};
 pub use sweeping::{Deleted, Removed};
 pub use sweeps::AskedSweep;
+pub use upstream_paths::UpstreamPath;
 
 use path_filter::PathFilter;
 

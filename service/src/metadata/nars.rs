@@ -112,22 +112,25 @@ impl Metadata {
         Ok(())
     }
 
-    /// The NAR named `hash`, if a visible path of `cache` has it.
+    /// The NAR named `hash`, if a path of `cache` has it that is visible, or was until `replaced_since` when one of
+    /// higher rank took its place: who was told of it before may still come for it.
     pub async fn published_nar(
         &self,
         cache: &CacheName,
         namespace: Namespace,
         hash: &NarHash,
+        replaced_since: i64,
     ) -> Result<Option<StoredNar>, MetadataError> {
         let row = sqlx::query(
             "SELECT n.id, n.encoding, n.file_size FROM nars n
              WHERE n.namespace = ? AND n.hash = ? AND n.complete = 1 AND EXISTS (
                  SELECT 1 FROM paths p JOIN pushes u ON u.id = p.push
-                 WHERE p.nar = n.id AND p.cache = ? AND p.hidden = 0 AND u.state = 'committed')",
+                 WHERE p.nar = n.id AND p.cache = ? AND (p.hidden = 0 OR p.replaced_at >= ?) AND u.state = 'committed')",
         )
         .bind(namespace.0)
         .bind(&hash.0[..])
         .bind(cache.as_str())
+        .bind(replaced_since)
         .fetch_optional(self.reader())
         .await?;
         row.map(|row| {
@@ -265,7 +268,7 @@ async fn complete(
         delete.build().persistent(false).execute(&mut **transaction).await?;
     }
     let mut update = QueryBuilder::<Sqlite>::new(
-        "UPDATE paths SET nar = (
+        "UPDATE paths SET unproven = 0, nar = (
              SELECT n.id FROM nars n WHERE n.hash = paths.nar_hash AND n.complete = 1 AND n.namespace = ",
     );
     update.push_bind(namespace.0).push(") WHERE push = ").push_bind(push).push(" AND nar_hash IN (");

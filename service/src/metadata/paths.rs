@@ -9,6 +9,7 @@ use larder_protocol::{
 use sqlx::{QueryBuilder, Row as _, Sqlite, sqlite::SqliteRow};
 
 use super::{BATCH, Metadata, MetadataError, blob, nars::Encoding, number};
+use crate::trust::{Rank, Standing};
 
 /// A visible path.
 #[derive(Debug, Clone)]
@@ -17,8 +18,30 @@ pub struct VisiblePath {
     pub id: i64,
     /// The path. (Who asked by its hash may have meant another name.)
     pub path: StorePath,
+    /// The cache that has it.
+    pub cache: String,
+    /// The push that brought it.
+    pub push: i64,
+    /// By what it stands.
+    pub standing: Standing,
     /// Its NAR.
     pub nar_hash: NarHash,
+    /// The length of its NAR.
+    pub nar_size: u64,
+    /// The store paths that it refers to, as in its row.
+    refs: String,
+    /// Its content address.
+    pub ca: Option<String>,
+}
+
+impl VisiblePath {
+    /// Whether it is what a push brings: the same path with the same contents and references.
+    pub fn is(&self, info: &PathInfo) -> bool {
+        self.path == info.path
+            && self.nar_hash == info.nar_hash
+            && self.nar_size == info.nar_size
+            && self.refs == join(&info.references)
+    }
 }
 
 /// A visible path with all that its narinfo says.
@@ -58,6 +81,17 @@ pub(super) fn path_info(row: &SqliteRow) -> Result<PathInfo, MetadataError> {
     })
 }
 
+/// By what a path stands, from its row.
+pub(super) fn standing(rank: i64, ordered: bool) -> Result<Standing, MetadataError> {
+    let rank = Rank::try_from(rank).map_err(|_| MetadataError::Damaged(DAMAGED))?;
+    Ok(Standing { rank, ordered })
+}
+
+/// A list as one column, blanks between.
+pub(super) fn join(items: &[impl ToString]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
 impl Metadata {
     /// Those of `hashes` that readers of a cache see.
     pub async fn visible_paths(
@@ -67,7 +101,9 @@ impl Metadata {
     ) -> Result<HashMap<StorePathHash, VisiblePath>, MetadataError> {
         let mut visible = HashMap::with_capacity(hashes.len());
         for batch in hashes.chunks(BATCH) {
-            let mut query = QueryBuilder::<Sqlite>::new("SELECT p.hash, p.name, p.id, p.nar_hash ");
+            let mut query = QueryBuilder::<Sqlite>::new(
+                "SELECT p.hash, p.name, p.id, p.cache, p.push, p.rank, p.ordered, p.nar_hash, p.nar_size, p.refs, p.ca ",
+            );
             query.push(VISIBLE).push_bind(cache.as_str()).push(" AND p.hash IN (");
             let mut list = query.separated(", ");
             for hash in batch {
@@ -76,8 +112,18 @@ impl Metadata {
             query.push(")");
             for row in query.build().persistent(batch.len() == BATCH).fetch_all(self.reader()).await? {
                 let path = path_of(&row)?;
-                let nar_hash = NarHash(blob(row.try_get("nar_hash")?)?);
-                visible.insert(path.hash(), VisiblePath { id: row.try_get("id")?, path, nar_hash });
+                let found = VisiblePath {
+                    id: row.try_get("id")?,
+                    cache: row.try_get("cache")?,
+                    push: row.try_get("push")?,
+                    standing: standing(row.try_get("rank")?, row.try_get("ordered")?)?,
+                    nar_hash: NarHash(blob(row.try_get("nar_hash")?)?),
+                    nar_size: number(row.try_get("nar_size")?)?,
+                    refs: row.try_get("refs")?,
+                    ca: row.try_get("ca")?,
+                    path,
+                };
+                visible.insert(found.path.hash(), found);
             }
         }
         Ok(visible)

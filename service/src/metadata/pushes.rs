@@ -3,22 +3,24 @@
 use std::collections::{HashMap, HashSet};
 
 use larder_protocol::{
-    NarHash, StorePath, StorePathHash,
-    api::{CacheName, Divergence, PathInfo, PushId},
+    ContentAddress, NarHash, StorePath, StorePathHash,
+    api::{CacheName, PathInfo, PushId},
 };
 use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
 
 use super::{
     BATCH, Metadata, MetadataError, Namespace, audit, blob,
     claims::{claim, list},
+    divergences::{self, NewDivergence},
     number,
-    paths::{path_info, path_of},
+    paths::{join, path_info, path_of},
     runs::{PushingRun, note_committed, note_run},
     sweeping::hold_open,
 };
 use crate::{
     audit::{Entry, Event, Who},
     config::OpenPushes,
+    trust::Rank,
 };
 
 /// A push that is to be opened.
@@ -36,16 +38,33 @@ pub struct NewPush<'a> {
     pub who: &'a Who,
     /// The run that it is of, where a job pushes.
     pub run: Option<PushingRun>,
-    /// Paths that are not visible yet, with the row of the NAR where it is stored already.
-    pub staged: Vec<(&'a PathInfo, Option<i64>)>,
+    /// By what rank its paths stand.
+    pub rank: Rank,
+    /// What it brings.
+    pub staged: Vec<Staged<'a>>,
     /// Visible paths with their rows, which must stay until the push ends.
     pub leased: Vec<(i64, StorePathHash)>,
     /// What is to be kept.
     pub roots: Vec<StorePathHash>,
     /// What its job says that it built.
     pub built: HashSet<StorePathHash>,
-    /// What is visible with another content.
-    pub divergences: Vec<Divergence>,
+    /// What it offers with another content than what stands, and is not taken.
+    pub divergences: Vec<NewDivergence>,
+    /// How many of its paths an upstream should have been asked about, and did not answer.
+    pub unasked: u64,
+}
+
+/// A path that a push brings: the cache lacks it, or it takes the place of what the cache has.
+#[derive(Debug)]
+pub struct Staged<'a> {
+    /// What is said of it.
+    pub info: &'a PathInfo,
+    /// The row of its NAR, where that is stored already and nothing of it is left to be checked.
+    pub nar: Option<i64>,
+    /// Whether an admin says that it is to stand, whatever the ranks.
+    pub ordered: bool,
+    /// Whether its contents must be checked against its content address.
+    pub unproven: bool,
 }
 
 /// A push that exists for its owner.
@@ -115,8 +134,8 @@ impl Metadata {
         };
         // Rows that follow name it. Until the last batch is in, nobody knows its name.
         let id: i64 = sqlx::query_scalar(
-            "INSERT INTO pushes (name, cache, owner, provenance, state, opened_at, active_at, committed_at, run)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+            "INSERT INTO pushes (name, cache, owner, provenance, state, opened_at, active_at, committed_at, run, unasked)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
         )
         .bind(&push.name.0[..])
         .bind(push.cache.as_str())
@@ -127,16 +146,17 @@ impl Metadata {
         .bind(now)
         .bind(committed.then_some(now))
         .bind(run)
+        .bind(i64::try_from(push.unasked).unwrap_or(i64::MAX))
         .fetch_one(&mut *transaction)
         .await?;
-        let hashes: Vec<StorePathHash> = push.staged.iter().map(|(info, _)| info.path.hash()).collect();
+        let hashes: Vec<StorePathHash> = push.staged.iter().map(|staged| staged.info.path.hash()).collect();
         self.may_soon_have(&hashes);
         for batch in push.staged.chunks(BATCH) {
             let mut insert = QueryBuilder::<Sqlite>::new(
                 "INSERT INTO paths (cache, hash, name, push, nar_hash, nar_size, nar, refs, deriver, ca, signatures,
-                     built) ",
+                     built, rank, ordered, unproven) ",
             );
-            insert.push_values(batch, |mut row, (info, nar)| {
+            insert.push_values(batch, |mut row, Staged { info, nar, ordered, unproven }| {
                 row.push_bind(push.cache.as_str())
                     .push_bind(info.path.hash().0.to_vec())
                     .push_bind(info.path.name())
@@ -153,7 +173,10 @@ impl Metadata {
                     .push_bind(info.deriver.as_ref().map(StorePath::to_string))
                     .push_bind(info.ca.as_deref())
                     .push_bind(join(&info.signatures))
-                    .push_bind(push.built.contains(&info.path.hash()));
+                    .push_bind(push.built.contains(&info.path.hash()))
+                    .push_bind(i64::from(push.rank))
+                    .push_bind(*ordered)
+                    .push_bind(*unproven);
             });
             insert.build().persistent(false).execute(&mut *transaction).await?;
             transaction.commit().await?;
@@ -163,7 +186,7 @@ impl Metadata {
             .bind(id)
             .fetch_one(&mut *transaction)
             .await?;
-        if number(reused)? < push.staged.iter().filter(|(_, nar)| nar.is_some()).count() as u64 {
+        if number(reused)? < push.staged.iter().filter(|staged| staged.nar.is_some()).count() as u64 {
             return Err(MetadataError::Gone);
         }
         for batch in push.leased.chunks(BATCH) {
@@ -181,18 +204,7 @@ impl Metadata {
             });
             insert.build().persistent(false).execute(&mut *transaction).await?;
         }
-        for batch in push.divergences.chunks(BATCH) {
-            let mut insert =
-                QueryBuilder::<Sqlite>::new("INSERT INTO divergences (push, hash, name, kept, pushed) ");
-            insert.push_values(batch, |mut row, divergence| {
-                row.push_bind(id)
-                    .push_bind(divergence.path.hash().0.to_vec())
-                    .push_bind(divergence.path.name())
-                    .push_bind(&divergence.kept.0[..])
-                    .push_bind(&divergence.pushed.0[..]);
-            });
-            insert.build().persistent(false).execute(&mut *transaction).await?;
-        }
+        divergences::note(&mut transaction, id, &push.divergences, now).await?;
         if committed {
             note_committed(&mut transaction, id, now).await?;
             let entry = committed_entry(&mut transaction, id, push.who).await?;
@@ -257,7 +269,32 @@ impl Metadata {
         let mut staged = HashMap::new();
         for batch in hashes.chunks(BATCH) {
             let mut query = QueryBuilder::<Sqlite>::new(
-                "SELECT nar_hash, nar_size, nar IS NOT NULL FROM paths WHERE push = ",
+                "SELECT nar_hash, nar_size, min(nar IS NOT NULL AND unproven = 0) FROM paths WHERE push = ",
+            );
+            query.push_bind(push).push(" AND nar_hash IN (");
+            let mut list = query.separated(", ");
+            for hash in batch {
+                list.push_bind(&hash.0[..]);
+            }
+            query.push(") GROUP BY nar_hash, nar_size");
+            for row in query.build().persistent(false).fetch_all(self.reader()).await? {
+                let nar = (number(row.try_get(1)?)?, row.try_get(2)?);
+                staged.insert(NarHash(blob(row.try_get(0)?)?), nar);
+            }
+        }
+        Ok(staged)
+    }
+
+    /// The push's staged paths whose contents must be checked against their content address, by their NAR.
+    pub async fn unproven_addresses(
+        &self,
+        push: i64,
+        hashes: &[NarHash],
+    ) -> Result<HashMap<NarHash, Vec<(StorePath, ContentAddress)>>, MetadataError> {
+        let mut unproven: HashMap<_, Vec<_>> = HashMap::new();
+        for batch in hashes.chunks(BATCH) {
+            let mut query = QueryBuilder::<Sqlite>::new(
+                "SELECT nar_hash, hash, name, ca FROM paths WHERE unproven = 1 AND ca IS NOT NULL AND push = ",
             );
             query.push_bind(push).push(" AND nar_hash IN (");
             let mut list = query.separated(", ");
@@ -266,11 +303,14 @@ impl Metadata {
             }
             query.push(")");
             for row in query.build().persistent(false).fetch_all(self.reader()).await? {
-                let nar = (number(row.try_get(1)?)?, row.try_get(2)?);
-                staged.insert(NarHash(blob(row.try_get(0)?)?), nar);
+                let address = row.try_get::<&str, _>("ca")?.parse();
+                let address =
+                    address.map_err(|_| MetadataError::Damaged("a path's content address cannot be read"))?;
+                let nar = NarHash(blob(row.try_get("nar_hash")?)?);
+                unproven.entry(nar).or_default().push((path_of(&row)?, address));
             }
         }
-        Ok(staged)
+        Ok(unproven)
     }
 
     /// The references of the push's staged paths that are neither staged with them nor leased.
@@ -331,8 +371,8 @@ impl Metadata {
         Ok(())
     }
 
-    /// Makes all of a push's paths visible at one moment. A path that another push brought meanwhile stays as it
-    /// is there; where its content differs, that is noted.
+    /// Makes all of a push's paths visible at one moment, but those for which the cache has one that stands against
+    /// them.
     pub async fn commit_push(
         &self,
         push: i64,
@@ -359,32 +399,15 @@ impl Metadata {
         .bind(push)
         .execute(&mut *transaction)
         .await?;
-        let unverified: i64 = sqlx::query_scalar("SELECT count(*) FROM paths WHERE push = ? AND nar IS NULL")
-            .bind(push)
-            .fetch_one(&mut *transaction)
-            .await?;
+        let unverified: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM paths WHERE push = ? AND (nar IS NULL OR unproven = 1)")
+                .bind(push)
+                .fetch_one(&mut *transaction)
+                .await?;
         if unverified > 0 {
             return Ok(CommitOutcome::Unverified(number(unverified)?));
         }
-        sqlx::query(
-            "INSERT OR IGNORE INTO divergences (push, hash, name, kept, pushed)
-             SELECT p.push, p.hash, p.name, q.nar_hash, p.nar_hash
-             FROM paths p
-             JOIN paths q ON q.cache = p.cache AND q.hash = p.hash AND q.hidden = 0 AND q.nar_hash <> p.nar_hash
-             JOIN pushes u ON u.id = q.push AND u.state = 'committed'
-             WHERE p.push = ?1",
-        )
-        .bind(push)
-        .execute(&mut *transaction)
-        .await?;
-        sqlx::query(
-            "UPDATE paths SET hidden = 1 WHERE push = ?1 AND EXISTS (
-                 SELECT 1 FROM paths q JOIN pushes u ON u.id = q.push AND u.state = 'committed'
-                 WHERE q.cache = paths.cache AND q.hash = paths.hash AND q.hidden = 0)",
-        )
-        .bind(push)
-        .execute(&mut *transaction)
-        .await?;
+        divergences::settle(&mut transaction, push, now).await?;
         // What stays in their stead is relied on as what was there when the push was opened.
         let stand: Vec<i64> = sqlx::query_scalar(
             "SELECT q.id FROM paths p JOIN paths q ON q.cache = p.cache AND q.hash = p.hash AND q.hidden = 0 AND q.push <> p.push
@@ -417,24 +440,6 @@ impl Metadata {
         .fetch_all(self.reader())
         .await?;
         rows.iter().map(path_info).collect()
-    }
-
-    /// What a push brought with another content than the cache has.
-    pub async fn divergences_of(&self, push: i64) -> Result<Vec<Divergence>, MetadataError> {
-        let rows = sqlx::query("SELECT hash, name, kept, pushed FROM divergences WHERE push = ?")
-            .bind(push)
-            .fetch_all(self.reader())
-            .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Divergence {
-                    path: StorePath::new(StorePathHash(blob(row.try_get(0)?)?), row.try_get(1)?)
-                        .map_err(|_| MetadataError::Damaged("a divergence's path cannot be read"))?,
-                    kept: NarHash(blob(row.try_get(2)?)?),
-                    pushed: NarHash(blob(row.try_get(3)?)?),
-                })
-            })
-            .collect()
     }
 }
 
@@ -528,9 +533,4 @@ async fn lease(
         insert.build().persistent(false).execute(&mut **transaction).await?;
     }
     Ok(())
-}
-
-/// A list as one column, blanks between.
-fn join(items: &[impl ToString]) -> String {
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }

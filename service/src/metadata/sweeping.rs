@@ -429,7 +429,8 @@ impl Metadata {
             select.push_bind(cache.as_str()).push(
                 " AND NOT EXISTS (SELECT 1 FROM paths p WHERE p.push = u.id)
                  AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.push = u.id)
-                 AND NOT EXISTS (SELECT 1 FROM divergences d WHERE d.push = u.id AND u.abandoned_at IS NULL) AND ",
+                 AND NOT EXISTS (SELECT 1 FROM divergences d WHERE d.push = u.id AND u.abandoned_at IS NULL) 
+                 AND NOT EXISTS (SELECT 1 FROM divergences d WHERE d.kept_push = u.id) AND ",
             );
             if runs.is_empty() {
                 select.push("(u.run IS NULL OR u.abandoned_at IS NOT NULL OR u.dropped_at IS NOT NULL)");

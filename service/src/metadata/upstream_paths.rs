@@ -1,56 +1,99 @@
-//! Rows of what upstreams were seen to have.
+//! Rows of what upstreams were seen to have signed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use larder_protocol::StorePathHash;
+use larder_protocol::{NarHash, StorePath, StorePathHash};
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
-use super::{BATCH, Metadata, MetadataError, blob};
+use super::{BATCH, Metadata, MetadataError, blob, paths::path_of};
+
+/// What an upstream has signed of a path.
+#[derive(Debug, Clone)]
+pub struct UpstreamPath {
+    /// The path.
+    pub path: StorePath,
+    /// Its NAR.
+    pub nar_hash: NarHash,
+    /// The SHA-256 of what is signed.
+    pub statement: [u8; 32],
+}
 
 impl Metadata {
-    /// Those of `hashes` that one of `upstreams` was seen to have.
+    /// What an upstream was seen to have of `hashes`, since a moment.
     pub async fn seen_upstream(
         &self,
-        upstreams: &[String],
+        upstream: &str,
         hashes: &[StorePathHash],
-    ) -> Result<HashSet<StorePathHash>, MetadataError> {
-        let mut seen = HashSet::new();
-        for batch in hashes.chunks(BATCH).filter(|_| !upstreams.is_empty()) {
-            let mut query =
-                QueryBuilder::<Sqlite>::new("SELECT hash FROM upstream_paths WHERE upstream IN (");
-            let mut list = query.separated(", ");
-            for upstream in upstreams {
-                list.push_bind(upstream);
-            }
-            query.push(") AND hash IN (");
+        since: i64,
+    ) -> Result<HashMap<StorePathHash, UpstreamPath>, MetadataError> {
+        let mut seen = HashMap::new();
+        for batch in hashes.chunks(BATCH) {
+            let mut query = QueryBuilder::<Sqlite>::new(
+                "SELECT hash, name, nar_hash, statement FROM upstream_paths WHERE upstream = ",
+            );
+            query.push_bind(upstream).push(" AND seen_at >= ").push_bind(since).push(" AND hash IN (");
             let mut list = query.separated(", ");
             for hash in batch {
                 list.push_bind(&hash.0[..]);
             }
             query.push(")");
             for row in query.build().persistent(false).fetch_all(self.reader()).await? {
-                seen.insert(StorePathHash(blob(row.try_get(0)?)?));
+                let found = UpstreamPath {
+                    path: path_of(&row)?,
+                    nar_hash: NarHash(blob(row.try_get("nar_hash")?)?),
+                    statement: blob(row.try_get("statement")?)?,
+                };
+                seen.insert(found.path.hash(), found);
             }
         }
         Ok(seen)
     }
 
-    /// Notes what an upstream was seen to have.
+    /// Those of `paths` that one of `upstreams` was seen to have, since a moment.
+    pub async fn at_upstreams(
+        &self,
+        upstreams: impl Iterator<Item = &str>,
+        paths: &HashSet<StorePath>,
+        since: i64,
+    ) -> Result<HashSet<StorePath>, MetadataError> {
+        let hashes: Vec<StorePathHash> = paths.iter().map(StorePath::hash).collect();
+        let mut there = HashSet::new();
+        for upstream in upstreams {
+            let seen = self.seen_upstream(upstream, &hashes, since).await?;
+            there.extend(seen.into_values().map(|found| found.path).filter(|path| paths.contains(path)));
+        }
+        Ok(there)
+    }
+
+    /// Notes what an upstream was seen to have, and forgets what was seen before `forget`.
     pub async fn note_upstream(
         &self,
         upstream: &str,
-        hashes: &[StorePathHash],
+        paths: &[UpstreamPath],
         now: i64,
+        forget: i64,
     ) -> Result<(), MetadataError> {
-        for batch in hashes.chunks(BATCH) {
+        for batch in paths.chunks(BATCH) {
             let mut transaction = self.write().await?;
             let mut insert = QueryBuilder::<Sqlite>::new(
-                "INSERT OR REPLACE INTO upstream_paths (upstream, hash, seen_at) ",
+                "INSERT OR REPLACE INTO upstream_paths (upstream, hash, name, nar_hash, statement, seen_at) ",
             );
-            insert.push_values(batch, |mut row, hash| {
-                row.push_bind(upstream).push_bind(&hash.0[..]).push_bind(now);
+            insert.push_values(batch, |mut row, UpstreamPath { path, nar_hash, statement }| {
+                row.push_bind(upstream)
+                    .push_bind(path.hash().0.to_vec())
+                    .push_bind(path.name())
+                    .push_bind(&nar_hash.0[..])
+                    .push_bind(&statement[..])
+                    .push_bind(now);
             });
             insert.build().persistent(false).execute(&mut *transaction).await?;
+            sqlx::query(
+                "DELETE FROM upstream_paths WHERE (upstream, hash) IN (
+                     SELECT upstream, hash FROM upstream_paths WHERE seen_at < ? LIMIT 1000)",
+            )
+            .bind(forget)
+            .execute(&mut *transaction)
+            .await?;
             transaction.commit().await?;
         }
         Ok(())

@@ -1,10 +1,10 @@
 //! Publishing a push: all of its paths become visible at one moment, or none.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use larder_protocol::{StorePath, StorePathHash, api::CommittedPush, signature::fingerprint};
 
-use super::PushRequest;
+use super::{PushRequest, upstream};
 use crate::{
     Service,
     audit::Who,
@@ -44,8 +44,9 @@ pub(super) async fn committed_push(
     }
     let published = service.metadata.published_by(push.id).await?;
     // Also where it was committed before: that request may have failed between then and here.
-    service.reads.published(cache, published.iter().map(|info| info.path.hash()));
+    service.reads.withdrawn(cache, published.iter().map(|info| info.path.hash()));
     let divergences = service.metadata.divergences_of(push.id).await?;
+    let replacements = service.metadata.replacements_of(push.id).await?;
     let keys = cache.signing_keys();
     let signed = service.workshop.work(move |_| {
         let count = published.len() as u64;
@@ -59,10 +60,10 @@ pub(super) async fn committed_push(
         (count, signatures)
     });
     let (published, signatures) = signed.await?;
-    Ok(CommittedPush { published, signatures, divergences })
+    Ok(CommittedPush { published, signatures, divergences, replacements })
 }
 
-/// Makes a push's paths visible, and has readers forget that they were absent.
+/// Makes a push's paths visible, and has readers forget what stood in their places.
 async fn publish(
     service: Arc<Service>,
     cache: Arc<Cache>,
@@ -72,7 +73,7 @@ async fn publish(
     let paths = service.metadata.staged_paths(push).await?;
     let outcome = service.metadata.commit_push(push, cache.namespace(), service.clock.now(), &who).await;
     // Also if it failed: nobody knows then whether it is in the database.
-    service.reads.published(&cache, paths.into_iter());
+    service.reads.withdrawn(&cache, paths.into_iter());
     Ok(outcome?)
 }
 
@@ -95,12 +96,11 @@ async fn check_references(service: &Service, cache: &Cache, push: FoundPush) -> 
         }
     };
     let is_visible = |path: &StorePath| visible.get(&path.hash()).is_some_and(|found| found.path == *path);
-    let rest: Vec<StorePathHash> =
-        outside.iter().filter(|path| !is_visible(path)).map(StorePath::hash).collect();
-    let upstreams: Vec<String> = cache.config.upstreams.iter().map(|upstream| upstream.url.clone()).collect();
-    let seen = service.metadata.seen_upstream(&upstreams, &rest).await?;
-    let mut missing: Vec<StorePath> =
-        outside.into_iter().filter(|path| !is_visible(path) && !seen.contains(&path.hash())).collect();
+    let rest: HashSet<StorePath> = outside.into_iter().filter(|path| !is_visible(path)).collect();
+    let upstreams = cache.config.upstreams.iter().map(|upstream| upstream.upstream.url.as_str());
+    let since = upstream::counts_since(service.clock.now());
+    let there = service.metadata.at_upstreams(upstreams, &rest, since).await?;
+    let mut missing: Vec<StorePath> = rest.into_iter().filter(|path| !there.contains(path)).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -8,21 +8,22 @@ use std::{
 
 use bytes::Bytes;
 use larder_protocol::{
-    ContentAddress, NarHash, StorePathHash,
-    api::{CommittedPush, Divergence, OpenPush, OpenedPush, PathInfo, PushId},
+    ContentAddress, NarHash, StorePath, StorePathHash,
+    api::{CommittedPush, Divergence, OpenPush, OpenedPush, PathInfo, Permission, PushId, RefusedPath},
+    content_address::{ContentHash, Method, Misfit},
 };
 
-use super::commit::committed_push;
+use super::{commit::committed_push, upstream::UpstreamSays};
 use crate::{
     Service,
     audit::Who,
     caches::Cache,
     config::{Limits, OpenPushes},
     error::ApiError,
-    metadata::{FullOf, NewPush, OpenOutcome, VisiblePath},
+    metadata::{FullOf, NewDivergence, NewPush, OpenOutcome, Staged, VisiblePath},
     random::random_bytes,
     retention,
-    trust::Grant,
+    trust::{Grant, Standing, Verdict},
 };
 
 /// The most references, signatures that one path may have.
@@ -39,11 +40,17 @@ pub(super) async fn open_push(
     who: &Who,
     body: Bytes,
 ) -> Result<OpenedPush, ApiError> {
-    let request = service.workshop.work(move |_| parse(&body)).await??;
+    let (request, claims) = service.workshop.work(move |_| parse(&body)).await??;
     let limits = &service.config.limits;
     check(&request, limits)?;
+    if !request.replace.is_empty() && !grant.permits(Permission::Admin) {
+        return Err(ApiError::denied(
+            "only an admin may replace paths on purpose: `larderd token create --permission admin` makes a token that \
+             permits it",
+        ));
+    }
     for _ in 0..TRIES {
-        if let Some(opened) = try_open(service, cache, grant, who, &request).await? {
+        if let Some(opened) = try_open(service, cache, grant, who, &request, &claims).await? {
             return Ok(opened);
         }
     }
@@ -57,24 +64,63 @@ async fn try_open(
     grant: &Grant,
     who: &Who,
     request: &OpenPush,
+    claims: &HashMap<StorePathHash, Claim>,
 ) -> Result<Option<OpenedPush>, ApiError> {
     let limits = &service.config.limits;
     let hashes: Vec<StorePathHash> = request.paths.iter().map(|info| info.path.hash()).collect();
     let visible = service.metadata.visible_paths(cache.name(), &hashes).await?;
-    let absent: Vec<&PathInfo> =
-        request.paths.iter().filter(|info| !visible.contains_key(&info.path.hash())).collect();
-    let upstream = service.upstreams.have(service, cache, &absent).await?;
-    let absent: Vec<&PathInfo> =
-        absent.into_iter().filter(|info| !upstream.contains(&info.path.hash())).collect();
-    let hashes: Vec<NarHash> = absent.iter().map(|info| info.nar_hash).collect();
+    let ordered: HashSet<&StorePath> = request.replace.iter().collect();
+    let mut plan = Plan::default();
+    let mut asked: Vec<&PathInfo> = Vec::new();
+    for info in &request.paths {
+        let hash = info.path.hash();
+        let brought = Standing { rank: grant.rank, ordered: ordered.contains(&info.path) };
+        let verdict = visible.get(&hash).map(|there| verdict(brought, there, info, cache));
+        match verdict {
+            Some(Verdict::Present) => {}
+            Some(Verdict::Kept) => plan.diverge(info, &visible[&hash]),
+            None | Some(Verdict::Confirmed | Verdict::Replaced) => {
+                if let Some(Claim::Wrong(misfit)) = claims.get(&hash) {
+                    plan.refused.push(RefusedPath { path: info.path.clone(), reason: misfit.to_string() });
+                    continue;
+                }
+                plan.staged.push(info);
+                if verdict != Some(Verdict::Confirmed) {
+                    asked.push(info);
+                }
+            }
+        }
+    }
+    let says = service.upstreams.compare(service, cache, &asked).await?;
+    plan.heed(&says, &visible);
+    let Plan { staged, upstream, divergences, refused } = plan;
+    let hashes: Vec<NarHash> = staged.iter().map(|info| info.nar_hash).collect();
     let stored = service.metadata.stored_nars(cache.namespace(), &hashes).await?;
-    // One with another size than is said here is none that could be published.
-    let nar = |info: &PathInfo| {
-        stored.get(&info.nar_hash).filter(|(_, size)| *size == info.nar_size).map(|(id, _)| *id)
-    };
+    let staged: Vec<Staged<'_>> = staged
+        .into_iter()
+        .map(|info| {
+            // What the cache has of this path with this address was checked when it came.
+            let is_proven = |there: &VisiblePath| there.is(info) && there.ca == info.ca;
+            let hash = info.path.hash();
+            let unproven = matches!(claims.get(&hash), Some(Claim::Unproven))
+                && !visible.get(&hash).is_some_and(is_proven);
+            // One with another size than is said here is none that could be published.
+            let nar = stored.get(&info.nar_hash).filter(|(_, size)| *size == info.nar_size && !unproven);
+            Staged { info, nar: nar.map(|(id, _)| *id), ordered: ordered.contains(&info.path), unproven }
+        })
+        .collect();
     // What is present must be seen, whatever readers were told before.
     service.reads.published(cache, visible.keys().copied());
 
+    let told: Vec<Divergence> = divergences.iter().map(|divergence| divergence.told.clone()).collect();
+    let (reused, missing): (Vec<&Staged<'_>>, Vec<&Staged<'_>>) =
+        staged.iter().partition(|staged| staged.nar.is_some());
+    let hash = |staged: &&Staged<'_>| staged.info.path.hash();
+    let (reused, missing): (Vec<_>, Vec<_>) =
+        (reused.iter().map(hash).collect(), missing.iter().map(hash).collect());
+    let staged_hashes: HashSet<StorePathHash> = reused.iter().chain(&missing).copied().collect();
+    let present: Vec<StorePathHash> =
+        visible.keys().copied().filter(|hash| !staged_hashes.contains(hash)).collect();
     let push = NewPush {
         name: PushId(random_bytes()?),
         cache: cache.name(),
@@ -82,11 +128,13 @@ async fn try_open(
         provenance: &grant.identity.provenance(),
         who,
         run: retention::run_of(&grant.identity),
-        staged: absent.iter().map(|info| (*info, nar(info))).collect(),
+        rank: grant.rank,
+        staged,
         leased: visible.values().map(|path| (path.id, path.path.hash())).collect(),
         roots: request.roots.iter().map(|root| root.hash()).collect::<HashSet<_>>().into_iter().collect(),
         built: request.built.iter().copied().collect(),
-        divergences: divergences(request, &visible),
+        divergences,
+        unasked: says.unasked,
     };
     let found = match service.metadata.open_push(&push, limits.open_pushes, service.clock.now()).await {
         Ok(OpenOutcome::Opened(found)) => found,
@@ -97,29 +145,111 @@ async fn try_open(
         }
         Err(error) => return Err(error.into()),
     };
-    let (reused, missing): (Vec<&PathInfo>, Vec<&PathInfo>) =
-        absent.iter().partition(|info| nar(info).is_some());
-    let hash = |info: &&PathInfo| info.path.hash();
     tracing::info!(
         push = %push.name, cache = %cache.name(), owner = %push.owner, paths = request.paths.len(),
-        missing = missing.len(), reused = reused.len(), present = visible.len(), upstream = upstream.len(),
-        "push opened"
+        missing = missing.len(), reused = reused.len(), present = present.len(), upstream = upstream.len(),
+        refused = refused.len(), diverging = told.len(), unasked = push.unasked, "push opened"
     );
     let committed = match found.committed {
-        true => Some(CommittedPush { divergences: push.divergences, ..CommittedPush::default() }),
+        true => Some(CommittedPush { divergences: told, ..CommittedPush::default() }),
         // Everything may be here but under other names: nothing is left to be done then either.
         false if missing.is_empty() => committed_push(service, cache, found, who).await.ok(),
         false => None,
     };
     Ok(Some(OpenedPush {
         push: push.name,
-        missing: missing.iter().map(hash).collect(),
-        reused: reused.iter().map(hash).collect(),
-        present: visible.into_keys().collect(),
-        upstream: upstream.into_iter().collect(),
+        missing,
+        reused,
+        present,
+        upstream,
+        refused,
         max_body: limits.max_body.get(),
         committed,
     }))
+}
+
+/// What is to become of a closure's paths.
+#[derive(Default)]
+struct Plan<'a> {
+    staged: Vec<&'a PathInfo>,
+    upstream: Vec<StorePathHash>,
+    divergences: Vec<NewDivergence>,
+    refused: Vec<RefusedPath>,
+}
+
+impl<'a> Plan<'a> {
+    fn diverge(&mut self, info: &PathInfo, there: &VisiblePath) {
+        let told = Divergence {
+            path: info.path.clone(),
+            kept: there.nar_hash,
+            pushed: info.nar_hash,
+            upstream: None,
+        };
+        self.divergences.push(NewDivergence { told, kept_push: Some(there.push) });
+    }
+
+    /// Takes out what upstreams have, or have signed otherwise.
+    fn heed(&mut self, says: &UpstreamSays, visible: &HashMap<StorePathHash, VisiblePath>) {
+        for info in std::mem::take(&mut self.staged) {
+            let hash = info.path.hash();
+            if let Some((kept, url)) = says.other.get(&hash) {
+                let told = Divergence {
+                    path: info.path.clone(),
+                    kept: *kept,
+                    pushed: info.nar_hash,
+                    upstream: Some(url.clone()),
+                };
+                self.divergences.push(NewDivergence { told, kept_push: None });
+                if !visible.contains_key(&hash) {
+                    self.upstream.push(hash);
+                }
+            } else if says.same.contains(&hash) && !visible.contains_key(&hash) {
+                self.upstream.push(hash);
+            } else {
+                self.staged.push(info);
+            }
+        }
+    }
+}
+
+/// Which stands, of what the cache has and what a push brings. At commit this is decided again.
+fn verdict(brought: Standing, there: &VisiblePath, info: &PathInfo, cache: &Cache) -> Verdict {
+    match (there.is(info), there.cache == cache.name().as_str()) {
+        (same, true) => brought.against(there.standing, same),
+        // What a cache reads through to is not its to change.
+        (true, false) => Verdict::Present,
+        (false, false) => Verdict::Kept,
+    }
+}
+
+/// A content address that a path claims.
+enum Claim {
+    /// It cannot be that of this path.
+    Wrong(Misfit),
+    /// Its contents must be looked at.
+    Unproven,
+}
+
+/// What is claimed by content addresses that do not hold already by the path, its references and its NAR's hash.
+fn claims(paths: &[PathInfo]) -> Result<HashMap<StorePathHash, Claim>, ApiError> {
+    let mut claims = HashMap::new();
+    for info in paths {
+        let Some(text) = &info.ca else { continue };
+        let malformed = || ApiError::invalid(format!("{}: its content address is malformed", info.path));
+        let address: ContentAddress = text.parse().map_err(|_| malformed())?;
+        let claim = match (address.check_path(&info.path, &info.references), address.method, &address.hash) {
+            (Err(misfit), ..) => Claim::Wrong(misfit),
+            (Ok(()), Method::Nar, ContentHash::Sha256(hash)) if !info.references.contains(&info.path) => {
+                match *hash == info.nar_hash.0 {
+                    true => continue,
+                    false => Claim::Wrong(Misfit::Contents),
+                }
+            }
+            (Ok(()), ..) => Claim::Unproven,
+        };
+        claims.insert(info.path.hash(), claim);
+    }
+    Ok(claims)
 }
 
 /// How long a client waits for others to end.
@@ -140,9 +270,11 @@ fn too_many_open(full: FullOf, limits: OpenPushes) -> ApiError {
     )
 }
 
-fn parse(body: &[u8]) -> Result<OpenPush, ApiError> {
-    serde_json::from_slice(body)
-        .map_err(|error| ApiError::bad_request(format!("the closure cannot be read: {error}")))
+fn parse(body: &[u8]) -> Result<(OpenPush, HashMap<StorePathHash, Claim>), ApiError> {
+    let request: OpenPush = serde_json::from_slice(body)
+        .map_err(|error| ApiError::bad_request(format!("the closure cannot be read: {error}")))?;
+    let claims = claims(&request.paths)?;
+    Ok((request, claims))
 }
 
 fn check(request: &OpenPush, limits: &Limits) -> Result<(), ApiError> {
@@ -185,9 +317,6 @@ fn check(request: &OpenPush, limits: &Limits) -> Result<(), ApiError> {
         if info.signatures.len() > MAX_SIGNATURES {
             return refuse("it has more than 32 signatures");
         }
-        if info.ca.as_ref().is_some_and(|ca| ca.parse::<ContentAddress>().is_err()) {
-            return refuse("its content address is malformed");
-        }
     }
     let total = request.paths.iter().fold(0u64, |total, info| total.saturating_add(info.nar_size));
     if total > max_push_bytes {
@@ -198,21 +327,8 @@ fn check(request: &OpenPush, limits: &Limits) -> Result<(), ApiError> {
     if let Some(root) = request.roots.iter().find(|root| !hashes.contains(&root.hash())) {
         return Err(ApiError::invalid(format!("root {root} is not in the closure")));
     }
+    if let Some(path) = request.replace.iter().find(|path| !hashes.contains(&path.hash())) {
+        return Err(ApiError::invalid(format!("{path}, which is to be replaced, is not in the closure")));
+    }
     Ok(())
-}
-
-/// What is visible with another content than was pushed: it stays as it is.
-fn divergences(request: &OpenPush, visible: &HashMap<StorePathHash, VisiblePath>) -> Vec<Divergence> {
-    request
-        .paths
-        .iter()
-        .filter_map(|info| {
-            let kept = visible.get(&info.path.hash())?.nar_hash;
-            (kept != info.nar_hash).then(|| Divergence {
-                path: info.path.clone(),
-                kept,
-                pushed: info.nar_hash,
-            })
-        })
-        .collect()
 }

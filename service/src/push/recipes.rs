@@ -26,6 +26,7 @@ pub(super) async fn take_recipes(request: &PushRequest, body: &[u8]) -> Result<R
     let recipes = recipe::decode(body).map_err(|error| ApiError::bad_request(error.to_string()))?;
     let hashes: Vec<NarHash> = recipes.iter().map(|recipe| recipe.nar_hash).collect();
     let staged = request.service.metadata.staged_nars(request.push.id, &hashes).await?;
+    let addresses = &request.service.metadata.unproven_addresses(request.push.id, &hashes).await?;
     let names: HashSet<ChunkId> =
         recipes.iter().flat_map(|recipe| recipe.chunks.iter().map(|chunk| chunk.id)).collect();
     let names: Vec<ChunkId> = names.into_iter().collect();
@@ -66,7 +67,8 @@ pub(super) async fn take_recipes(request: &PushRequest, body: &[u8]) -> Result<R
     let mut verified = Vec::new();
     let mut results = stream::iter(ready)
         .map(|(recipe, ingredients)| async move {
-            let nar = verify::read_back(request, &recipe, &ingredients).await?;
+            let addresses = addresses.get(&recipe.nar_hash).map(Vec::as_slice).unwrap_or_default();
+            let nar = verify::read_back(request, &recipe, &ingredients, addresses).await?;
             Ok::<_, ApiError>(match nar {
                 Ok((encoding, file_size)) => Ok((
                     VerifiedNar {

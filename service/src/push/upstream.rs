@@ -1,123 +1,250 @@
-//! Asking upstreams what they have, so that it need not be pushed.
+//! Asking upstreams what they have: so that it need not be pushed, and so that nobody pushes something else in its
+//! place.
+//!
+//! What goes over the wire is a path's hash, as in any question of Nix to a binary cache: not its name.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream};
 use larder_protocol::{
-    StorePathHash,
+    NarHash, PublicKey, Signature, StorePathHash,
     api::{PathInfo, Upstream},
     narinfo::NarInfo,
     signature::fingerprint,
 };
+use quick_cache::sync::Cache as QuickCache;
+use reqwest::StatusCode;
+use sha2::{Digest as _, Sha256};
 
-use crate::{Service, caches::Cache, error::ApiError};
+use crate::{Service, caches::Cache, config::Config, error::ApiError, metadata::UpstreamPath};
 
 /// How many questions are under way at once.
 const PARALLEL: usize = 64;
-/// How long all the questions of one push may take. What is not known by then is pushed.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long all the questions of one push to one upstream may take. What is not known by then is pushed.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// An upstream of which so many questions failed, and none was answered, is asked nothing more for a while.
+const FAILURES: usize = 8;
+/// For how long, in seconds.
+const PAUSE: i64 = 60;
 /// The longest narinfo that is read.
 const MAX_NARINFO: usize = 1 << 20;
+/// How long it is remembered, in seconds, that an upstream has a path: as long as Nix remembers it.
+const PRESENT_FOR: i64 = 30 * 24 * 60 * 60;
+/// A push that was opened at the end of that time may still be committed.
+const PUSHED_WITHIN: i64 = 24 * 60 * 60;
+/// How long it is remembered, in seconds, that it has not, and of how many paths.
+const ABSENT_FOR: i64 = 15 * 60;
+const ABSENT: usize = 200_000;
 
 /// A client of upstreams.
-#[derive(Clone)]
-pub struct UpstreamClient(reqwest::Client);
+pub struct UpstreamClient {
+    client: reqwest::Client,
+    /// What is remembered of each, by its URL.
+    known: HashMap<String, Known>,
+}
+
+/// What is remembered of an upstream.
+struct Known {
+    /// Paths that it has not, and until when that holds.
+    absent: QuickCache<StorePathHash, i64>,
+    /// Until when it is not asked.
+    silent_until: AtomicI64,
+}
+
+/// What upstreams say of paths that somebody wants to push.
+#[derive(Debug, Default)]
+pub(super) struct UpstreamSays {
+    /// They have them just so.
+    pub same: HashSet<StorePathHash>,
+    /// They have signed something else: which NAR, and the upstream's URL.
+    pub other: HashMap<StorePathHash, (NarHash, String)>,
+    /// How many they were not asked about, or did not answer for.
+    pub unasked: u64,
+}
+
+/// An upstream's answer about one path.
+enum Answer {
+    Signed(UpstreamPath),
+    Absent,
+    None,
+}
+
+/// Since when what was seen at an upstream counts for references.
+pub(super) fn counts_since(now: i64) -> i64 {
+    now - PRESENT_FOR - PUSHED_WITHIN
+}
 
 impl UpstreamClient {
-    /// A client with time limits.
+    /// A client with time limits, for the upstreams of a configuration.
     ///
     /// # Errors
     /// When the system's TLS roots cannot be used.
-    pub fn new() -> Result<Self, reqwest::Error> {
+    pub fn new(config: &Config) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(5))
-            .timeout(Duration::from_secs(10))
+            .timeout(PATIENCE)
             .user_agent(concat!("larderd/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self(client))
+        let upstreams = config.caches.iter().flat_map(|cache| &cache.upstreams);
+        let known = upstreams.map(|upstream| {
+            let known = Known { absent: QuickCache::new(ABSENT), silent_until: AtomicI64::new(i64::MIN) };
+            (upstream.upstream.url.clone(), known)
+        });
+        Ok(Self { client, known: known.collect() })
     }
 
-    /// Which of `paths` an upstream of the cache has. Only what carries an upstream's valid signature is asked
-    /// about: nothing else can be there, and its name is nobody's business.
-    pub(super) async fn have(
+    /// Compares paths with what the cache's upstreams have signed. An upstream that is not to be asked about all
+    /// (`check = false`) is asked about those that carry its valid signature.
+    pub(super) async fn compare(
         &self,
         service: &Service,
         cache: &Cache,
         paths: &[&PathInfo],
-    ) -> Result<HashSet<StorePathHash>, ApiError> {
-        let mut have = HashSet::new();
-        for upstream in &cache.config.upstreams {
-            let mut signed: Vec<&PathInfo> = Vec::new();
-            for info in paths.iter().filter(|info| !have.contains(&info.path.hash())) {
-                if signed_by(info, upstream) {
-                    signed.push(info);
+    ) -> Result<UpstreamSays, ApiError> {
+        let now = service.clock.now();
+        let mut says = UpstreamSays::default();
+        for configured in &cache.config.upstreams {
+            let upstream = &configured.upstream;
+            let mut signed = HashSet::new();
+            let mut open: Vec<&PathInfo> = Vec::new();
+            for info in paths {
+                let hash = info.path.hash();
+                if says.same.contains(&hash) || says.other.contains_key(&hash) {
+                    continue;
+                }
+                let is_signed = is_signed(upstream, &statement_of(info), &info.signatures);
+                if is_signed {
+                    signed.insert(hash);
+                }
+                if is_signed || configured.check {
+                    open.push(info);
                 }
                 // A check takes some 50 µs, and there may be thousands: readers must not wait for all of them.
                 tokio::task::yield_now().await;
             }
-            if signed.is_empty() {
-                continue;
+            let hashes: Vec<StorePathHash> = open.iter().map(|info| info.path.hash()).collect();
+            let mut found = service.metadata.seen_upstream(&upstream.url, &hashes, now - PRESENT_FOR).await?;
+            open.retain(|info| !found.contains_key(&info.path.hash()));
+            let (new, unanswered) = self.ask(upstream, &open, now).await;
+            service.metadata.note_upstream(&upstream.url, &new, now, counts_since(now)).await?;
+            found.extend(new.into_iter().map(|path| (path.path.hash(), path)));
+            // What the upstream itself has signed cannot be in the place of what it has signed.
+            let unasked = unanswered.iter().filter(|hash| !signed.contains(hash)).count();
+            if unasked > 0 {
+                tracing::warn!(
+                    upstream = %upstream.url, cache = %cache.name(), paths = unasked,
+                    "the upstream does not answer: what it may have signed otherwise is pushed unchecked"
+                );
+                says.unasked += unasked as u64;
             }
-            let hashes: Vec<StorePathHash> = signed.iter().map(|info| info.path.hash()).collect();
-            let seen = service.metadata.seen_upstream(std::slice::from_ref(&upstream.url), &hashes).await?;
-            let unseen = signed.into_iter().filter(|info| !seen.contains(&info.path.hash()));
-            let found = self.ask(upstream, unseen.collect()).await;
-            service.metadata.note_upstream(&upstream.url, &found, service.clock.now()).await?;
-            have.extend(seen);
-            have.extend(found);
+            for info in paths {
+                let hash = info.path.hash();
+                let Some(path) = found.get(&hash) else { continue };
+                if path.path == info.path && path.statement == digest(&statement_of(info)) {
+                    says.same.insert(hash);
+                } else if !signed.contains(&hash) {
+                    says.other.insert(hash, (path.nar_hash, upstream.url.clone()));
+                }
+            }
         }
-        Ok(have)
+        Ok(says)
     }
 
-    async fn ask(&self, upstream: &Upstream, paths: Vec<&PathInfo>) -> Vec<StorePathHash> {
+    /// What an upstream has of paths, and of which it does not say whether it has them.
+    async fn ask(
+        &self,
+        upstream: &Upstream,
+        paths: &[&PathInfo],
+        now: i64,
+    ) -> (Vec<UpstreamPath>, HashSet<StorePathHash>) {
+        let hashes = paths.iter().map(|info| info.path.hash());
+        let Some(known) = self.known.get(&upstream.url) else { return (Vec::new(), hashes.collect()) };
+        let mut open: HashSet<StorePathHash> =
+            hashes.filter(|hash| known.absent.get(hash).is_none_or(|until| until <= now)).collect();
         let mut found = Vec::new();
-        let questions: Vec<_> = paths.into_iter().map(|info| self.look_for(upstream, info)).collect();
+        if known.silent_until.load(Ordering::Relaxed) > now {
+            return (found, open);
+        }
+        let questions: Vec<_> = open.iter().map(|hash| self.look_for(upstream, *hash)).collect();
         let mut answers = stream::iter(questions).buffer_unordered(PARALLEL);
+        let (mut failures, mut answered) = (0, false);
         let collect = async {
-            while let Some(answer) = answers.next().await {
-                found.extend(answer);
+            while let Some((hash, answer)) = answers.next().await {
+                match answer {
+                    Answer::Signed(path) => found.push(path),
+                    Answer::Absent => known.absent.insert(hash, now + ABSENT_FOR),
+                    Answer::None => {
+                        failures += 1;
+                        if failures >= FAILURES && !answered {
+                            break;
+                        }
+                        continue;
+                    }
+                }
+                answered = true;
+                open.remove(&hash);
             }
         };
-        if tokio::time::timeout(PATIENCE, collect).await.is_err() {
-            tracing::warn!(upstream = %upstream.url, "the upstream is slow: what it did not answer for is pushed");
+        let in_time = tokio::time::timeout(PATIENCE, collect).await.is_ok();
+        if !answered && (failures > 0 || !in_time) {
+            known.silent_until.store(now + PAUSE, Ordering::Relaxed);
         }
-        found
+        (found, open)
     }
 
-    async fn look_for(&self, upstream: &Upstream, info: &PathInfo) -> Option<StorePathHash> {
-        self.has(upstream, info).await.then(|| info.path.hash())
+    async fn look_for(&self, upstream: &Upstream, hash: StorePathHash) -> (StorePathHash, Answer) {
+        (hash, self.answer(upstream, hash).await)
     }
 
-    /// Whether the upstream has the path with the same content.
-    async fn has(&self, upstream: &Upstream, info: &PathInfo) -> bool {
-        let url = format!("{}/{}.narinfo", upstream.url.trim_end_matches('/'), info.path.hash());
-        let Ok(answer) = self.0.get(url).send().await else { return false };
-        if !answer.status().is_success()
-            || answer.content_length().is_some_and(|length| length > MAX_NARINFO as u64)
-        {
-            return false;
+    async fn answer(&self, upstream: &Upstream, hash: StorePathHash) -> Answer {
+        let url = format!("{}/{hash}.narinfo", upstream.url.trim_end_matches('/'));
+        let Ok(answer) = self.client.get(url).send().await else { return Answer::None };
+        match answer.status() {
+            status if status.is_success() => {}
+            // As Nix takes them.
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE => {
+                return Answer::Absent;
+            }
+            _ => return Answer::None,
         }
         let mut text = Vec::new();
         let mut pieces = answer.bytes_stream();
         while let Some(piece) = pieces.next().await {
-            let Ok(piece) = piece else { return false };
+            let Ok(piece) = piece else { return Answer::None };
             text.extend_from_slice(&piece);
             if text.len() > MAX_NARINFO {
-                return false;
+                return Answer::Absent;
             }
         }
         let narinfo = std::str::from_utf8(&text).ok().and_then(|text| NarInfo::parse(text).ok());
-        narinfo.is_some_and(|narinfo| narinfo.path == info.path && narinfo.nar_hash == info.nar_hash)
+        // What the upstream's keys have not signed no reader takes for the upstream's.
+        let Some(narinfo) = narinfo.filter(|narinfo| {
+            narinfo.path.hash() == hash && is_signed(upstream, &narinfo.fingerprint(), &narinfo.signatures)
+        }) else {
+            return Answer::Absent;
+        };
+        let statement = digest(&narinfo.fingerprint());
+        Answer::Signed(UpstreamPath { path: narinfo.path, nar_hash: narinfo.nar_hash, statement })
     }
 }
 
-fn signed_by(info: &PathInfo, upstream: &Upstream) -> bool {
-    let named = |name: &str| upstream.public_keys.iter().any(|key| key.name() == name);
-    if !info.signatures.iter().any(|signature| named(signature.key_name())) {
-        return false;
-    }
-    let text = fingerprint(&info.path, &info.nar_hash, info.nar_size, &info.references);
-    info.signatures
-        .iter()
-        .any(|signature| upstream.public_keys.iter().any(|key| key.verifies(&text, signature)))
+/// What a signature of the path signs.
+fn statement_of(info: &PathInfo) -> String {
+    fingerprint(&info.path, &info.nar_hash, info.nar_size, &info.references)
+}
+
+fn digest(statement: &str) -> [u8; 32] {
+    Sha256::digest(statement).into()
+}
+
+/// Whether one of the upstream's keys has signed a statement.
+fn is_signed(upstream: &Upstream, statement: &str, signatures: &[Signature]) -> bool {
+    let verifies = |signature: &Signature, key: &PublicKey| {
+        key.name() == signature.key_name() && key.verifies(statement, signature)
+    };
+    signatures.iter().any(|signature| upstream.public_keys.iter().any(|key| verifies(signature, key)))
 }

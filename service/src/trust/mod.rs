@@ -13,6 +13,7 @@ mod rank;
 mod rule;
 mod rules;
 mod secret;
+mod standing;
 
 pub use self::{
     alternatives::Alternatives,
@@ -27,5 +28,6 @@ pub use self::{
     rule::TrustRule,
     rules::{Decision, TrustRules},
     secret::{SecretToken, TokenHash},
+    standing::{Standing, Verdict},
 };
 pub(crate) use self::{authorize::token_of, rule::default_permissions};

@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod audit;
+mod content_address;
 mod limits;
 mod nar;
 mod races;
 mod refused;
+mod stands;
+mod upstream;
 mod whole;
 mod world;

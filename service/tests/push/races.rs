@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Polls a future as often as `polls`, then once more, then drops it, ended or not.
-async fn cut_off(future: impl Future, mut polls: u8) {
+pub async fn cut_off(future: impl Future, mut polls: u8) {
     let mut future = Box::pin(future);
     std::future::poll_fn(move |context| match future.as_mut().poll(context) {
         Poll::Pending if polls > 0 => {

@@ -2,13 +2,20 @@
 use std::sync::Arc;
 
 use larder_protocol::{
-    api::{CommittedPush, OpenPush, OpenedPush, RecipesAnswer, UploadAnswer},
+    api::{CacheName, CommittedPush, OpenPush, OpenedPush, Permission, RecipesAnswer, UploadAnswer},
     chunk::{CutChunk, FrameEncoder},
     narinfo::NarInfo,
     recipe::{self, Recipe},
     upload::{FrameEntry, encode_index},
 };
-use larder_service::{Service, clock::Clock, config::Config, serve, trust::people};
+use larder_service::{
+    Service,
+    audit::{Entry, Event, Who},
+    clock::Clock,
+    config::Config,
+    serve,
+    trust::{Grant, GrantedTo, SecretToken, people},
+};
 use reqwest::StatusCode;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
@@ -33,6 +40,8 @@ impl World {
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let data = tempfile::tempdir().unwrap();
         let mut config = Config::in_dir(data.path());
+        // A test asks nobody on the network.
+        config.caches[0].upstreams.clear();
         change(&mut config);
         let service = Service::open(config, Clock::System).await.unwrap();
         let main = "main".parse().unwrap();
@@ -46,6 +55,27 @@ impl World {
         }));
         let token = token.expose().to_owned();
         Self { url, token, client: reqwest::Client::new(), service, stop, served, _data: data }
+    }
+
+    /// A token of somebody whose pushes have a rank, and who may do more than push.
+    pub async fn token_of(&self, name: &str, rank: i64, more: &[Permission]) -> String {
+        let token = SecretToken::generate("larder_t_").unwrap();
+        let main: CacheName = "main".parse().unwrap();
+        let grant = Grant {
+            cache: main.clone(),
+            permissions: [&[Permission::Push], more].concat(),
+            identity: GrantedTo::Person { name: name.to_owned(), token: name.to_owned() },
+            rank: rank.try_into().unwrap(),
+            isolated: None,
+        };
+        let now = self.service.clock.now();
+        let made = Event::TokenCreated { name: name.to_owned(), permissions: Vec::new(), until: now + 3600 };
+        let entry = Entry::in_cache(&main, Who::default(), made);
+        let metadata = &self.service.metadata;
+        assert!(
+            metadata.create_named_token(token.hash(), &grant, name, now, now + 3600, &entry).await.unwrap()
+        );
+        token.expose().to_owned()
     }
 
     pub async fn post(&self, path: &str, body: Vec<u8>) -> reqwest::Response {
