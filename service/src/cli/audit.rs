@@ -52,13 +52,13 @@ pub(super) struct Arguments {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Moment {
+pub(super) enum Moment {
     Ago(Period),
     At(i64),
 }
 
 impl Moment {
-    fn seconds(self, now: i64) -> i64 {
+    pub(super) fn seconds(self, now: i64) -> i64 {
         match self {
             Self::Ago(period) => now.saturating_sub(period.seconds()),
             Self::At(seconds) => seconds,
@@ -142,12 +142,12 @@ fn object(row: &AuditRow) -> Value {
     })
 }
 
-fn time(seconds: i64) -> String {
+pub(super) fn time(seconds: i64) -> String {
     DateTime::from_timestamp(seconds, 0)
         .map_or_else(|| seconds.to_string(), |time| time.format("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
-fn moment(text: &str) -> Result<Moment, String> {
+pub(super) fn moment(text: &str) -> Result<Moment, String> {
     if let Ok(period) = text.parse() {
         return Ok(Moment::Ago(period));
     }

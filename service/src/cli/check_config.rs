@@ -42,7 +42,8 @@ fn write(text: &mut String, config: &Config) -> std::fmt::Result {
     for cache in &config.caches {
         writeln!(text, "  cache {} at {}, priority {}", cache.name, config.cache_url(cache), cache.priority)?;
         for upstream in &cache.upstreams {
-            writeln!(text, "    upstream     {}", upstream.url)?;
+            let asked = if upstream.check { "" } else { ", asked only about what carries its signature" };
+            writeln!(text, "    upstream     {}{asked}", upstream.upstream.url)?;
         }
         for rule in cache.trust.iter() {
             writeln!(text, "    may push     {rule}")?;

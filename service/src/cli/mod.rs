@@ -2,6 +2,7 @@
 
 mod audit;
 mod check_config;
+mod divergences;
 mod key;
 mod print;
 mod roots;
@@ -122,6 +123,8 @@ enum Command {
     WhyAlive(why::Arguments),
     /// Say why nothing keeps a path, or when and why it went
     WhyDead(why::Arguments),
+    /// Say what was brought with another content than what stood, and by whom
+    Divergences(divergences::Arguments),
     /// Print a completion script, for example: larderd completions bash
     Completions {
         /// The shell that it is for
@@ -187,6 +190,9 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Some(Command::Roots(command)) => runtime(false)?.block_on(roots::run(command, &config)),
         Some(Command::WhyAlive(arguments)) => runtime(false)?.block_on(why::alive(&arguments, &config)),
         Some(Command::WhyDead(arguments)) => runtime(false)?.block_on(why::dead(&arguments, &config)),
+        Some(Command::Divergences(arguments)) => {
+            runtime(false)?.block_on(divergences::run(arguments, &config))
+        }
         Some(Command::Completions { .. }) => Ok(()),
     }
 }
