@@ -264,6 +264,7 @@ async fn what_a_job_says_that_it_built_is_marked_as_its_own_word() {
             roots: vec![built.info.path.clone()],
             // Of what is not in the closure nothing is kept.
             built: vec![built.info.path.hash(), Package::noise("x", 1).info.path.hash()],
+            ..OpenPush::default()
         })
         .await
         .unwrap();

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use larder_protocol::StorePath;
+use larder_protocol::{StorePath, api::Divergence};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -31,6 +31,10 @@ pub struct Report {
     pub left_out: Vec<LeftOut>,
     /// Paths that the cache has with another content, and keeps as they were.
     pub divergences: Vec<StorePath>,
+    /// Paths that an upstream has signed with another content.
+    pub refused: Vec<StorePath>,
+    /// Paths that the cache had with another content, which this job's replaced.
+    pub replaced: Vec<StorePath>,
     /// How long it took.
     pub elapsed: Duration,
     /// What Nix read through the relay.
@@ -105,6 +109,9 @@ impl Report {
         left_out.extend(
             push.skipped.into_iter().map(|skipped| LeftOut { path: skipped.path, reason: skipped.reason }),
         );
+        let (refused, divergences): (Vec<_>, Vec<_>) =
+            push.divergences.into_iter().partition(|divergence| divergence.upstream.is_some());
+        let path = |divergence: Divergence| divergence.path;
         Self {
             roots: roots.len(),
             paths,
@@ -114,7 +121,9 @@ impl Report {
             sent_bytes: push.sent_bytes,
             nar_bytes,
             left_out,
-            divergences: push.divergences.into_iter().map(|divergence| divergence.path).collect(),
+            divergences: divergences.into_iter().map(path).collect(),
+            refused: refused.into_iter().map(path).collect(),
+            replaced: push.replacements.into_iter().map(|replacement| replacement.path).collect(),
             elapsed: push.elapsed,
             relay: None,
         }

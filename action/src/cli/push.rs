@@ -8,7 +8,10 @@ use std::{
 };
 
 use clap::Args;
-use larder_protocol::{StorePath, api::CacheName};
+use larder_protocol::{
+    StorePath,
+    api::{CacheName, Divergence},
+};
 use url::Url;
 
 use super::{
@@ -75,6 +78,9 @@ pub struct PushArgs {
     /// How long the push may take, such as 90s, 30m or 2h
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "2h")]
     time_limit: Duration,
+    /// Have these paths stand whatever the cache has in their place. Needs a token that permits `admin`
+    #[arg(long)]
+    replace: bool,
     /// Say what would be offered to the service, and do no more
     #[arg(long)]
     dry_run: bool,
@@ -111,6 +117,7 @@ impl PushArgs {
             window: usize::try_from(self.window).unwrap_or(usize::MAX),
             streams: self.streams.into(),
             time_limit: self.time_limit,
+            replace: self.replace,
             ..PushOptions::new(self.service.clone(), self.cache.clone())
         };
         let pushed = push(&options, &credentials, closure, &*bars::for_stderr()).await;
@@ -163,11 +170,14 @@ impl PushArgs {
 
     fn tell(&self, report: &PushReport) -> Exit {
         for divergence in &report.divergences {
+            output::note(&divergence_note(divergence));
+        }
+        for replacement in &report.replacements {
             output::note(&format!(
-                "note: {} is in the cache with other contents, which stay ({} there, {} here)",
-                divergence.path.absolute(),
-                divergence.kept,
-                divergence.pushed
+                "note: {} was in the cache with other contents, and is replaced ({} before, {} now)",
+                replacement.path.absolute(),
+                replacement.replaced,
+                replacement.pushed
             ));
         }
         if !report.skipped.is_empty() {
@@ -195,6 +205,24 @@ impl PushArgs {
     fn target(&self) -> String {
         let service = format!("{}{}", self.service.origin().ascii_serialization(), self.service.path());
         format!("{}/{}", service.trim_end_matches('/'), self.cache)
+    }
+}
+
+/// What stands instead of a path that was pushed. Most such builds only give something else each time.
+fn divergence_note(Divergence { path, kept, pushed, upstream }: &Divergence) -> String {
+    let path = path.absolute();
+    match upstream {
+        Some(upstream) => format!(
+            "note: {path} is refused: {} has signed it with other contents, which stand ({kept} there, {pushed} here)",
+            upstream.escape_debug()
+        ),
+        None if kept == pushed => {
+            format!("note: {path} is in the cache with other references, which stay")
+        }
+        None => format!(
+            "note: {path} is in the cache with other contents, which stay ({kept} there, {pushed} here); a build that \
+             is not reproducible does that, and nothing needs to be done"
+        ),
     }
 }
 

@@ -48,6 +48,8 @@ pub struct PushOptions {
     pub streams: usize,
     /// How long all of it may take.
     pub time_limit: Duration,
+    /// Whether what is pushed by name is to stand whatever the cache has in its place. Only an admin may.
+    pub replace: bool,
 }
 
 impl PushOptions {
@@ -61,6 +63,7 @@ impl PushOptions {
             window: 64 << 20,
             streams: 3,
             time_limit: Duration::from_secs(2 * 60 * 60),
+            replace: false,
         }
     }
 }
@@ -138,11 +141,16 @@ async fn push_once(
     let open = OpenPush {
         paths: closure.paths.clone(),
         roots: closure.roots.clone(),
+        replace: if options.replace { closure.roots.clone() } else { Vec::new() },
         built: closure.built.iter().map(StorePath::hash).collect(),
     };
     let opened = service.open_push(open).await?;
     tally.opened = true;
     tally.note(&opened);
+    if !opened.refused.is_empty() {
+        let refused = opened.refused.into_iter();
+        return Ok(Pushed::Without(refused.map(|refused| (refused.path, refused.reason)).collect()));
+    }
     let missing: HashSet<StorePathHash> = opened.missing.iter().copied().collect();
     let missing: Vec<&PathInfo> =
         closure.paths.iter().filter(|info| missing.contains(&info.path.hash())).collect();

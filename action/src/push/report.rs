@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use larder_protocol::{
     StorePath, StorePathHash,
-    api::{CommittedPush, Divergence, OpenedPush, PathInfo},
+    api::{CommittedPush, Divergence, OpenedPush, PathInfo, Replacement},
 };
 use serde::Serialize;
 
@@ -22,8 +22,10 @@ pub struct PushReport {
     pub sent_bytes: u64,
     /// The sum of the NARs' lengths of all paths.
     pub nar_bytes: u64,
-    /// Paths that the cache has with another content and keeps as they were.
+    /// Paths that the cache has with another content and keeps as they were, or that an upstream has signed so.
     pub divergences: Vec<Divergence>,
+    /// Paths that the cache had with another content, which this push has replaced.
+    pub replacements: Vec<Replacement>,
     /// Paths that were not pushed.
     pub skipped: Vec<Skipped>,
     /// How long it took, in seconds.
@@ -131,6 +133,7 @@ impl Tally {
             sent_bytes: self.paths.iter().map(|path| path.sent_bytes).sum(),
             nar_bytes: self.paths.iter().map(|path| path.nar_size).sum(),
             divergences: committed.divergences,
+            replacements: committed.replacements,
             skipped: self.skipped,
             elapsed: Duration::ZERO,
             paths: self.paths,

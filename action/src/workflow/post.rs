@@ -199,11 +199,17 @@ fn tell(job: &Job, report: &Report, cache: Option<&CacheName>) {
     for left_out in &report.left_out {
         log::warning(&format!("not pushed: {}: {}", left_out.path, left_out.reason));
     }
-    if !report.divergences.is_empty() {
-        log::line(&format!(
-            "{} built here with another content than the cache has, which it keeps",
-            count(report.divergences.len(), "path")
-        ));
+    for (paths, what) in [
+        (
+            &report.divergences,
+            "here with another content than in the cache, which keeps its own: not reproducible",
+        ),
+        (&report.replaced, "replaced in the cache, where a job of lower rank had brought another content"),
+        (&report.refused, "refused, since an upstream has signed another content"),
+    ] {
+        if !paths.is_empty() {
+            log::line(&format!("{} {what}", count(paths.len(), "path")));
+        }
     }
     let Some(cache) = cache else { return };
     log::line(&format!("Larder: {}. {}", summary::headline(report, cache), summary::totals(report)));

@@ -16,6 +16,12 @@ const MAX_ROWS: usize = 500;
 /// Paths that are listed below the table.
 const MAX_LISTED: usize = 100;
 
+const KEPT: &str = "**Kept as the cache had it** (this job has it with another content. A build that is not reproducible \
+    does that: nothing needs to be done)";
+const REPLACED: &str =
+    "**Replaced** (the cache had it with another content, from a job whose rank is lower than this one's)";
+const REFUSED: &str = "**Refused** (an upstream has signed it with another content, which stands)";
+
 /// The summary of a push.
 pub fn of_report(report: &Report, cache: &CacheName) -> String {
     let mut text = format!("### Larder: {}\n\n", escape(&headline(report, cache)));
@@ -52,12 +58,16 @@ pub fn of_report(report: &Report, cache: &CacheName) -> String {
         }
         and_more(&mut text, report.left_out.len());
     }
-    if !report.divergences.is_empty() {
-        let _ = writeln!(text, "**Kept as the cache had it** (this job built it with another content)\n");
-        for path in report.divergences.iter().take(MAX_LISTED) {
-            let _ = writeln!(text, "- {}", code(path));
+    for (heading, paths) in
+        [(KEPT, &report.divergences), (REPLACED, &report.replaced), (REFUSED, &report.refused)]
+    {
+        if !paths.is_empty() {
+            let _ = writeln!(text, "{heading}\n");
+            for path in paths.iter().take(MAX_LISTED) {
+                let _ = writeln!(text, "- {}", code(path));
+            }
+            and_more(&mut text, paths.len());
         }
-        and_more(&mut text, report.divergences.len());
     }
     text
 }
@@ -213,9 +223,26 @@ mod tests {
         let mut report = report(200_000);
         report.left_out = vec![LeftOut { path: row("x").path, reason: "\"<&>`".repeat(1_000) }; 10_000];
         report.divergences = vec![row(&"y".repeat(200)).path; 10_000];
+        report.replaced.clone_from(&report.divergences);
+        report.refused.clone_from(&report.divergences);
         let text = of_report(&report, &"main".parse().unwrap());
         assert!(text.len() < 1 << 20, "{}", text.len());
         assert!(text.contains("… and 199500 more") && text.contains("… and 9900 more"));
+    }
+
+    #[test]
+    fn what_stands_instead_is_named() {
+        let mut report = report(1);
+        report.divergences = vec![row("kept").path];
+        report.replaced = vec![row("replaced").path];
+        report.refused = vec![row("refused").path];
+        let text = of_report(&report, &"main".parse().unwrap());
+        for (heading, name) in
+            [("**Kept", "-kept<"), ("**Replaced", "-replaced<"), ("**Refused", "-refused<")]
+        {
+            let rest = text.split_once(heading).unwrap().1;
+            assert!(rest.split("**").nth(1).unwrap().contains(name), "{text}");
+        }
     }
 
     #[test]
