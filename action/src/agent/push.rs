@@ -232,10 +232,15 @@ mod tests {
 
     /// A path that was just built in this machine's store.
     async fn build() -> StorePath {
+        build_with("built").await
+    }
+
+    /// A path that was just built, and has a text in it.
+    async fn build_with(text: &str) -> StorePath {
         let salt = crate::random::hex(8).unwrap();
         let expression = format!(
             "derivation {{ name = \"agent-push\"; system = builtins.currentSystem; builder = \"/bin/sh\"; \
-             args = [ \"-euc\" \"echo built > $out\" ]; salt = \"{salt}\"; }}"
+             args = [ \"-euc\" \"echo {text} > $out\" ]; salt = \"{salt}\"; }}"
         );
         let mut command = Command::new("nix-build");
         command
@@ -306,5 +311,23 @@ mod tests {
         let (report, _) = notes(work(mark, true, Some(vec![gone.clone()]))).await;
         let report = report.unwrap();
         assert_eq!((report.roots, &report.left_out[0].path), (1, &gone));
+    }
+
+    /// Somebody else's job left it in the store before this one began. Nobody answers here that a cache has it.
+    #[tokio::test]
+    async fn a_dependency_planted_below_the_mark_of_a_shared_store_does_not_go_along() {
+        let planted = build_with("planted").await;
+        let mark = NixStore::open(Path::new("/")).await.unwrap().high_water_mark().await.unwrap();
+        let reference = format!("${{builtins.storePath {}}}", planted.absolute());
+        let built = build_with(&reference).await;
+        let named = Some(vec![built.clone()]);
+        let (report, _) = notes(work(mark, true, named.clone())).await;
+        let report = report.unwrap();
+        let [left_out] = &report.left_out[..] else { panic!("{report:?}") };
+        assert_eq!((&left_out.path, report.paths.len()), (&built, 0));
+        assert!(left_out.reason.contains(&planted.to_string()), "{}", left_out.reason);
+        // In a store of the job's own it would.
+        let (report, notes_of_own) = notes(work(mark, false, named)).await;
+        assert!(report.is_none() && notes_of_own.contains("1 path to push"), "{notes_of_own}");
     }
 }
