@@ -142,6 +142,7 @@ impl World {
             paths: nars.iter().map(|nar| nar.info.clone()).collect(),
             roots: vec![nars[0].info.path.clone()],
             built: Vec::new(),
+            ..OpenPush::default()
         };
         let (status, body) = self.post(who, "", serde_json::to_vec(&open).unwrap()).await;
         assert_eq!(status, 200, "{body:?}");
