@@ -6,8 +6,8 @@
 pub(crate) mod audit;
 mod chunks;
 mod claims;
-mod gone;
 mod divergences;
+mod gone;
 mod marks;
 mod names;
 mod nars;
@@ -38,8 +38,8 @@ use sqlx::{
 
 pub use audit::{AuditFilter, AuditRow};
 pub use chunks::{Namespace, StoredChunk};
-pub use gone::GonePath;
 pub use divergences::{DivergenceFilter, NewDivergence, NotedDivergence, Outcome};
+pub use gone::GonePath;
 pub use marks::{DyingPath, Extent, MarkedRoot, Marks, RootsOf};
 pub use names::{Binding, NameRow, NamesOf};
 pub use nars::{Encoding, StoredNar, VerifiedNar};
