@@ -196,7 +196,7 @@ pub struct ContentChecker {
 }
 
 enum Of {
-    File(FileHasher),
+    File(Box<FileHasher>),
     Nar(Box<Hasher>),
     Modulo(Box<ModuloHasher>),
 }
@@ -209,7 +209,7 @@ impl ContentChecker {
     pub fn new(address: &ContentAddress, path: &StorePath) -> Result<Self, Misfit> {
         let hasher = || Hasher::new(&address.hash);
         let of = match address.method {
-            Method::Text | Method::Flat => Of::File(FileHasher::new(hasher())),
+            Method::Text | Method::Flat => Of::File(Box::new(FileHasher::new(hasher()))),
             Method::Nar if matches!(address.hash, ContentHash::Sha256(_)) => {
                 Of::Modulo(Box::new(ModuloHasher::new(hasher(), path.hash())))
             }

@@ -120,12 +120,12 @@ fn checkers(addresses: &[(StorePath, ContentAddress)]) -> Result<Vec<(StorePath,
     let mut different: Vec<&(StorePath, ContentAddress)> = Vec::new();
     for claim in addresses {
         // Of a NAR's own hash it matters whose it is: a path may name itself.
-        let known = |known: &&(StorePath, ContentAddress)| {
+        let known = |known: &(StorePath, ContentAddress)| {
             let names_itself =
                 matches!((claim.1.method, &claim.1.hash), (Method::Nar, ContentHash::Sha256(_)));
             known.1 == claim.1 && (!names_itself || known.0 == claim.0)
         };
-        if !different.iter().any(|other| known(&other)) {
+        if !different.iter().any(|other| known(other)) {
             different.push(claim);
         }
         if different.len() > MAX_ADDRESSES {
