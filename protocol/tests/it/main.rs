@@ -6,6 +6,7 @@ mod bytes;
 mod chunks;
 mod frames;
 mod mutations;
+mod names;
 mod nar;
 mod narinfo;
 mod nix;

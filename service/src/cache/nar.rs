@@ -44,7 +44,7 @@ pub(super) async fn serve(
 ) -> Option<Response<Body>> {
     let nar = service
         .metadata
-        .published_nar(cache.name(), cache.namespace(), &file.hash)
+        .published_nar(&cache.names(), &cache.namespaces(), &file.hash, &file.encoding)
         .await
         .inspect_err(|error| tracing::error!(%error, "a NAR could not be looked up"))
         .ok()??;

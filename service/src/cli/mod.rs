@@ -2,6 +2,7 @@
 
 mod audit;
 mod check_config;
+mod isolated;
 mod key;
 mod print;
 mod roots;
@@ -122,6 +123,9 @@ enum Command {
     WhyAlive(why::Arguments),
     /// Say why nothing keeps a path, or when and why it went
     WhyDead(why::Arguments),
+    /// List and drop pull requests' own caches
+    #[command(subcommand)]
+    Isolated(isolated::Command),
     /// Print a completion script, for example: larderd completions bash
     Completions {
         /// The shell that it is for
@@ -187,6 +191,7 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Some(Command::Roots(command)) => runtime(false)?.block_on(roots::run(command, &config)),
         Some(Command::WhyAlive(arguments)) => runtime(false)?.block_on(why::alive(&arguments, &config)),
         Some(Command::WhyDead(arguments)) => runtime(false)?.block_on(why::dead(&arguments, &config)),
+        Some(Command::Isolated(command)) => runtime(false)?.block_on(isolated::run(command, &config)),
         Some(Command::Completions { .. }) => Ok(()),
     }
 }

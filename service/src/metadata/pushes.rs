@@ -11,6 +11,7 @@ use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
 use super::{
     BATCH, Metadata, MetadataError, Namespace, audit, blob,
     claims::{claim, list},
+    isolated::count_paths,
     number,
     paths::{path_info, path_of},
     runs::{PushingRun, note_committed, note_run},
@@ -28,6 +29,8 @@ pub struct NewPush<'a> {
     pub name: PushId,
     /// Where it goes.
     pub cache: &'a CacheName,
+    /// Where it is a pull request's: its row, and how many paths may be staged in it.
+    pub isolated: Option<(i64, u64)>,
     /// Whose it is.
     pub owner: &'a str,
     /// The verified claims, as JSON.
@@ -64,6 +67,10 @@ pub enum OpenOutcome {
     Opened(FoundPush),
     /// So many are open, and no more may be.
     TooMany(FullOf),
+    /// The pull request's cache may take no more paths.
+    CacheFull,
+    /// The pull request's cache is being removed.
+    CacheGone,
 }
 
 /// Of what there are too many.
@@ -109,6 +116,14 @@ impl Metadata {
         if !committed && let Some(full) = full(&mut transaction, push, limits, now).await? {
             return Ok(OpenOutcome::TooMany(full));
         }
+        if let Some((cache, max)) = push.isolated {
+            match count_paths(&mut transaction, cache, push.staged.len() as u64, max).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(OpenOutcome::CacheFull),
+                Err(MetadataError::Gone) => return Ok(OpenOutcome::CacheGone),
+                Err(error) => return Err(error),
+            }
+        }
         let run = match &push.run {
             Some(run) => Some(note_run(&mut transaction, push.cache, run).await?),
             None => None,
@@ -129,8 +144,11 @@ impl Metadata {
         .bind(run)
         .fetch_one(&mut *transaction)
         .await?;
-        let hashes: Vec<StorePathHash> = push.staged.iter().map(|(info, _)| info.path.hash()).collect();
-        self.may_soon_have(&hashes);
+        // What a pull request brings must not fill the filter by which others are answered.
+        if push.isolated.is_none() {
+            let hashes: Vec<StorePathHash> = push.staged.iter().map(|(info, _)| info.path.hash()).collect();
+            self.may_soon_have(&hashes);
+        }
         for batch in push.staged.chunks(BATCH) {
             let mut insert = QueryBuilder::<Sqlite>::new(
                 "INSERT INTO paths (cache, hash, name, push, nar_hash, nar_size, nar, refs, deriver, ca, signatures,
@@ -336,7 +354,7 @@ impl Metadata {
     pub async fn commit_push(
         &self,
         push: i64,
-        namespace: Namespace,
+        namespaces: &[Namespace],
         now: i64,
         who: &Who,
     ) -> Result<CommitOutcome, MetadataError> {
@@ -350,15 +368,17 @@ impl Metadata {
             None => return Ok(CommitOutcome::Gone),
         }
         // Another push may have verified the same NAR since.
-        sqlx::query(
-            "UPDATE paths SET nar = (SELECT n.id FROM nars n WHERE n.complete = 1 AND n.namespace = ? AND n.hash = nar_hash
-                 AND n.size = nar_size)
-             WHERE push = ? AND nar IS NULL",
-        )
-        .bind(namespace.0)
-        .bind(push)
-        .execute(&mut *transaction)
-        .await?;
+        for namespace in namespaces {
+            sqlx::query(
+                "UPDATE paths SET nar = (SELECT n.id FROM nars n WHERE n.complete = 1 AND n.namespace = ?
+                     AND n.hash = nar_hash AND n.size = nar_size)
+                 WHERE push = ? AND nar IS NULL",
+            )
+            .bind(namespace.0)
+            .bind(push)
+            .execute(&mut *transaction)
+            .await?;
+        }
         let unverified: i64 = sqlx::query_scalar("SELECT count(*) FROM paths WHERE push = ? AND nar IS NULL")
             .bind(push)
             .fetch_one(&mut *transaction)

@@ -17,9 +17,10 @@ use super::commit::committed_push;
 use crate::{
     Service,
     audit::Who,
-    caches::Cache,
+    caches::{Cache, no_such_cache},
     config::{Limits, OpenPushes},
     error::ApiError,
+    isolated,
     metadata::{FullOf, NewPush, OpenOutcome, VisiblePath},
     random::random_bytes,
     retention,
@@ -61,14 +62,14 @@ async fn try_open(
 ) -> Result<Option<OpenedPush>, ApiError> {
     let limits = &service.config.limits;
     let hashes: Vec<StorePathHash> = request.paths.iter().map(|info| info.path.hash()).collect();
-    let visible = service.metadata.visible_paths(cache.name(), &hashes).await?;
+    let visible = service.metadata.visible_paths(&cache.names(), &hashes).await?;
     let absent: Vec<&PathInfo> =
         request.paths.iter().filter(|info| !visible.contains_key(&info.path.hash())).collect();
     let upstream = service.upstreams.have(service, cache, &absent).await?;
     let absent: Vec<&PathInfo> =
         absent.into_iter().filter(|info| !upstream.contains(&info.path.hash())).collect();
     let hashes: Vec<NarHash> = absent.iter().map(|info| info.nar_hash).collect();
-    let stored = service.metadata.stored_nars(cache.namespace(), &hashes).await?;
+    let stored = service.metadata.stored_nars(&cache.namespaces(), &hashes).await?;
     // One with another size than is said here is none that could be published.
     let nar = |info: &PathInfo| {
         stored.get(&info.nar_hash).filter(|(_, size)| *size == info.nar_size).map(|(id, _)| *id)
@@ -79,6 +80,7 @@ async fn try_open(
     let push = NewPush {
         name: PushId(random_bytes()?),
         cache: cache.name(),
+        isolated: isolated::room_for_paths(service, cache),
         owner: &grant.identity.owner(),
         provenance: &grant.identity.provenance(),
         who,
@@ -91,6 +93,8 @@ async fn try_open(
     };
     let found = match service.metadata.open_push(&push, limits.open_pushes, service.clock.now()).await {
         Ok(OpenOutcome::Opened(found)) => found,
+        Ok(OpenOutcome::CacheFull) => return Err(isolated::paths_are_full(service, cache)),
+        Ok(OpenOutcome::CacheGone) => return Err(no_such_cache()),
         Ok(OpenOutcome::TooMany(full)) => return Err(too_many_open(full, limits.open_pushes)),
         Err(error) if error.is_gone() => {
             service.metadata.give_up_push(&push.name, service.clock.now()).await?;
