@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use larder_protocol::StorePath;
+use larder_protocol::{StorePath, api::CacheName};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -13,6 +13,8 @@ use crate::{
 /// What a job's push did.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
+    /// The cache that was pushed to, where it is a pull request's own.
+    pub isolated: Option<CacheName>,
     /// How many paths the job wanted to push: what it built, or what the workflow names.
     pub roots: usize,
     /// The paths that are new to the cache, or were left out, or are roots.
@@ -106,6 +108,7 @@ impl Report {
             push.skipped.into_iter().map(|skipped| LeftOut { path: skipped.path, reason: skipped.reason }),
         );
         Self {
+            isolated: push.cache.filter(|cache| cache.isolation().is_some()),
             roots: roots.len(),
             paths,
             published: push.published,
