@@ -98,8 +98,18 @@ fn refusal(status: u16, code: &str, message: &str) -> Response<Full<Bytes>> {
 }
 
 fn token(token: &str, expires_in: u64, permissions: &[&str], api: u32) -> Response<Full<Bytes>> {
+    token_for("main", token, expires_in, permissions, api)
+}
+
+fn token_for(
+    cache: &str,
+    token: &str,
+    expires_in: u64,
+    permissions: &[&str],
+    api: u32,
+) -> Response<Full<Bytes>> {
     let cache = serde_json::json!({
-        "api": api, "name": "main", "url": "http://127.0.0.1/main", "store_dir": "/nix/store",
+        "api": api, "name": cache, "url": "http://127.0.0.1/main", "store_dir": "/nix/store",
         "priority": 30, "public_keys": [], "upstreams": [],
     });
     let answer = serde_json::json!({
@@ -177,6 +187,40 @@ async fn what_fails_for_a_moment_is_tried_again_as_it_was() {
     let retries = retries.0.into_inner().unwrap();
     assert_eq!(retries[0], ("the database is busy".to_owned(), Duration::ZERO));
     assert!(retries[1].0.contains("502"), "{retries:?}");
+}
+
+/// A pull request's push goes to its own cache where the exchange says so, and to no other that a service may name.
+#[tokio::test]
+async fn the_exchange_may_grant_the_pull_requests_own_cache_and_no_other() {
+    let opened = r#"{"push":"07070707070707070707070707070707","missing":[],"reused":[],"present":[],"upstream":[],
+                     "max_body":1000}"#;
+    let empty = || OpenPush { paths: Vec::new(), roots: Vec::new(), built: Vec::new(), ..OpenPush::default() };
+    let granted = |cache| token_for(cache, "session", 900, &["push"], 1);
+    let script = Script::new(vec![
+        id_token("a"),
+        granted("main~42-pr-7"),
+        answer_text(200, opened),
+        uploaded(),
+        answer_text(204, ""),
+    ])
+    .await;
+    let credentials = job(&script);
+    let service = Service::new(&script.url(""), &main_cache(), &credentials, &Silent).unwrap();
+    service.open_push(empty()).await.unwrap();
+    upload(&service).await.unwrap();
+    service.end_session().await;
+    let pushes = "POST /api/v1/caches/main~42-pr-7/pushes";
+    assert_eq!(script.lines()[2..4], [pushes.to_owned(), format!("{pushes}/{PUSH}/frames")]);
+    assert_eq!(service.cache().as_str(), "main~42-pr-7");
+
+    for cache in ["other", "other~42-pr-7"] {
+        let script = Script::new(vec![id_token("a"), granted(cache)]).await;
+        let credentials = job(&script);
+        let service = Service::new(&script.url(""), &main_cache(), &credentials, &Silent).unwrap();
+        let error = service.open_push(empty()).await.unwrap_err();
+        assert!(error.to_string().contains(cache), "{error}");
+        assert_eq!(script.lines().len(), 2, "nothing is sent there");
+    }
 }
 
 /// A service that is asked too often says when to come again. Who must wait longer than patience lasts does not wait.

@@ -36,7 +36,8 @@ pub const MAX_CHUNKS_ASKED: usize = 65_536;
 pub const MAX_PUSHED_PATHS: usize = 50_000;
 
 /// A cache's name: 1 to 64 of lower-case letters, digits, `-`, `_` and `.`, beginning with a letter or
-/// digit. (An isolated cache's `~` is made by the service alone.)
+/// digit. That of a pull request's own cache has `~<repository id>-pr-<number>` behind its parent's; the service
+/// alone makes such names.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CacheName(String);
 
@@ -49,19 +50,50 @@ impl FromStr for CacheName {
     type Err = InvalidCacheName;
 
     fn from_str(text: &str) -> Result<Self, InvalidCacheName> {
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        let fits = (1..=64).contains(&text.len())
-            && text.bytes().next().is_some_and(plain)
-            && text.bytes().all(|b| plain(b) || b"-_.".contains(&b))
-            && text != "api";
+        let fits = match text.split_once('~') {
+            None => is_plain_name(text),
+            Some((parent, pull_request)) => is_plain_name(parent) && is_pull_request(pull_request),
+        };
         if fits { Ok(Self(text.to_owned())) } else { Err(InvalidCacheName(text.chars().take(100).collect())) }
     }
 }
 
+fn is_plain_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    (1..=64).contains(&text.len())
+        && text.bytes().next().is_some_and(plain)
+        && text.bytes().all(|b| plain(b) || b"-_.".contains(&b))
+        && text != "api"
+}
+
+/// `<repository id>-pr-<number>`, written in the only way that these numbers have.
+fn is_pull_request(text: &str) -> bool {
+    let number = |digits: &str| {
+        !digits.starts_with('0')
+            && digits.bytes().all(|b| b.is_ascii_digit())
+            && digits.parse::<u64>().is_ok()
+    };
+    text.split_once("-pr-")
+        .is_some_and(|(repository, pull_request)| number(repository) && number(pull_request))
+}
+
 impl CacheName {
+    /// The name of a pull request's own cache. The repository is meant by its numeric id.
+    ///
+    /// # Errors
+    /// When `parent` is such a cache itself, or a number is 0.
+    pub fn isolated(parent: &Self, repository_id: u64, pull_request: u64) -> Result<Self, InvalidCacheName> {
+        format!("{parent}~{repository_id}-pr-{pull_request}").parse()
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Of a pull request's own cache: the name of its parent, and what stands behind it.
+    pub fn isolation(&self) -> Option<(&str, &str)> {
+        self.0.split_once('~')
     }
 }
 

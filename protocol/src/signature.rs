@@ -62,7 +62,21 @@ impl SigningKey {
     pub fn generate(name: &str) -> Result<Self, InvalidKey> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(|_| InvalidKey { what: "random number" })?;
-        let key = Ed25519Key::from_bytes(&seed);
+        Self::named(name, Ed25519Key::from_bytes(&seed))
+    }
+
+    /// Another key, to which only this one and the salt lead: whoever has both can make it again, and it tells
+    /// nothing of this one.
+    ///
+    /// # Errors
+    /// When `name` cannot stand in Nix's format.
+    pub fn derive(&self, name: &str, salt: &[u8; 32]) -> Result<Self, InvalidKey> {
+        let mut seed = blake3::Hasher::new_derive_key("larder 2026-11 derived signing key");
+        seed.update(self.key.as_bytes()).update(salt).update(name.as_bytes());
+        Self::named(name, Ed25519Key::from_bytes(seed.finalize().as_bytes()))
+    }
+
+    fn named(name: &str, key: Ed25519Key) -> Result<Self, InvalidKey> {
         split::<64>(&format!("{name}:{}", BASE64.encode(&key.to_keypair_bytes())), "key name")?;
         Ok(Self { name: name.to_owned(), key })
     }

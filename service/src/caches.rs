@@ -1,4 +1,4 @@
-//! The caches that are configured, by name.
+//! The caches that are configured, by name, and what a cache is.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,7 +9,7 @@ use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
 use larder_protocol::{
     PublicKey,
-    api::{API_VERSION, CacheInfo, CacheName},
+    api::{API_VERSION, CacheInfo, CacheName, Permission},
 };
 
 use crate::{
@@ -17,8 +17,10 @@ use crate::{
     clock::Clock,
     config::{CacheConfig, Config, cache::STORE_DIR},
     error::ApiError,
+    isolated,
     keys::{self, ActiveKeys, KeyDir, KeyError, Keyring},
     metadata::Namespace,
+    trust,
 };
 
 /// All caches.
@@ -28,14 +30,36 @@ pub struct Caches(BTreeMap<CacheName, Arc<Cache>>);
 /// One cache: its configuration and its keys.
 #[derive(Debug)]
 pub struct Cache {
-    /// What the configuration says of it.
-    pub config: CacheConfig,
-    /// The keys that sign its paths.
-    pub keyring: Keyring,
+    /// Its name.
+    name: CacheName,
+    /// What the configuration says of it, or of its parent.
+    pub config: Arc<CacheConfig>,
+    keys: Keys,
     /// The URL for Nix's `substituters`.
     pub url: String,
-    /// Its place among the configured caches, short where its name would be long.
-    pub number: u32,
+    /// Its place among the configured caches, short where its name would be long. None for a pull request's: nothing
+    /// of it is remembered where others would have to make way.
+    pub number: Option<u32>,
+    /// Present if it is a pull request's own.
+    pub isolation: Option<Isolation>,
+}
+
+/// Where a cache has its keys from.
+#[derive(Debug)]
+enum Keys {
+    /// Its file.
+    Kept(Keyring),
+    /// Its parent's keys.
+    Derived(Arc<ActiveKeys>),
+}
+
+/// What makes a cache a pull request's own: it reads through to its parent, and writes nothing there.
+#[derive(Debug)]
+pub struct Isolation {
+    /// Its row.
+    pub id: i64,
+    /// The cache that it reads through to.
+    pub parent: Arc<Cache>,
 }
 
 impl Caches {
@@ -46,10 +70,19 @@ impl Caches {
             .iter()
             .zip(0..)
             .map(|(cache, number)| {
-                let name = keys::next_name(&keys::base_name(config, &cache.name), &[]);
-                let keyring = Keyring::open(KeyDir::of(config), &cache.name, &name, clock)?;
+                let key_name = keys::next_name(&keys::base_name(config, &cache.name), &[]);
+                let keyring = Keyring::open(KeyDir::of(config), &cache.name, &key_name, clock)?;
                 let url = config.cache_url(cache);
-                Ok((cache.name.clone(), Arc::new(Cache { config: cache.clone(), keyring, url, number })))
+                let name = cache.name.clone();
+                let cache = Cache {
+                    name: name.clone(),
+                    config: Arc::new(cache.clone()),
+                    keys: Keys::Kept(keyring),
+                    url,
+                    number: Some(number),
+                    isolation: None,
+                };
+                Ok((name, Arc::new(cache)))
             })
             .collect::<Result<_, _>>()
             .map(Self)
@@ -60,7 +93,7 @@ impl Caches {
         self.0.get(name)
     }
 
-    /// The cache that a URL names.
+    /// The configured cache that a URL names.
     pub fn named(&self, name: &str) -> Option<&Arc<Cache>> {
         self.0.get(name)
     }
@@ -72,49 +105,74 @@ impl Caches {
 }
 
 impl Cache {
-    /// Its name.
-    pub fn name(&self) -> &CacheName {
-        &self.config.name
+    /// A pull request's own cache.
+    pub(crate) fn isolated(name: CacheName, keys: ActiveKeys, id: i64, parent: Arc<Self>) -> Self {
+        let base = parent.url.strip_suffix(parent.name.as_str()).unwrap_or_default();
+        Self {
+            url: format!("{base}{name}"),
+            name,
+            config: parent.config.clone(),
+            keys: Keys::Derived(Arc::new(keys)),
+            number: None,
+            isolation: Some(Isolation { id, parent }),
+        }
     }
 
-    /// Where its chunks are: all public caches share one namespace.
+    /// Its name.
+    pub fn name(&self) -> &CacheName {
+        &self.name
+    }
+
+    /// The cache that it reads through to, where it is a pull request's own.
+    pub fn parent(&self) -> Option<&Arc<Self>> {
+        self.isolation.as_ref().map(|isolation| &isolation.parent)
+    }
+
+    /// Whose paths its readers see: its own first.
+    pub fn names(&self) -> Vec<&CacheName> {
+        let parent = self.parent().map(|parent| &parent.name);
+        [&self.name].into_iter().chain(parent).collect()
+    }
+
+    /// Where its chunks are written: all public caches share one namespace.
     pub fn namespace(&self) -> Namespace {
-        Namespace::PUBLIC
+        match &self.isolation {
+            Some(isolation) => Namespace::of_isolated(isolation.id),
+            None => Namespace::PUBLIC,
+        }
+    }
+
+    /// Where its chunks and NARs may lie: its own namespace first.
+    pub fn namespaces(&self) -> Vec<Namespace> {
+        let parent = self.parent().map(|parent| parent.namespace());
+        [self.namespace()].into_iter().chain(parent).collect()
     }
 
     /// The keys that sign its paths now, at least one.
     pub fn signing_keys(&self) -> Arc<ActiveKeys> {
-        self.keyring.active()
+        match &self.keys {
+            Keys::Kept(keyring) => keyring.active(),
+            Keys::Derived(keys) => keys.clone(),
+        }
     }
 
-    /// The keys by which readers check.
+    /// The keys by which readers check: its own first.
     pub fn public_keys(&self) -> Vec<PublicKey> {
-        self.signing_keys().public_keys()
+        let parents = self.parent().map(|parent| parent.signing_keys().public_keys());
+        self.signing_keys().public_keys().into_iter().chain(parents.into_iter().flatten()).collect()
     }
 
     /// What readers and clients must know.
     pub fn info(&self) -> CacheInfo {
         CacheInfo {
             api: API_VERSION,
-            name: self.config.name.clone(),
+            name: self.name.clone(),
             url: self.url.clone(),
             store_dir: STORE_DIR.to_owned(),
             priority: self.config.priority,
             public_keys: self.public_keys(),
             upstreams: self.config.upstreams.iter().map(|upstream| upstream.upstream.clone()).collect(),
         }
-    }
-}
-
-/// The `{cache}` of the route, as an argument of a handler; 404 if there is none of that name.
-pub struct CacheInPath(pub Arc<Cache>);
-
-impl FromRequestParts<Arc<Service>> for CacheInPath {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, service: &Arc<Service>) -> Result<Self, ApiError> {
-        let name = name_in_path(parts, service).await?;
-        service.caches.get(&name).cloned().map(Self).ok_or_else(no_such_cache)
     }
 }
 
@@ -125,6 +183,35 @@ pub(crate) async fn name_in_path(parts: &mut Parts, service: &Arc<Service>) -> R
     path.get("cache").and_then(|name| name.parse().ok()).ok_or_else(no_such_cache)
 }
 
-fn no_such_cache() -> ApiError {
+pub(crate) fn no_such_cache() -> ApiError {
     ApiError::not_found("there is no such cache")
+}
+
+/// The cache of that name: a configured one, or a pull request's own.
+///
+/// # Errors
+/// When the database fails.
+pub async fn find(service: &Service, name: &CacheName) -> Result<Option<Arc<Cache>>, ApiError> {
+    match name.isolation() {
+        None => Ok(service.caches.get(name).cloned()),
+        Some(_) => isolated::find(service, name).await,
+    }
+}
+
+/// The `{cache}` of the route, as an argument of a handler, for whoever may know that there is one: whether a pull
+/// request has a cache, and by which keys it signs, is told to that pull request's jobs alone. 404 otherwise.
+pub struct CacheInPath(pub Arc<Cache>);
+
+impl FromRequestParts<Arc<Service>> for CacheInPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, service: &Arc<Service>) -> Result<Self, ApiError> {
+        let name = name_in_path(parts, service).await?;
+        if name.isolation().is_some()
+            && trust::authorize(service, &parts.headers, &name, Permission::Read).await.is_err()
+        {
+            return Err(no_such_cache());
+        }
+        find(service, &name).await?.map(Self).ok_or_else(no_such_cache)
+    }
 }

@@ -13,6 +13,7 @@ pub mod config;
 mod connections;
 pub mod error;
 pub mod identity;
+pub mod isolated;
 pub mod keys;
 pub mod log;
 pub mod metadata;

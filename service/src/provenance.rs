@@ -24,7 +24,7 @@ use larder_protocol::{
 use self::statement::Place;
 use crate::{
     Service,
-    caches::Cache,
+    caches::{Cache, CacheInPath},
     clock::to_date,
     error::ApiError,
     identity::Claims,
@@ -46,22 +46,22 @@ pub fn routes() -> Router<Arc<Service>> {
 
 async fn provenance(
     // Whoever may not read the cache gets no further than this.
-    _: crate::caches::CacheInPath,
+    CacheInPath(cache): CacheInPath,
     State(service): State<Arc<Service>>,
-    Path(path): Path<(String, String)>,
+    Path((_, hash)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Json<Provenance>, ApiError> {
-    let (_, told) = Told::find(&service, path, &headers).await?;
+    let told = Told::find(&service, &cache, &hash, &headers).await?;
     Ok(Json(told.with_run(&service).provenance))
 }
 
 async fn state(
-    _: crate::caches::CacheInPath,
+    CacheInPath(cache): CacheInPath,
     State(service): State<Arc<Service>>,
-    Path(path): Path<(String, String)>,
+    Path((_, hash)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<([(HeaderName, HeaderValue); 1], Json<Envelope>), ApiError> {
-    let (cache, told) = Told::find(&service, path, &headers).await?;
+    let told = Told::find(&service, &cache, &hash, &headers).await?;
     let keys = cache.signing_keys();
     let place = Place { cache_url: cache.url.clone(), stated_at: to_date(service.clock.now()) };
     let signed = tokio::task::spawn_blocking(move || {
@@ -85,16 +85,15 @@ impl Told {
     /// Finds it, once it is clear that whoever asks may read the cache.
     async fn find(
         service: &Service,
-        (cache, hash): (String, String),
+        cache: &Cache,
+        hash: &str,
         headers: &HeaderMap,
-    ) -> Result<(Arc<Cache>, Self), ApiError> {
-        let cache =
-            service.caches.named(&cache).ok_or_else(|| ApiError::not_found("there is no such cache"))?;
+    ) -> Result<Self, ApiError> {
         let reader = reader(service, cache, headers).await?;
         let unknown = || ApiError::not_found("the cache has no such path");
         let hash: StorePathHash = hash.parse().map_err(|_| unknown())?;
         let pushed = service.metadata.pushed_path(cache.name(), &hash).await?.ok_or_else(unknown)?;
-        Ok((cache.clone(), Self::to(reader.as_ref(), cache, pushed)))
+        Ok(Self::to(reader.as_ref(), cache, pushed))
     }
 
     fn to(reader: Option<&Grant>, cache: &Cache, pushed: PushedPath) -> Self {

@@ -15,7 +15,7 @@ use crate::{
     Service,
     client::Peer,
     connections::{BusyBody, Connection, Connections},
-    retention, router,
+    isolated, retention, router,
 };
 
 /// A connection on which no whole request head arrives for so long is closed, idle ones too: one that sends a byte
@@ -42,6 +42,7 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     let mut connections = Connections::new(service.config.limits.max_connections);
     let (stop, serving) = (CancellationToken::new(), TaskTracker::new());
     let sweeping = tokio::spawn(retention::run(service.clone()));
+    let tidying = tokio::spawn(isolated::run(service.clone()));
 
     let mut shutdown = pin!(shutdown);
     loop {
@@ -72,6 +73,8 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     if tokio::time::timeout(FINISH_WITHIN, serving.wait()).await.is_err() {
         tracing::warn!("some requests did not finish in time and were cut off");
     }
+    // Whatever it is doing goes on at the next start.
+    tidying.abort();
     sweeping.abort();
     if let Err(error) = service.retention.reads.flush(&service).await {
         tracing::error!(%error, "when paths were last read could not be noted");

@@ -3,8 +3,8 @@
 use larder_protocol::{
     ChunkId, NarHash,
     api::{
-        CacheName, CommittedPush, ErrorAnswer, OpenPush, OpenedPush, PushId, RecipesAnswer, TokenAnswer,
-        TokenRequest, UploadAnswer, is_missing,
+        CacheInfo, CacheName, CommittedPush, ErrorAnswer, OpenPush, OpenedPush, PushId, RecipesAnswer,
+        TokenAnswer, TokenRequest, UploadAnswer, is_missing,
     },
     recipe,
 };
@@ -20,6 +20,7 @@ pub struct Client {
     service: String,
     cache: CacheName,
     token: String,
+    info: Option<CacheInfo>,
 }
 
 /// An answer that is an error.
@@ -39,10 +40,11 @@ impl Client {
     pub async fn exchange(service: &str, cache: &str, id_token: &str) -> Answer<Self> {
         let http = reqwest::Client::new();
         let cache: CacheName = cache.parse().unwrap();
-        let request = TokenRequest { id_token: id_token.to_owned(), cache: cache.clone() };
+        let request = TokenRequest { id_token: id_token.to_owned(), cache };
         let sent = http.post(format!("{service}/api/v1/token")).json(&request);
         let answer: TokenAnswer = json(send(sent).await?).await;
-        Ok(Self { http, service: service.to_owned(), cache, token: answer.token })
+        let info = Some(answer.cache.clone());
+        Ok(Self { http, service: service.to_owned(), cache: answer.cache.name, token: answer.token, info })
     }
 
     /// Somebody with a token, good or bad.
@@ -52,7 +54,13 @@ impl Client {
             service: service.to_owned(),
             cache: cache.parse().unwrap(),
             token: token.to_owned(),
+            info: None,
         }
+    }
+
+    /// The cache that the exchange gave a session for.
+    pub fn cache(&self) -> &CacheInfo {
+        self.info.as_ref().expect("a token that was not exchanged here")
     }
 
     /// The session token.

@@ -67,6 +67,7 @@ pub struct World {
 }
 
 struct Running {
+    service: Arc<Service>,
     stop: oneshot::Sender<()>,
     stopped: JoinHandle<()>,
 }
@@ -108,7 +109,7 @@ impl World {
     }
 
     async fn stop(&mut self) {
-        if let Some(Running { stop, stopped }) = self.running.take() {
+        if let Some(Running { stop, stopped, .. }) = self.running.take() {
             let _ = stop.send(());
             stopped.await.unwrap();
         }
@@ -120,13 +121,14 @@ impl World {
             .unwrap_or_else(|error| panic!("{error}\n{text}"));
         let service = Service::open(config, Clock::Set(self.clock.clone())).await.unwrap();
         let (stop, stopping) = oneshot::channel::<()>();
+        let serving = service.clone();
         let stopped = tokio::spawn(async move {
-            serve(service, listener, async {
+            serve(serving, listener, async {
                 let _ = stopping.await;
             })
             .await;
         });
-        self.running = Some(Running { stop, stopped });
+        self.running = Some(Running { service, stop, stopped });
     }
 
     /// The service's URL.
@@ -137,6 +139,11 @@ impl World {
     /// Where the service listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The service.
+    pub fn service(&self) -> &Arc<Service> {
+        &self.running.as_ref().expect("the service runs").service
     }
 
     /// The folder that the service keeps all in.

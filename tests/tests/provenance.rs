@@ -319,6 +319,7 @@ async fn agent_pushes(world: &World, mark: Mark, shared: bool, path: &StorePath)
     let start = Start {
         service: world.url().parse().unwrap(),
         cache: "main".parse().unwrap(),
+        pull_request: false,
         identity: JobIdentity::of(&credentials),
         what: What::Built,
         shared,

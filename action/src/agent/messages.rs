@@ -22,6 +22,8 @@ pub struct Start {
     pub service: Url,
     /// The cache.
     pub cache: CacheName,
+    /// Whether the job runs for a pull request, which may have a cache of its own.
+    pub pull_request: bool,
     /// By what the agent proves who it is; none where the job has no identity, and only reads.
     pub identity: Option<JobIdentity>,
     /// What to push.
@@ -161,6 +163,7 @@ mod tests {
         let start = Start {
             service: "https://cache.example.org".parse().unwrap(),
             cache: "main".parse().unwrap(),
+            pull_request: false,
             identity: JobIdentity::of(&credentials),
             what: What::Built,
             shared: false,

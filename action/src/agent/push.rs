@@ -10,7 +10,7 @@ use std::{
 
 use larder_protocol::{
     StorePath,
-    api::{CacheInfo, Upstream},
+    api::{CacheInfo, CacheName, Upstream},
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -98,7 +98,8 @@ async fn carry_out(
     if start.shared {
         let above = store.added_since(mark).await?.into_iter().map(|row| row.path).collect();
         let strangers = outputs::strangers(&closure, &above, &upstreams);
-        let absent = absent(&start, strangers, &upstreams).await?;
+        let name = cache.as_ref().map_or(&start.cache, |cache| &cache.name);
+        let absent = absent(&start.service, name, strangers, &upstreams).await?;
         let (kept, others) = outputs::without(&closure, &absent);
         left_out.extend(others);
         if kept.len() < closure.roots.len() {
@@ -146,11 +147,12 @@ async fn carry_out(
 }
 
 async fn absent(
-    start: &Start,
+    service: &Url,
+    cache: &CacheName,
     strangers: Vec<StorePath>,
     upstreams: &[Upstream],
 ) -> Result<HashSet<StorePath>, service::AskError> {
-    let mut caches = vec![service::cache_url(&start.service, &start.cache)];
+    let mut caches = vec![super::cache_url(service, cache)];
     caches.extend(upstreams.iter().filter_map(|upstream| upstream.url.parse::<Url>().ok()));
     service::nobody_has(strangers, caches).await
 }
@@ -262,6 +264,7 @@ mod tests {
         let start = Start {
             service: "http://127.0.0.1:1".parse().unwrap(),
             cache: "main".parse().unwrap(),
+            pull_request: false,
             identity: JobIdentity::of(&identity),
             what: What::Built,
             shared,

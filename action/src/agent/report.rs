@@ -2,7 +2,10 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use larder_protocol::{StorePath, api::Divergence};
+use larder_protocol::{
+    StorePath,
+    api::{CacheName, Divergence},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -13,6 +16,8 @@ use crate::{
 /// What a job's push did.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
+    /// The cache that was pushed to, where it is a pull request's own.
+    pub isolated: Option<CacheName>,
     /// How many paths the job wanted to push: what it built, or what the workflow names.
     pub roots: usize,
     /// The paths that are new to the cache, or were left out, or are roots.
@@ -113,6 +118,7 @@ impl Report {
             push.divergences.into_iter().partition(|divergence| divergence.upstream.is_some());
         let path = |divergence: Divergence| divergence.path;
         Self {
+            isolated: push.cache.filter(|cache| cache.isolation().is_some()),
             roots: roots.len(),
             paths,
             published: push.published,

@@ -142,10 +142,13 @@ async fn prepare(places: Places) -> Result<(Agent, UnixListener, Ready), RunErro
         Err(error) => (None, Some(error.to_string())),
     };
     let trust = trust::find_out(&places.root, start.user);
-    let cache = service::cache_info(&start.service, &start.cache).await.map_err(|error| error.to_string());
+    let cache = match service::isolated_cache(&start).await {
+        Some(isolated) => Ok(isolated),
+        None => service::cache_info(&start.service, &start.cache).await.map_err(|error| error.to_string()),
+    };
     let relay = match (&cache, &trust) {
-        (Ok(_), Trust::Trusted | Trust::Unknown) if start.relay => {
-            let upstream = service::cache_url(&start.service, &start.cache);
+        (Ok(cache), Trust::Trusted | Trust::Unknown) if start.relay => {
+            let upstream = service::cache_url(&start.service, &cache.name);
             Relay::start(upstream, Patience::default())
                 .await
                 .inspect_err(|error| tracing::warn!(%error, "no relay"))
@@ -335,6 +338,7 @@ mod tests {
         let start = Start {
             service: "http://127.0.0.1:1".parse().unwrap(),
             cache: "main".parse().unwrap(),
+            pull_request: false,
             identity: None,
             what: What::Built,
             shared: false,

@@ -10,8 +10,13 @@ use larder_protocol::{
 };
 use url::Url;
 
+use super::messages::Start;
+use crate::{progress::Silent, service::Service};
+
 /// One question's limit.
 const LIMIT: Duration = Duration::from_secs(5);
+/// The limit of an exchange, in which an issuer and the service are asked.
+const EXCHANGE_LIMIT: Duration = Duration::from_secs(20);
 /// How often the cache's description is asked for.
 const TRIES: u32 = 3;
 /// Questions for narinfos that run side by side.
@@ -87,6 +92,24 @@ pub async fn cache_info(service: &Url, cache: &CacheName) -> Result<CacheInfo, A
         }
         tokio::time::sleep(Duration::from_millis(500) * attempt).await;
         attempt += 1;
+    }
+}
+
+/// The pull request's own cache, if the job runs for one that has it: only its jobs are told of it.
+pub async fn isolated_cache(start: &Start) -> Option<CacheInfo> {
+    let identity = start.identity.as_ref().filter(|_| start.pull_request)?;
+    let credentials = identity.credentials();
+    let service = Service::new(&start.service, &start.cache, &credentials, &Silent).ok()?;
+    let told = tokio::time::timeout(EXCHANGE_LIMIT, service.cache_info()).await;
+    service.end_session().await;
+    match told {
+        Ok(Ok(info)) => Some(info).filter(|info| info.name.isolation().is_some()),
+        // What pushes asks again, and says so.
+        Ok(Err(error)) => {
+            tracing::info!(%error, "the exchange gave no cache");
+            None
+        }
+        Err(_) => None,
     }
 }
 

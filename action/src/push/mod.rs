@@ -85,6 +85,7 @@ pub async fn push(
     // Denied or late, the session token is of no more use to anyone.
     service.end_session().await;
     let mut report = pushed.map_err(|_| PushError::TimeLimit(options.time_limit))??;
+    report.cache = Some(service.cache().clone());
     report.elapsed = started.elapsed();
     Ok(report)
 }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use larder_protocol::{
     StorePath, StorePathHash,
-    api::{CommittedPush, Divergence, OpenedPush, PathInfo, Replacement},
+    api::{CacheName, CommittedPush, Divergence, OpenedPush, PathInfo, Replacement},
 };
 use serde::Serialize;
 
@@ -14,6 +14,8 @@ use crate::store::{Closure, Skipped};
 /// What a push did.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct PushReport {
+    /// The cache that it went to: the one that was named, or a pull request's own beside it.
+    pub cache: Option<CacheName>,
     /// The closure's paths, in its order.
     pub paths: Vec<PushedPath>,
     /// How many paths became visible.
@@ -129,6 +131,7 @@ impl Tally {
 
     pub(super) fn report(self, committed: CommittedPush) -> PushReport {
         PushReport {
+            cache: None,
             published: committed.published,
             sent_bytes: self.paths.iter().map(|path| path.sent_bytes).sum(),
             nar_bytes: self.paths.iter().map(|path| path.nar_size).sum(),

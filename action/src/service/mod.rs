@@ -39,7 +39,6 @@ const PATHS_PER_SECOND: u64 = 500;
 pub struct Service<'a> {
     line: Line,
     base: Url,
-    cache: CacheName,
     session: Session<'a>,
     progress: &'a dyn Progress,
 }
@@ -58,7 +57,7 @@ impl<'a> Service<'a> {
         let base = base_url(url)?;
         let line = Line::new()?;
         let session = Session::new(credentials, line.clone(), &base, cache, progress);
-        Ok(Self { line, base, cache: cache.clone(), session, progress })
+        Ok(Self { line, base, session, progress })
     }
 
     /// What readers and clients must know of the cache.
@@ -66,7 +65,15 @@ impl<'a> Service<'a> {
     /// # Errors
     /// See [`ServiceError`].
     pub async fn cache_info(&self) -> Result<CacheInfo, ServiceError> {
+        if let Some(granted) = self.session.granted().await? {
+            return Ok(granted.clone());
+        }
         self.ask(Outgoing::new("asking what the cache is", Method::GET, self.url(""), ANSWER)).await
+    }
+
+    /// The cache that is pushed to. Where a pull request has one of its own, that is known once the push is opened.
+    pub fn cache(&self) -> &CacheName {
+        self.session.cache()
     }
 
     /// Opens a push.
@@ -80,6 +87,8 @@ impl<'a> Service<'a> {
         let json =
             json.map_err(|error| error.to_string()).and_then(|json| json.map_err(|error| error.to_string()));
         let json = json.map_err(ServiceError::Internal)?;
+        // The exchange tells which cache it is.
+        self.session.granted().await?;
         let mut request = Outgoing::new(
             "opening the push",
             Method::POST,
@@ -194,7 +203,7 @@ impl<'a> Service<'a> {
     }
 
     fn url(&self, rest: &str) -> Url {
-        endpoint(&self.base, &format!("api/v1/caches/{}{rest}", self.cache))
+        endpoint(&self.base, &format!("api/v1/caches/{}{rest}", self.cache()))
     }
 
     fn push_url(&self, push: PushId, step: &str) -> Url {

@@ -1,9 +1,9 @@
 //! The session with a service: which token a request carries, and getting a new one before it ends.
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use http::Method;
-use larder_protocol::api::{CacheName, Permission, TokenAnswer, TokenRequest};
+use larder_protocol::api::{CacheInfo, CacheName, Permission, TokenAnswer, TokenRequest};
 use serde::Deserialize;
 use tokio::{sync::Mutex, time::Instant};
 use url::Url;
@@ -31,6 +31,8 @@ pub(super) struct Session<'a> {
     cache: CacheName,
     progress: &'a dyn Progress,
     active: Mutex<Option<Active>>,
+    /// The cache that the exchange gave a token for: the one that was asked for, or a pull request's own beside it.
+    granted: OnceLock<CacheInfo>,
 }
 
 /// A token and when to get another.
@@ -56,7 +58,19 @@ impl<'a> Session<'a> {
             cache: cache.clone(),
             progress,
             active: Mutex::new(None),
+            granted: OnceLock::new(),
         }
+    }
+
+    /// The cache that requests are for.
+    pub(super) fn cache(&self) -> &CacheName {
+        self.granted.get().map_or(&self.cache, |granted| &granted.name)
+    }
+
+    /// What the exchange told of that cache; none for a token that needs no exchange.
+    pub(super) async fn granted(&self) -> Result<Option<&CacheInfo>, ServiceError> {
+        self.token().await?;
+        Ok(self.granted.get())
     }
 
     /// The token for the next request.
@@ -125,6 +139,14 @@ impl<'a> Session<'a> {
         if !answer.permissions.contains(&Permission::Push) {
             return Err(Failure::Final(ServiceError::NoPush(self.cache.to_string())));
         }
+        let name = &answer.cache.name;
+        let beside = name.isolation().is_some_and(|(parent, _)| parent == self.cache.as_str());
+        if *name != self.cache && !beside {
+            let reason = format!("it was asked for the cache {} and grants {name}", self.cache);
+            return Err(Failure::Final(request.unreadable(&reason)));
+        }
+        // Whoever came first: it does not change within a job.
+        let _ = self.granted.set(answer.cache);
         let lifetime = Duration::from_secs(answer.expires_in);
         Ok(Active { token: Secret::new(&answer.token), renew: Instant::now() + lifetime.mul_f64(0.8) })
     }

@@ -8,7 +8,6 @@ use std::{
 };
 
 use larder_protocol::api::CacheInfo;
-use url::Url;
 
 use super::{
     environment::{Job, Variables},
@@ -157,6 +156,7 @@ async fn begin(variables: &Variables, job: &Job, status: &mut Status) -> Result<
     let start = Start {
         service: inputs.service.clone(),
         cache: inputs.cache.clone(),
+        pull_request: job.event.starts_with("pull_request"),
         identity,
         what: inputs.what,
         shared,
@@ -180,10 +180,10 @@ async fn begin(variables: &Variables, job: &Job, status: &mut Status) -> Result<
         let _ = docker.remove(&sibling).await;
         return Err(error);
     }
-    if pushes && ready.cache.is_ok() {
+    if let Some(cache) = ready.cache.as_ref().ok().filter(|_| pushes) {
         log::line(&match (shared, inputs.paths.is_empty()) {
             (_, false) => "At the job's end the paths that the workflow names are pushed.".into(),
-            (false, true) => format!("At the job's end what it built is pushed to {}.", inputs.cache),
+            (false, true) => format!("At the job's end what it built is pushed to {}.", cache.name),
             (true, true) => "This machine's store is shared with other jobs, so that nobody can tell which paths are \
                  this job's. Name them by the input `paths`, or set `store: exclusive` if no other job uses the store."
                 .to_owned(),
@@ -238,7 +238,14 @@ async fn start_agent(
 /// Has later steps read from the cache, if their user may choose where Nix reads.
 fn read_through(inputs: &Inputs, job: &Job, saved: &Saved, ready: &Ready) -> Result<(), MainError> {
     let Ok(cache) = &ready.cache else { return Ok(()) };
-    let direct = Substituter { url: cache_url(inputs), public_keys: cache.public_keys.clone() };
+    let url = agent::cache_url(&inputs.service, &cache.name);
+    let direct = Substituter { url, public_keys: cache.public_keys.clone() };
+    if let Some((parent, _)) = cache.name.isolation() {
+        log::line(&format!(
+            "This pull request has a cache of its own, {}. It has all that {parent} has, and {parent} stays as it is.",
+            cache.name
+        ));
+    }
     publish(job, &direct, cache)?;
     let url = match (&ready.trust, &ready.relay) {
         (Trust::Untrusted(user), _) => {
@@ -278,10 +285,6 @@ fn publish(job: &Job, direct: &Substituter, cache: &CacheInfo) -> Result<(), Fil
     let keys: Vec<_> = cache.public_keys.iter().map(ToString::to_string).collect();
     job.files.set_output("substituter", direct.url.as_str())?;
     job.files.set_output("public-key", &keys.join(" "))
-}
-
-fn cache_url(inputs: &Inputs) -> Url {
-    agent::cache_url(&inputs.service, &inputs.cache)
 }
 
 /// Makes the marker: a file in a directory of its own below the runner's `_temp`, which the runner empties when

@@ -211,7 +211,7 @@ fn tell(job: &Job, report: &Report, cache: Option<&CacheName>) {
             log::line(&format!("{} {what}", count(paths.len(), "path")));
         }
     }
-    let Some(cache) = cache else { return };
+    let Some(cache) = report.isolated.as_ref().or(cache) else { return };
     log::line(&format!("Larder: {}. {}", summary::headline(report, cache), summary::totals(report)));
     let written = job
         .files

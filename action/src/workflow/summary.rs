@@ -50,6 +50,13 @@ pub fn of_report(report: &Report, cache: &CacheName) -> String {
         );
     }
     let _ = writeln!(text, "{}\n", escape(&totals(report)));
+    if let Some((parent, _)) = cache.isolation() {
+        let _ = writeln!(
+            text,
+            "This is the pull request's own cache: its jobs alone read it, and {} stays as it is.\n",
+            escape(parent)
+        );
+    }
     if !report.left_out.is_empty() {
         let _ = writeln!(text, "**Not pushed**\n");
         for left_out in report.left_out.iter().take(MAX_LISTED) {
@@ -216,6 +223,14 @@ mod tests {
             text.contains("2.0 kB sent of 8.2 kB in 2.3 s; 3 paths there already, 200 at upstreams."),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_pull_requests_own_cache_is_called_so() {
+        let text = of_report(&report(1), &"main~42-pr-7".parse().unwrap());
+        assert!(text.starts_with("### Larder: 1 path pushed to main&#126;42-pr-7\n"), "{text}");
+        assert_eq!(text.matches("pull request's own cache").count(), 1, "{text}");
+        assert!(!of_report(&report(1), &"main".parse().unwrap()).contains("pull request"));
     }
 
     #[test]

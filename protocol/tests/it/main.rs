@@ -7,6 +7,7 @@ mod chunks;
 mod content_address;
 mod frames;
 mod mutations;
+mod names;
 mod nar;
 mod narinfo;
 mod nix;

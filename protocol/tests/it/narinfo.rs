@@ -120,3 +120,17 @@ fn takes_what_nix_takes() {
     // The blank stays: without it, Nix would read what follows as the value.
     assert!(info.to_string().contains("References: \n"));
 }
+
+#[test]
+fn a_derived_key_is_another_with_each_salt_and_name() {
+    let key: SigningKey = SECRET.parse().unwrap();
+    let derived = key.derive("test-1~42-pr-7", &[1; 32]).unwrap();
+    let public = derived.public_key();
+    assert_eq!(public, key.derive("test-1~42-pr-7", &[1; 32]).unwrap().public_key());
+    assert!(public.verifies("text", &derived.sign("text")));
+    for other in [key.derive("test-1~42-pr-7", &[2; 32]), key.derive("test-1~42-pr-8", &[1; 32])] {
+        let other = other.unwrap().public_key().to_string();
+        assert_ne!(other.split_once(':').unwrap().1, public.to_string().split_once(':').unwrap().1);
+    }
+    assert!(key.derive("two words", &[1; 32]).is_err());
+}

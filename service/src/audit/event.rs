@@ -113,6 +113,11 @@ pub enum Event {
         /// The name.
         name: String,
     },
+    /// A pull request's own cache was dropped, with all that was pushed to it.
+    CacheDropped {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// The kinds of events, as `larderd audit --kind` takes them.
@@ -149,6 +154,8 @@ pub enum Kind {
     Pinned,
     /// A name's pins were removed
     Unpinned,
+    /// A pull request's own cache was dropped
+    CacheDropped,
 }
 
 impl Event {
@@ -170,6 +177,7 @@ impl Event {
             Self::RootsDropped { .. } => Kind::RootsDropped,
             Self::Pinned { .. } => Kind::Pinned,
             Self::Unpinned { .. } => Kind::Unpinned,
+            Self::CacheDropped { .. } => Kind::CacheDropped,
         }
     }
 
@@ -215,6 +223,7 @@ impl Event {
                 format!("{runs} runs of {repository}, {}", git_ref.as_deref().unwrap_or("all refs"))
             }
             Self::Pinned { name, path } => format!("{name}: {path}"),
+            Self::CacheDropped { reason } => reason.clone(),
         }
     }
 }
@@ -238,6 +247,7 @@ impl Kind {
             Self::RootsDropped => "roots-dropped",
             Self::Pinned => "pinned",
             Self::Unpinned => "unpinned",
+            Self::CacheDropped => "cache-dropped",
         }
     }
 }

@@ -50,7 +50,7 @@ impl Default for ReadMemory {
 impl ReadMemory {
     /// What is remembered of a path: its narinfo if the keys that sign now have signed it, its absence, or nothing.
     pub(super) fn recall(&self, cache: &Cache, hash: StorePathHash, generation: u64) -> Option<Narinfo> {
-        let known = self.narinfos.get(&(cache.number, hash))?;
+        let known = self.narinfos.get(&(cache.number?, hash))?;
         (known.narinfo.is_none() || known.generation == generation).then_some(known.narinfo)
     }
 
@@ -68,7 +68,8 @@ impl ReadMemory {
         generation: u64,
         epoch: u64,
     ) {
-        let key = (cache.number, hash);
+        let Some(number) = cache.number else { return };
+        let key = (number, hash);
         self.narinfos.insert(key, Remembered { narinfo, generation });
         // Either this sees the new epoch, or whoever set it forgets the entry after.
         if self.epoch() != epoch {
@@ -79,16 +80,18 @@ impl ReadMemory {
     /// Forgets paths, absent or not. To be called when they are visible no more, or something else is in their place.
     pub fn withdrawn(&self, cache: &Cache, hashes: impl Iterator<Item = StorePathHash>) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
+        let Some(number) = cache.number else { return };
         for hash in hashes {
-            self.narinfos.remove(&(cache.number, hash));
+            self.narinfos.remove(&(number, hash));
         }
     }
 
     /// Forgets that paths were absent. To be called when they have become visible.
     pub fn published(&self, cache: &Cache, hashes: impl Iterator<Item = StorePathHash>) {
+        let Some(number) = cache.number else { return };
         self.epoch.fetch_add(1, Ordering::SeqCst);
         for hash in hashes {
-            self.narinfos.remove_if(&(cache.number, hash), |known| known.narinfo.is_none());
+            self.narinfos.remove_if(&(number, hash), |known| known.narinfo.is_none());
         }
     }
 }

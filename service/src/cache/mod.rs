@@ -18,7 +18,11 @@ use larder_protocol::{StorePathHash, store_path::STORE_DIR};
 
 pub use memory::ReadMemory;
 
-use crate::{Service, caches::Cache, retention::pins};
+use crate::{
+    Service,
+    caches::{self, Cache},
+    retention::pins,
+};
 
 /// The routes of readers.
 pub fn routes() -> Router<Arc<Service>> {
@@ -32,7 +36,8 @@ async fn file(
     State(service): State<Arc<Service>>,
     Path((cache, file)): Path<(String, String)>,
 ) -> Response<Body> {
-    let Some(cache) = service.caches.named(&cache) else { return absent() };
+    let Some(cache) = named(&service, &cache).await else { return absent() };
+    let cache = &cache;
     if let Some(digits) = file.strip_suffix(".narinfo") {
         return match StorePathHash::from_digits(digits.as_bytes()) {
             Some(hash) => match narinfo::narinfo(&service, cache, hash).await {
@@ -57,7 +62,8 @@ async fn nar(
     method: Method,
     headers: HeaderMap,
 ) -> Response<Body> {
-    let Some(cache) = service.caches.named(&cache) else { return absent() };
+    let Some(cache) = named(&service, &cache).await else { return absent() };
+    let cache = &cache;
     match nar::NarFile::parse(&file) {
         Some(file) => nar::serve(&service, cache, &file, &method, &headers).await.unwrap_or_else(absent),
         None => absent(),
@@ -69,8 +75,8 @@ async fn pin(
     State(service): State<Arc<Service>>,
     Path((cache, name)): Path<(String, String)>,
 ) -> Response<Body> {
-    let Some(cache) = service.caches.named(&cache) else { return absent() };
-    match pins::read(&service, cache, &name).await {
+    let Some(cache) = named(&service, &cache).await else { return absent() };
+    match pins::read(&service, &cache, &name).await {
         Some(path) => {
             let mut response = found("text/plain; charset=utf-8", path.into());
             response
@@ -80,6 +86,11 @@ async fn pin(
         }
         None => absent(),
     }
+}
+
+/// The cache that a URL names; none either where the database cannot tell, since Nix builds then.
+async fn named(service: &Service, name: &str) -> Option<Arc<Cache>> {
+    caches::find(service, &name.parse().ok()?).await.ok()?
 }
 
 /// What Nix reads first. `Priority` always stands there: without one the cache would be asked before all others,

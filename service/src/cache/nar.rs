@@ -48,7 +48,13 @@ pub(super) async fn serve(
 ) -> Option<Response<Body>> {
     let nar = service
         .metadata
-        .published_nar(cache.name(), cache.namespace(), &file.hash, service.clock.now() - REPLACED_FOR)
+        .published_nar(
+            &cache.names(),
+            &cache.namespaces(),
+            &file.hash,
+            &file.encoding,
+            service.clock.now() - REPLACED_FOR,
+        )
         .await
         .inspect_err(|error| tracing::error!(%error, "a NAR could not be looked up"))
         .ok()??;

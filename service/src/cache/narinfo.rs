@@ -15,6 +15,11 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// The narinfo of a path, if the cache has it. When the database cannot answer, the reader waits some seconds
 /// and then is told that the path is absent: Nix builds it, where an error would fail the build.
 pub(super) async fn narinfo(service: &Service, cache: &Cache, hash: StorePathHash) -> Option<Bytes> {
+    if let Some(parent) = cache.parent() {
+        // Nothing that is remembered is asked about what a pull request brought.
+        let own = look_up(service, cache, hash, &cache.signing_keys()).await;
+        return if own.is_some() { own } else { Box::pin(narinfo(service, parent, hash)).await };
+    }
     if !service.metadata.may_have(&hash) {
         return None;
     }
@@ -22,12 +27,16 @@ pub(super) async fn narinfo(service: &Service, cache: &Cache, hash: StorePathHas
     if let Some(known) = service.reads.recall(cache, hash, keys.generation) {
         return known;
     }
+    look_up(service, cache, hash, &keys).await
+}
+
+async fn look_up(service: &Service, cache: &Cache, hash: StorePathHash, keys: &ActiveKeys) -> Option<Bytes> {
     let look_up = async {
         loop {
             let epoch = service.reads.epoch();
             match service.metadata.published_path(cache.name(), &hash).await {
                 Ok(path) => {
-                    let text = path.map(|path| render(&keys, path));
+                    let text = path.map(|path| render(keys, path));
                     service.reads.remember(cache, hash, text.clone(), keys.generation, epoch);
                     return text;
                 }

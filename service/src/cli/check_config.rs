@@ -26,6 +26,12 @@ fn write(text: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(text, "  largest NAR    {}", limits.max_nar_size)?;
     writeln!(text, "  largest push   {}", limits.max_push_bytes)?;
     writeln!(text, "  upload window  {}", limits.upload_window)?;
+    let isolated = &config.isolated;
+    writeln!(
+        text,
+        "  isolated       {} caches of pull requests, {} for one repository, {} and {} paths each, kept for {}",
+        isolated.max, isolated.max_per_repository, isolated.max_size, isolated.max_paths, isolated.keep
+    )?;
     let open = &limits.open_pushes;
     writeln!(
         text,

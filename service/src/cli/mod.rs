@@ -3,6 +3,7 @@
 mod audit;
 mod check_config;
 mod divergences;
+mod isolated;
 mod key;
 mod print;
 mod roots;
@@ -123,6 +124,9 @@ enum Command {
     WhyAlive(why::Arguments),
     /// Say why nothing keeps a path, or when and why it went
     WhyDead(why::Arguments),
+    /// List and drop pull requests' own caches
+    #[command(subcommand)]
+    Isolated(isolated::Command),
     /// Say what was brought with another content than what stood, and by whom
     Divergences(divergences::Arguments),
     /// Print a completion script, for example: larderd completions bash
@@ -190,6 +194,7 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Some(Command::Roots(command)) => runtime(false)?.block_on(roots::run(command, &config)),
         Some(Command::WhyAlive(arguments)) => runtime(false)?.block_on(why::alive(&arguments, &config)),
         Some(Command::WhyDead(arguments)) => runtime(false)?.block_on(why::dead(&arguments, &config)),
+        Some(Command::Isolated(command)) => runtime(false)?.block_on(isolated::run(command, &config)),
         Some(Command::Divergences(arguments)) => {
             runtime(false)?.block_on(divergences::run(arguments, &config))
         }

@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod cache;
 pub mod environment;
+pub mod isolated;
 pub mod issuer;
 pub mod limits;
 pub mod period;
@@ -27,6 +28,7 @@ pub use self::{
     audit::AuditConfig,
     cache::CacheConfig,
     environment::Environment,
+    isolated::IsolatedLimits,
     issuer::{IssuerConfig, IssuerUrl},
     limits::{Limits, OpenPushes, Pacing},
     period::Period,
@@ -60,6 +62,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// When the store is swept.
     pub retention: Retention,
+    /// What pull requests' own caches may take.
+    pub isolated: IsolatedLimits,
 }
 
 /// The configuration cannot be used. The text says which key, which value and what to write instead.
@@ -116,6 +120,8 @@ struct File {
     trusted_proxies: Option<Vec<String>>,
     #[serde(default)]
     retention: retention::File,
+    #[serde(default)]
+    isolated: isolated::File,
 }
 
 fn listen_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
@@ -198,6 +204,7 @@ impl Config {
             audit: audit::check(file.audit)?,
             trusted_proxies: trusted_proxies(file.trusted_proxies)?,
             retention: Retention::check(file.retention)?,
+            isolated: IsolatedLimits::check(file.isolated)?,
         };
         config.check()?;
         Ok(config)
@@ -215,12 +222,20 @@ impl Config {
             audit: AuditConfig::default(),
             trusted_proxies: client::loopback(),
             retention: Retention::default(),
+            isolated: IsolatedLimits::default(),
         }
     }
 
     fn check(&self) -> Result<(), ConfigError> {
         let mut names = HashSet::new();
         for cache in &self.caches {
+            if cache.name.isolation().is_some() {
+                let problem = format!(
+                    "{} is a name that the service gives to a pull request's own cache. Choose one without \"~\"",
+                    cache.name
+                );
+                return Err(ConfigError::value("cache.name", problem));
+            }
             if !names.insert(&cache.name) {
                 let problem = format!(
                     "there are two caches named {}. Put what you say of it in one [[cache]], or rename one",

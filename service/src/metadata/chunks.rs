@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use larder_protocol::{ChunkId, chunk::FrameHole, upload::FrameEntry};
 use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction, sqlite::SqliteRow};
 
-use super::{BATCH, Metadata, MetadataError, ObjectId, blob, sweeping::hold_open};
+use super::{BATCH, Metadata, MetadataError, ObjectId, batches, blob, sweeping::hold_open};
 
 /// Which caches share chunks: public ones one namespace, each private one its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -14,6 +14,16 @@ pub struct Namespace(pub i64);
 impl Namespace {
     /// What all public caches share.
     pub const PUBLIC: Self = Self(0);
+
+    /// Of a pull request's cache.
+    pub fn of_isolated(id: i64) -> Self {
+        Self(-id)
+    }
+
+    /// The folder of its objects. Pull requests' caches share one, since nobody needs theirs for a lost database.
+    pub fn folder(self) -> String {
+        if self.0 < 0 { "isolated".to_owned() } else { self.0.to_string() }
+    }
 }
 
 /// Where a chunk's frame lies.
@@ -90,17 +100,17 @@ fn decode_holes(bytes: &[u8]) -> Result<Box<[FrameHole]>, MetadataError> {
 }
 
 impl Metadata {
-    /// Where those of `names` that are there lie. What was condemned before the push was opened counts as missing; what
+    /// Where those of `names` that are there lie: in the first of these namespaces that has them. What was condemned before the push was opened counts as missing; what
     /// was condemned since stays until the push ends.
     pub async fn stored_chunks(
         &self,
         push: i64,
-        namespace: Namespace,
+        namespaces: &[Namespace],
         names: &[ChunkId],
     ) -> Result<HashMap<ChunkId, StoredChunk>, MetadataError> {
         let mut stored = HashMap::with_capacity(names.len());
         let mut keys = Keys::default();
-        for batch in names.chunks(BATCH) {
+        for (namespace, batch) in batches(namespaces, names) {
             let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
             query.push(StoredChunk::COLUMNS);
             query.push(

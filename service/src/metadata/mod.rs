@@ -8,6 +8,7 @@ mod chunks;
 mod claims;
 mod divergences;
 mod gone;
+mod isolated;
 mod marks;
 mod names;
 mod nars;
@@ -40,6 +41,7 @@ pub use audit::{AuditFilter, AuditRow};
 pub use chunks::{Namespace, StoredChunk};
 pub use divergences::{DivergenceFilter, NewDivergence, NotedDivergence, Outcome};
 pub use gone::GonePath;
+pub use isolated::{IsolatedCache, IsolatedOutcome, OpenIsolated, WantedIsolated};
 pub use marks::{DyingPath, Extent, MarkedRoot, Marks, RootsOf};
 pub use names::{Binding, NameRow, NamesOf};
 pub use nars::{Encoding, StoredNar, VerifiedNar};
@@ -164,6 +166,13 @@ impl Metadata {
     pub(crate) async fn write(&self) -> Result<Transaction<'static, Sqlite>, MetadataError> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
+}
+
+/// What to look for where: batch after batch in the last place, and so on up to the first, so that what is found later
+/// may stand for what was found before.
+fn batches<'a, P, T>(places: &'a [P], wanted: &'a [T]) -> Vec<(&'a P, &'a [T])> {
+    let places = places.iter().rev();
+    places.flat_map(|place| wanted.chunks(BATCH).map(move |batch| (place, batch))).collect()
 }
 
 /// A column of so many bytes.

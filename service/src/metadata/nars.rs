@@ -7,8 +7,8 @@ use larder_protocol::{NarHash, StorePathHash, api::CacheName};
 use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
 
 use super::{
-    BATCH, Metadata, MetadataError, Namespace, ObjectId, StoredChunk, blob, chunks::Keys, claims::list,
-    number, sweeping::hold_open,
+    BATCH, Metadata, MetadataError, Namespace, ObjectId, StoredChunk, batches, blob, chunks::Keys,
+    claims::list, number, sweeping::hold_open,
 };
 
 /// The digest of a `.nar.zst` as it is served: BLAKE3, its first 20 bytes, so that it is written like a store
@@ -42,14 +42,14 @@ pub struct StoredNar {
 }
 
 impl Metadata {
-    /// Which of `hashes` are verified and stored: their rows and sizes.
+    /// Which of `hashes` are verified and stored, in the first of these namespaces that has them: their rows and sizes.
     pub async fn stored_nars(
         &self,
-        namespace: Namespace,
+        namespaces: &[Namespace],
         hashes: &[NarHash],
     ) -> Result<HashMap<NarHash, (i64, u64)>, MetadataError> {
         let mut stored = HashMap::new();
-        for batch in hashes.chunks(BATCH) {
+        for (namespace, batch) in batches(namespaces, hashes) {
             let mut query = QueryBuilder::<Sqlite>::new(
                 "SELECT hash, id, size FROM nars WHERE complete = 1 AND namespace = ",
             );
@@ -112,27 +112,36 @@ impl Metadata {
         Ok(())
     }
 
-    /// The NAR named `hash`, if a path of `cache` has it that is visible, or was until `replaced_since` when one of
-    /// higher rank took its place: who was told of it before may still come for it.
+    /// The NAR named `hash`, if a path of one of `caches` has it in one of these namespaces: that with this encoding, if
+    /// several do. The path must be visible, or have been until `replaced_since` when one of higher rank took its place:
+    /// who was told of it before may still come for it.
     pub async fn published_nar(
         &self,
-        cache: &CacheName,
-        namespace: Namespace,
+        caches: &[&CacheName],
+        namespaces: &[Namespace],
         hash: &NarHash,
+        encoding: &Encoding,
         replaced_since: i64,
     ) -> Result<Option<StoredNar>, MetadataError> {
-        let row = sqlx::query(
-            "SELECT n.id, n.encoding, n.file_size FROM nars n
-             WHERE n.namespace = ? AND n.hash = ? AND n.complete = 1 AND EXISTS (
-                 SELECT 1 FROM paths p JOIN pushes u ON u.id = p.push
-                 WHERE p.nar = n.id AND p.cache = ? AND (p.hidden = 0 OR p.replaced_at >= ?) AND u.state = 'committed')",
-        )
-        .bind(namespace.0)
-        .bind(&hash.0[..])
-        .bind(cache.as_str())
-        .bind(replaced_since)
-        .fetch_optional(self.reader())
-        .await?;
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "SELECT n.id, n.encoding, n.file_size FROM nars n WHERE n.complete = 1 AND n.hash = ",
+        );
+        query.push_bind(&hash.0[..]).push(" AND n.namespace IN (");
+        let mut list = query.separated(", ");
+        for namespace in namespaces {
+            list.push_bind(namespace.0);
+        }
+        query.push(
+            ") AND EXISTS (SELECT 1 FROM paths p JOIN pushes u ON u.id = p.push
+                 WHERE p.nar = n.id AND u.state = 'committed' AND (p.hidden = 0 OR p.replaced_at >= ",
+        );
+        query.push_bind(replaced_since).push(") AND p.cache IN (");
+        let mut list = query.separated(", ");
+        for cache in caches {
+            list.push_bind(cache.as_str());
+        }
+        query.push(")) ORDER BY n.encoding = ").push_bind(&encoding.0[..]).push(" DESC LIMIT 1");
+        let row = query.build().fetch_optional(self.reader()).await?;
         row.map(|row| {
             Ok(StoredNar {
                 id: row.try_get(0)?,

@@ -25,4 +25,18 @@ impl Metadata {
         transaction.commit().await?;
         Ok(ObjectId(id))
     }
+
+    /// Removes the row of an object that was begun and given up, so that it has no file.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn forget_object(&self, object: ObjectId) -> Result<(), MetadataError> {
+        let mut transaction = self.write().await?;
+        sqlx::query("DELETE FROM objects WHERE id = ? AND state = 'writing'")
+            .bind(object.0)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
 }

@@ -48,7 +48,8 @@ impl Metadata {
     /// When the database does not answer.
     pub async fn remember_paths(&self) -> Result<(), MetadataError> {
         let filter = PathFilter::new();
-        let mut rows = sqlx::query("SELECT hash FROM paths").fetch(self.reader());
+        // Pull requests' caches are not asked by way of it.
+        let mut rows = sqlx::query("SELECT hash FROM paths WHERE cache NOT LIKE '%~%'").fetch(self.reader());
         while let Some(row) = rows.try_next().await? {
             filter.insert(&StorePathHash(blob(row.try_get(0)?)?));
         }

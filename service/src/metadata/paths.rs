@@ -8,7 +8,7 @@ use larder_protocol::{
 };
 use sqlx::{QueryBuilder, Row as _, Sqlite, sqlite::SqliteRow};
 
-use super::{BATCH, Metadata, MetadataError, blob, nars::Encoding, number};
+use super::{BATCH, Metadata, MetadataError, batches, blob, nars::Encoding, number};
 use crate::trust::{Rank, Standing};
 
 /// A visible path.
@@ -93,14 +93,14 @@ pub(super) fn join(items: &[impl ToString]) -> String {
 }
 
 impl Metadata {
-    /// Those of `hashes` that readers of a cache see.
+    /// Those of `hashes` that readers of these caches see, each as in the first that has it.
     pub async fn visible_paths(
         &self,
-        cache: &CacheName,
+        caches: &[&CacheName],
         hashes: &[StorePathHash],
     ) -> Result<HashMap<StorePathHash, VisiblePath>, MetadataError> {
         let mut visible = HashMap::with_capacity(hashes.len());
-        for batch in hashes.chunks(BATCH) {
+        for (cache, batch) in batches(caches, hashes) {
             let mut query = QueryBuilder::<Sqlite>::new(
                 "SELECT p.hash, p.name, p.id, p.cache, p.push, p.rank, p.ordered, p.nar_hash, p.nar_size, p.refs, p.ca ",
             );

@@ -12,6 +12,7 @@ use super::{
     BATCH, Metadata, MetadataError, Namespace, audit, blob,
     claims::{claim, list},
     divergences::{self, NewDivergence},
+    isolated::count_paths,
     number,
     paths::{join, path_info, path_of},
     runs::{PushingRun, note_committed, note_run},
@@ -30,6 +31,8 @@ pub struct NewPush<'a> {
     pub name: PushId,
     /// Where it goes.
     pub cache: &'a CacheName,
+    /// Where it is a pull request's: its row, and how many paths may be staged in it.
+    pub isolated: Option<(i64, u64)>,
     /// Whose it is.
     pub owner: &'a str,
     /// The verified claims, as JSON.
@@ -83,6 +86,10 @@ pub enum OpenOutcome {
     Opened(FoundPush),
     /// So many are open, and no more may be.
     TooMany(FullOf),
+    /// The pull request's cache may take no more paths.
+    CacheFull,
+    /// The pull request's cache is being removed.
+    CacheGone,
 }
 
 /// Of what there are too many.
@@ -128,6 +135,14 @@ impl Metadata {
         if !committed && let Some(full) = full(&mut transaction, push, limits, now).await? {
             return Ok(OpenOutcome::TooMany(full));
         }
+        if let Some((cache, max)) = push.isolated {
+            match count_paths(&mut transaction, cache, push.staged.len() as u64, max).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(OpenOutcome::CacheFull),
+                Err(MetadataError::Gone) => return Ok(OpenOutcome::CacheGone),
+                Err(error) => return Err(error),
+            }
+        }
         let run = match &push.run {
             Some(run) => Some(note_run(&mut transaction, push.cache, run).await?),
             None => None,
@@ -149,8 +164,12 @@ impl Metadata {
         .bind(i64::try_from(push.unasked).unwrap_or(i64::MAX))
         .fetch_one(&mut *transaction)
         .await?;
-        let hashes: Vec<StorePathHash> = push.staged.iter().map(|staged| staged.info.path.hash()).collect();
-        self.may_soon_have(&hashes);
+        // What a pull request brings must not fill the filter by which others are answered.
+        if push.isolated.is_none() {
+            let hashes: Vec<StorePathHash> =
+                push.staged.iter().map(|staged| staged.info.path.hash()).collect();
+            self.may_soon_have(&hashes);
+        }
         for batch in push.staged.chunks(BATCH) {
             let mut insert = QueryBuilder::<Sqlite>::new(
                 "INSERT INTO paths (cache, hash, name, push, nar_hash, nar_size, nar, refs, deriver, ca, signatures,
@@ -376,7 +395,7 @@ impl Metadata {
     pub async fn commit_push(
         &self,
         push: i64,
-        namespace: Namespace,
+        namespaces: &[Namespace],
         now: i64,
         who: &Who,
     ) -> Result<CommitOutcome, MetadataError> {
@@ -390,15 +409,17 @@ impl Metadata {
             None => return Ok(CommitOutcome::Gone),
         }
         // Another push may have verified the same NAR since.
-        sqlx::query(
-            "UPDATE paths SET nar = (SELECT n.id FROM nars n WHERE n.complete = 1 AND n.namespace = ? AND n.hash = nar_hash
-                 AND n.size = nar_size)
-             WHERE push = ? AND nar IS NULL",
-        )
-        .bind(namespace.0)
-        .bind(push)
-        .execute(&mut *transaction)
-        .await?;
+        for namespace in namespaces {
+            sqlx::query(
+                "UPDATE paths SET nar = (SELECT n.id FROM nars n WHERE n.complete = 1 AND n.namespace = ?
+                     AND n.hash = nar_hash AND n.size = nar_size)
+                 WHERE push = ? AND nar IS NULL",
+            )
+            .bind(namespace.0)
+            .bind(push)
+            .execute(&mut *transaction)
+            .await?;
+        }
         let unverified: i64 =
             sqlx::query_scalar("SELECT count(*) FROM paths WHERE push = ? AND (nar IS NULL OR unproven = 1)")
                 .bind(push)

@@ -71,7 +71,7 @@ async fn publish(
     who: Who,
 ) -> Result<CommitOutcome, ApiError> {
     let paths = service.metadata.staged_paths(push).await?;
-    let outcome = service.metadata.commit_push(push, cache.namespace(), service.clock.now(), &who).await;
+    let outcome = service.metadata.commit_push(push, &cache.namespaces(), service.clock.now(), &who).await;
     // Also if it failed: nobody knows then whether it is in the database.
     service.reads.withdrawn(&cache, paths.into_iter());
     Ok(outcome?)
@@ -87,7 +87,7 @@ async fn check_references(service: &Service, cache: &Cache, push: FoundPush) -> 
     // What a sweep takes between the look and the lease is looked for again, and then missing.
     let mut tries = 3;
     let visible = loop {
-        let visible = service.metadata.visible_paths(cache.name(), &hashes).await?;
+        let visible = service.metadata.visible_paths(&cache.names(), &hashes).await?;
         let leased: Vec<(i64, StorePathHash)> = visible.iter().map(|(hash, path)| (path.id, *hash)).collect();
         match service.metadata.lease(push.id, &leased).await {
             Ok(()) => break visible,

@@ -21,6 +21,6 @@ pub(super) async fn missing_chunks(request: &PushRequest, body: &[u8]) -> Result
     }
     let names: Vec<ChunkId> = names.iter().map(|name| ChunkId(*name)).collect();
     let stored =
-        request.service.metadata.stored_chunks(request.push.id, request.cache.namespace(), &names).await?;
+        request.service.metadata.stored_chunks(request.push.id, &request.cache.namespaces(), &names).await?;
     Ok(encode_missing(names.iter().map(|name| !stored.contains_key(name))))
 }

@@ -29,7 +29,7 @@ pub use workshop::Workshop;
 use crate::{
     Service,
     audit::{Entry, Event, Who},
-    caches::Cache,
+    caches::{self, Cache, no_such_cache},
     client::Client,
     config::ByteSize,
     error::ApiError,
@@ -66,14 +66,14 @@ impl PushRequest {
         headers: &HeaderMap,
         (cache, push): (String, String),
     ) -> Result<Self, ApiError> {
-        let name: CacheName = cache.parse().map_err(|_| ApiError::not_found("there is no such cache"))?;
+        let name: CacheName = cache.parse().map_err(|_| no_such_cache())?;
         let (grant, who) = authorize(&service, client, headers, &name).await?;
         let unknown =
             || ApiError::not_found("there is no such push, or it is another identity's; open a new one");
         let push_name: PushId = push.parse().map_err(|_| unknown())?;
         let now = service.clock.now();
         let push = service.metadata.find_push(&name, &push_name, &grant.identity.owner(), now).await?;
-        let cache = service.caches.get(&name).ok_or_else(unknown)?.clone();
+        let cache = caches::find(&service, &name).await?.ok_or_else(no_such_cache)?;
         let Some(push) = push else {
             let refusal = unknown();
             let reason = refusal.message().to_owned();
@@ -147,9 +147,9 @@ async fn open(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<OpenedPush>, ApiError> {
-    let name: CacheName = cache.parse().map_err(|_| ApiError::not_found("there is no such cache"))?;
+    let name: CacheName = cache.parse().map_err(|_| no_such_cache())?;
     let (grant, who) = authorize(&service, client, &headers, &name).await?;
-    let cache = service.caches.get(&name).ok_or_else(|| ApiError::not_found("there is no such cache"))?;
+    let cache = &caches::find(&service, &name).await?.ok_or_else(no_such_cache)?;
     let limits = &service.config.limits;
     let opened = async {
         let (body, _room) =

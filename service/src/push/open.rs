@@ -17,9 +17,10 @@ use super::{commit::committed_push, upstream::UpstreamSays};
 use crate::{
     Service,
     audit::Who,
-    caches::Cache,
+    caches::{Cache, no_such_cache},
     config::{Limits, OpenPushes},
     error::ApiError,
+    isolated,
     metadata::{FullOf, NewDivergence, NewPush, OpenOutcome, Staged, VisiblePath},
     random::random_bytes,
     retention,
@@ -68,7 +69,7 @@ async fn try_open(
 ) -> Result<Option<OpenedPush>, ApiError> {
     let limits = &service.config.limits;
     let hashes: Vec<StorePathHash> = request.paths.iter().map(|info| info.path.hash()).collect();
-    let visible = service.metadata.visible_paths(cache.name(), &hashes).await?;
+    let visible = service.metadata.visible_paths(&cache.names(), &hashes).await?;
     let ordered: HashSet<&StorePath> = request.replace.iter().collect();
     let mut plan = Plan::default();
     let mut asked: Vec<&PathInfo> = Vec::new();
@@ -95,7 +96,7 @@ async fn try_open(
     plan.heed(&says, &visible);
     let Plan { staged, upstream, divergences, refused } = plan;
     let hashes: Vec<NarHash> = staged.iter().map(|info| info.nar_hash).collect();
-    let stored = service.metadata.stored_nars(cache.namespace(), &hashes).await?;
+    let stored = service.metadata.stored_nars(&cache.namespaces(), &hashes).await?;
     let staged: Vec<Staged<'_>> = staged
         .into_iter()
         .map(|info| {
@@ -124,6 +125,7 @@ async fn try_open(
     let push = NewPush {
         name: PushId(random_bytes()?),
         cache: cache.name(),
+        isolated: isolated::room_for_paths(service, cache),
         owner: &grant.identity.owner(),
         provenance: &grant.identity.provenance(),
         who,
@@ -138,6 +140,8 @@ async fn try_open(
     };
     let found = match service.metadata.open_push(&push, limits.open_pushes, service.clock.now()).await {
         Ok(OpenOutcome::Opened(found)) => found,
+        Ok(OpenOutcome::CacheFull) => return Err(isolated::paths_are_full(service, cache)),
+        Ok(OpenOutcome::CacheGone) => return Err(no_such_cache()),
         Ok(OpenOutcome::TooMany(full)) => return Err(too_many_open(full, limits.open_pushes)),
         Err(error) if error.is_gone() => {
             service.metadata.give_up_push(&push.name, service.clock.now()).await?;

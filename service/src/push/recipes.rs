@@ -13,6 +13,7 @@ use larder_protocol::{
 use super::{PushRequest, verify};
 use crate::{
     error::ApiError,
+    isolated,
     metadata::{StoredChunk, VerifiedNar},
     random::random_hex,
     storage::Ingredient,
@@ -31,7 +32,7 @@ pub(super) async fn take_recipes(request: &PushRequest, body: &[u8]) -> Result<R
         recipes.iter().flat_map(|recipe| recipe.chunks.iter().map(|chunk| chunk.id)).collect();
     let names: Vec<ChunkId> = names.into_iter().collect();
     let stored =
-        request.service.metadata.stored_chunks(request.push.id, request.cache.namespace(), &names).await?;
+        request.service.metadata.stored_chunks(request.push.id, &request.cache.namespaces(), &names).await?;
 
     let max_chunks = request.service.config.limits.max_nar_chunks as usize;
     let mut answer = RecipesAnswer::default();
@@ -107,10 +108,14 @@ pub(super) async fn take_recipes(request: &PushRequest, body: &[u8]) -> Result<R
 async fn note(request: &PushRequest, nars: &[VerifiedNar], recipes: &[Recipe]) -> Result<(), ApiError> {
     let service = &request.service;
     let namespace = request.cache.namespace();
-    let key = format!("recipes/{}/{}", namespace.0, random_hex()?);
+    let key = format!("recipes/{}/{}", namespace.folder(), random_hex()?);
     let object = service.metadata.begin_object(&key, request.push.id, service.clock.now()).await?;
     let bytes = recipe::encode(recipes);
     let size = bytes.len() as u64;
+    if let Err(full) = isolated::count_bytes(service, &request.cache, size).await {
+        service.metadata.forget_object(object).await?;
+        return Err(full);
+    }
     service.storage.put(&key, Bytes::from(bytes)).await?;
     service.metadata.finish_object(object, size, namespace, &[]).await?;
     service.metadata.note_nars(namespace, request.push.id, object, nars).await?;

@@ -12,7 +12,7 @@ use larder_protocol::{
 use object_store::PutPayload;
 
 use super::{PushRequest, body::BodyReader, workshop::UPLOAD_WITHIN};
-use crate::{error::ApiError, metadata::ObjectId, random::random_hex, storage::ObjectWriter};
+use crate::{error::ApiError, isolated, metadata::ObjectId, random::random_hex, storage::ObjectWriter};
 
 /// So many bytes of frames are checked and written at once.
 const BATCH_BYTES: usize = 512 << 10;
@@ -47,7 +47,7 @@ async fn store(request: PushRequest, body: &mut BodyReader) -> Result<UploadAnsw
     let entries = read_index(body).await?;
     let names: Vec<ChunkId> = entries.iter().map(|entry| entry.id).collect();
     let stored =
-        request.service.metadata.stored_chunks(request.push.id, request.cache.namespace(), &names).await?;
+        request.service.metadata.stored_chunks(request.push.id, &request.cache.namespaces(), &names).await?;
     let mut known: HashSet<ChunkId> = stored.into_keys().collect();
     let mut upload = Upload { request, object: None, written: Vec::new(), stored: 0, present: 0 };
     let taken = upload.take(body, entries, &mut known).await;
@@ -133,7 +133,7 @@ impl Upload {
             })
             .await??;
         if self.object.is_none() {
-            let key = format!("frames/{}/{}", self.request.cache.namespace().0, random_hex()?);
+            let key = format!("frames/{}/{}", self.request.cache.namespace().folder(), random_hex()?);
             let now = service.clock.now();
             let row = service.metadata.begin_object(&key, self.request.push.id, now).await?;
             self.object = Some((row, service.storage.write(&key).await?));
@@ -158,6 +158,13 @@ impl Upload {
             None => {}
             Some((_, writer)) if written.is_empty() => writer.abort().await,
             Some((row, writer)) => {
+                let Upload { request: PushRequest { service, cache, .. }, .. } = self;
+                let frames = written.iter().map(|(entry, _)| u64::from(entry.frame_len)).sum();
+                if let Err(full) = isolated::count_bytes(service, cache, frames).await {
+                    writer.abort().await;
+                    service.metadata.forget_object(row).await?;
+                    return Err(full);
+                }
                 let size = writer.finish().await?;
                 let namespace = self.request.cache.namespace();
                 self.request.service.metadata.finish_object(row, size, namespace, &written).await?;

@@ -41,9 +41,11 @@ impl<K> Default for Parts<K> {
 
 impl<K: Eq + Hash + Copy> Parts<K> {
     fn note(&self, cache: &Cache, key: K, part: usize) {
+        // A pull request's own cache keeps what it has as long as it lives.
+        let Some(number) = cache.number else { return };
         let mut part = lock(&self.0[part % PARTS]);
         if part.len() < MOST / PARTS {
-            part.entry((cache.number, key)).or_insert_with(|| cache.name().clone());
+            part.entry((number, key)).or_insert_with(|| cache.name().clone());
         }
     }
 

@@ -35,7 +35,7 @@ pub async fn fate(
     hash: &StorePathHash,
     now: i64,
 ) -> Result<Fate, MetadataError> {
-    if metadata.visible_paths(cache, &[*hash]).await?.is_empty() {
+    if metadata.visible_paths(&[cache], &[*hash]).await?.is_empty() {
         return Ok(metadata.gone_path(cache, hash).await?.map_or(Fate::Unknown, Fate::Gone));
     }
     let Marked { mut marks, .. } = mark::mark(metadata, cache, rules, now, &mut Pace::begin()).await?;

@@ -23,10 +23,10 @@ pub async fn authorize(
 ) -> Result<Grant, ApiError> {
     let (_, grant) = authenticate(service, headers).await?;
     // A grant for the cache of a pull request is none for that cache's parent.
-    if grant.cache != *cache || grant.isolated.is_some() || !grant.permits(permission) {
+    if !grant.permits_in(cache, permission) {
         return Err(ApiError::denied(format!(
             "the token does not permit this in the cache {cache}; it is for the cache {}",
-            grant.cache
+            grant.own_cache()
         )));
     }
     Ok(grant)

@@ -8,8 +8,8 @@ use http::{HeaderMap, StatusCode};
 use larder_protocol::api::{CacheName, TokenAnswer, TokenRequest};
 
 use super::{
-    BoundName, Decision, Denial, GrantedTo, PullRequest, SecretToken, Suspension, TrustedName,
-    authorize::authenticate, secret::SESSION_PREFIX,
+    BoundName, Decision, Denial, GrantedTo, SecretToken, Suspension, TrustedName, authorize::authenticate,
+    secret::SESSION_PREFIX,
 };
 use crate::{
     Service,
@@ -17,6 +17,7 @@ use crate::{
     client::Client,
     error::{ApiError, JsonBody},
     identity::{IssuersError, TokenClaims},
+    isolated,
     metadata::{
         MetadataError, NamesOf,
         tokens::{NewSession, OpenedSession, UsedIdToken},
@@ -70,14 +71,11 @@ pub async fn exchange_token(
         .map_err(ApiError::from)
         .inspect_err(|refusal| on_record(&service, cache.map(|cache| cache.name()), who.clone(), refusal))?;
 
-    if let Some(pull_request) = grant.isolated {
-        return Err(isolated_not_served(pull_request));
-    }
     let session = SecretToken::generate(SESSION_PREFIX)?;
     let used = UsedIdToken { issuer: claims.issuer(), id: &token.id, expires_at: token.ends_at };
     let expires_at = now.saturating_add(SESSION_LIVES.into());
     let granted = Event::Granted { permissions: grant.permissions.clone(), until: expires_at };
-    let entry = Entry::in_cache(cache.name(), who.clone().with_token(session.hash()), granted);
+    let entry = Entry::in_cache(&grant.own_cache(), who.clone().with_token(session.hash()), granted);
     let new = NewSession { hash: session.hash(), grant: &grant, new_names: &new_names, expires_at };
     let refusal = match service.metadata.open_session(new, used, now, &entry).await? {
         OpenedSession::Opened => None,
@@ -94,6 +92,12 @@ pub async fn exchange_token(
         on_record(&service, Some(cache.name()), who, &refusal);
         return Err(refusal);
     }
+    let cache = match grant.isolated {
+        Some(pull_request) => isolated::open(&service, cache, claims.issuer(), pull_request, &who)
+            .await
+            .inspect_err(|refusal| on_record(&service, Some(&grant.own_cache()), who, refusal))?,
+        None => cache.clone(),
+    };
     Ok(Json(TokenAnswer {
         token: session.expose().to_owned(),
         expires_in: SESSION_LIVES.into(),
@@ -155,14 +159,6 @@ pub async fn revoke_session(
     }
     service.metadata.end_session(token.hash()).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// The place for opening the pull request's own cache.
-fn isolated_not_served(pull_request: PullRequest) -> ApiError {
-    ApiError::denied(format!(
-        "a trust rule gives {pull_request} a cache of its own, and this version of the service does not serve such \
-         caches yet. The job can go on without pushing"
-    ))
 }
 
 impl From<Denial> for ApiError {

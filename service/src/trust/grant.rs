@@ -22,9 +22,29 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// Whether the grant permits this.
+    /// Whether the grant permits this where it is for.
     pub fn permits(&self, permission: Permission) -> bool {
         self.permissions.contains(&permission)
+    }
+
+    /// The cache that it is for: where `isolated` is said, the pull request's own.
+    pub fn own_cache(&self) -> CacheName {
+        let isolated = self.isolated.and_then(|PullRequest { repository_id, number }| {
+            CacheName::isolated(&self.cache, repository_id, number).ok()
+        });
+        isolated.unwrap_or_else(|| self.cache.clone())
+    }
+
+    /// Whether the grant permits this in a cache. A pull request's own cache can be pushed to and read, and its parent
+    /// can be read, and that is all, whatever a rule says.
+    pub fn permits_in(&self, cache: &CacheName, permission: Permission) -> bool {
+        let reaches = match (&self.isolated, permission) {
+            (None, _) => *cache == self.cache,
+            (Some(_), Permission::Push) => *cache != self.cache && *cache == self.own_cache(),
+            (Some(_), Permission::Read) => *cache == self.cache || *cache == self.own_cache(),
+            (Some(_), _) => false,
+        };
+        reaches && self.permits(permission)
     }
 }
 

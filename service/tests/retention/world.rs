@@ -235,7 +235,7 @@ impl World {
     /// Which of these the database has, without anybody reading them.
     pub async fn visible(&self, nars: &[&TestNar]) -> Vec<bool> {
         let hashes: Vec<_> = nars.iter().map(|nar| nar.info.path.hash()).collect();
-        let found = self.service.metadata.visible_paths(&"main".parse().unwrap(), &hashes).await.unwrap();
+        let found = self.service.metadata.visible_paths(&[&"main".parse().unwrap()], &hashes).await.unwrap();
         hashes.iter().map(|hash| found.contains_key(hash)).collect()
     }
 

@@ -1,0 +1,73 @@
+//! Pull requests' caches are bounded in number and size.
+
+use larder_protocol::api::ErrorCode;
+use larder_tests::{
+    github::Job,
+    package::Package,
+    world::{Scene, World},
+};
+
+use crate::scene::{RULES, narinfo, pull_request, try_pull_request, world};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_repositorys_least_used_cache_makes_room() {
+    let world = world("max_per_repository = 2").await;
+    let package = Package::noise("tool", 1000);
+    for number in [1, 2] {
+        pull_request(&world, number).await.push(&[&package]).await.unwrap();
+        world.advance(60);
+    }
+    let first = pull_request(&world, 1).await;
+    world.advance(60);
+    pull_request(&world, 3).await;
+    assert!(narinfo(&world, "main~610214307-pr-1", &package.info.path).await.is_some());
+    assert!(narinfo(&world, "main~610214307-pr-2", &package.info.path).await.is_none());
+    assert!(first.open(&[&package]).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_cannot_take_anothers_place() {
+    let caches = format!(
+        "[isolated]\nmax = 2\n{RULES}\n[[cache.trust]]\nrepository = \"acme/other\"\nisolate = true\n"
+    );
+    let world = World::with(Scene { caches, ..Scene::default() }).await;
+    pull_request(&world, 1).await;
+    pull_request(&world, 2).await;
+    let other = Job { repository_id: 5, ..Job::pull_request("acme/other", 1) };
+    let refusal = world.exchange(&other).await.unwrap_err();
+    assert_eq!(refusal.answer.error, ErrorCode::Denied);
+    assert!(refusal.answer.message.contains("2 of them"), "{}", refusal.answer.message);
+    assert!(refusal.answer.message.contains("isolated.max"), "{}", refusal.answer.message);
+    // Its own, the repository may replace.
+    assert!(try_pull_request(&world, 3).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_may_store_is_bounded() {
+    let world = world("max_size = \"1 MB\"").await;
+    let job = pull_request(&world, 7).await;
+    let (small, large) = (Package::noise("small", 400_000), Package::noise("large", 900_000));
+    job.push(&[&small]).await.unwrap();
+    let refusal = job.push(&[&large]).await.unwrap_err();
+    assert_eq!(refusal.answer.error, ErrorCode::Invalid);
+    for part in ["1 MB", "isolated.max_size"] {
+        assert!(refusal.answer.message.contains(part), "{}", refusal.answer.message);
+    }
+    // What the parent has is not counted, and what is refused neither.
+    world.client().await.push(&[&large]).await.unwrap();
+    let again = Package::noise("again", 300_000);
+    assert_eq!(job.push(&[&large, &small, &again]).await.unwrap().published, 1);
+    assert_eq!(crate::scene::files(&world).iter().filter(|file| file.contains("frames/isolated")).count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_paths_of_one_are_bounded() {
+    let world = world("max_paths = 2").await;
+    let job = pull_request(&world, 7).await;
+    let packages: Vec<Package> = (0..3).map(|_| Package::noise("tool", 1000)).collect();
+    job.push(&[&packages[0], &packages[1]]).await.unwrap();
+    let refusal = job.open(&[&packages[2]]).await.unwrap_err();
+    assert_eq!(refusal.answer.error, ErrorCode::Invalid);
+    assert!(refusal.answer.message.contains("isolated.max_paths"), "{}", refusal.answer.message);
+    assert!(job.open(&[&packages[0]]).await.unwrap().committed.is_some(), "what is there can be named");
+}

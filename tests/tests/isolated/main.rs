@@ -1,0 +1,8 @@
+//! Pull requests' own caches, from outside.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod command;
+mod end;
+mod limits;
+mod parent;
+mod scene;

@@ -1,0 +1,90 @@
+//! A service with a rule that isolates pull requests.
+
+use std::collections::BTreeMap;
+
+use larder_protocol::{StorePath, narinfo::NarInfo};
+use larder_tests::{
+    client::{Answer, Client},
+    github::Job,
+    world::{Scene, World},
+};
+use sqlx::{Connection as _, SqliteConnection};
+
+/// The rule beside the one by which the branch main may push.
+pub const RULES: &str = r#"
+[[cache]]
+name = "main"
+upstream = []
+
+[[cache.trust]]
+repository = "acme/flake"
+ref = "refs/heads/main"
+
+[[cache.trust]]
+repository = "acme/flake"
+isolate = true
+"#;
+
+/// A world in which pull requests of acme/flake have caches of their own, bounded as `limits` says.
+pub async fn world(limits: &str) -> World {
+    let caches = format!("[isolated]\n{limits}\n{RULES}");
+    World::with(Scene { caches, ..Scene::default() }).await
+}
+
+/// What a job of a pull request of acme/flake gets.
+pub async fn try_pull_request(world: &World, number: u64) -> Answer<Client> {
+    world.exchange(&Job::pull_request("acme/flake", number)).await
+}
+
+/// A session of a job of a pull request of acme/flake.
+pub async fn pull_request(world: &World, number: u64) -> Client {
+    try_pull_request(world, number).await.unwrap()
+}
+
+/// The narinfo of a path in a cache.
+pub async fn narinfo(world: &World, cache: &str, path: &StorePath) -> Option<NarInfo> {
+    let url = format!("{}/{cache}/{}.narinfo", world.url(), path.hash());
+    let response = reqwest::get(url).await.unwrap();
+    match response.status().as_u16() {
+        200 => Some(NarInfo::parse(&response.text().await.unwrap()).unwrap()),
+        404 => None,
+        status => panic!("a narinfo was answered with {status}"),
+    }
+}
+
+/// How many rows each table has, but those that are not about what is stored.
+pub async fn rows(world: &World) -> BTreeMap<String, i64> {
+    let database = world.data_dir().join("larder.db");
+    let mut connection = SqliteConnection::connect(database.to_str().unwrap()).await.unwrap();
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT name FROM sqlite_schema WHERE type = 'table'
+         AND name NOT IN ('tokens', 'used_id_tokens', 'audit', 'bound_names', 'sqlite_sequence')",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    let mut rows = BTreeMap::new();
+    for table in tables {
+        let count = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
+        rows.insert(table, sqlx::query_scalar(count).fetch_one(&mut connection).await.unwrap());
+    }
+    rows
+}
+
+/// The files in storage.
+pub fn files(world: &World) -> Vec<String> {
+    let mut files = Vec::new();
+    let mut folders = vec![world.data_dir().join("objects")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.path());
+            } else {
+                files.push(entry.path().to_string_lossy().into_owned());
+            }
+        }
+    }
+    files.sort();
+    files
+}
