@@ -7,6 +7,7 @@ pub mod api;
 pub mod base32;
 pub mod chunk;
 pub mod envelope;
+pub mod manifest;
 pub mod nar;
 pub mod nar_hash;
 pub mod narinfo;

@@ -15,7 +15,7 @@ use crate::{
     Service,
     client::Peer,
     connections::{BusyBody, Connection, Connections},
-    retention, router,
+    queue, retention, router,
 };
 
 /// A connection on which no whole request head arrives for so long is closed, idle ones too: one that sends a byte
@@ -42,6 +42,7 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     let mut connections = Connections::new(service.config.limits.max_connections);
     let (stop, serving) = (CancellationToken::new(), TaskTracker::new());
     let sweeping = tokio::spawn(retention::run(service.clone()));
+    let workers = queue::start(&service).await;
 
     let mut shutdown = pin!(shutdown);
     loop {
@@ -76,6 +77,7 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     if let Err(error) = service.retention.reads.flush(&service).await {
         tracing::error!(%error, "when paths were last read could not be noted");
     }
+    workers.end().await;
     service.audit.flush().await;
     service.metadata.close().await;
 }

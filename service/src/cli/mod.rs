@@ -2,6 +2,8 @@
 
 mod audit;
 mod check_config;
+mod deliveries;
+mod jobs;
 mod key;
 mod print;
 mod roots;
@@ -122,6 +124,12 @@ enum Command {
     WhyAlive(why::Arguments),
     /// Say why nothing keeps a path, or when and why it went
     WhyDead(why::Arguments),
+    /// List and show the webhooks that were received, and act on one once more
+    #[command(subcommand)]
+    Deliveries(deliveries::Command),
+    /// List what the service does in the background, and have what failed tried again
+    #[command(subcommand)]
+    Jobs(jobs::Command),
     /// Print a completion script, for example: larderd completions bash
     Completions {
         /// The shell that it is for
@@ -187,6 +195,8 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Some(Command::Roots(command)) => runtime(false)?.block_on(roots::run(command, &config)),
         Some(Command::WhyAlive(arguments)) => runtime(false)?.block_on(why::alive(&arguments, &config)),
         Some(Command::WhyDead(arguments)) => runtime(false)?.block_on(why::dead(&arguments, &config)),
+        Some(Command::Deliveries(command)) => runtime(false)?.block_on(deliveries::run(command, &config)),
+        Some(Command::Jobs(command)) => runtime(false)?.block_on(jobs::run(command, &config)),
         Some(Command::Completions { .. }) => Ok(()),
     }
 }

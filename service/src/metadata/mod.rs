@@ -6,7 +6,10 @@
 pub(crate) mod audit;
 mod chunks;
 mod claims;
+mod deliveries;
 mod gone;
+mod jobs;
+mod manifests;
 mod marks;
 mod names;
 mod nars;
@@ -38,6 +41,7 @@ use sqlx::{
 pub use audit::{AuditFilter, AuditRow};
 pub use chunks::{Namespace, StoredChunk};
 pub use gone::GonePath;
+pub(crate) use manifests::NewManifest;
 pub use marks::{DyingPath, Extent, MarkedRoot, Marks, RootsOf};
 pub use names::{Binding, NameRow, NamesOf};
 pub use nars::{Encoding, StoredNar, VerifiedNar};

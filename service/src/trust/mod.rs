@@ -28,4 +28,7 @@ pub use self::{
     rules::{Decision, TrustRules},
     secret::{SecretToken, TokenHash},
 };
-pub(crate) use self::{authorize::token_of, rule::default_permissions};
+pub(crate) use self::{
+    authorize::{cache_of_token, token_of},
+    rule::default_permissions,
+};
