@@ -1,6 +1,7 @@
 """What bench/run sets up: the service, nginx, readers, scratch stores; all below one scratch directory."""
 
 import ctypes
+import hmac
 import json
 import os
 import pathlib
@@ -91,10 +92,11 @@ class Server:
 class Larderd(Server):
     """The service, on a data directory of its own, with a token to push."""
 
-    def __init__(self, programs, directory, log="info"):
+    def __init__(self, programs, directory, log="info", **variables):
         self.programs, self.data, self.log = programs, directory / "data", directory / "log"
         directory.mkdir(parents=True, exist_ok=True)
         self.env = {"LARDER_DATA_DIR": str(self.data), "LARDER_LISTEN": "127.0.0.1:0", "LARDER_LOG": log}
+        self.env |= variables
         self.start(programs / "larderd", env=self.env, log=self.log)
         first = self.process.stdout.readline()
         self.service = first.split()[-1] if first else ""
@@ -196,6 +198,21 @@ class Nix:
             paths += self("nix-store", "--store", f"local?root={store}", "--add", file).split()
             file.unlink()
         return store, paths
+
+
+# What the deliveries below are signed with.
+SECRET = "a secret for measuring alone"
+
+
+def deliver(service, duration):
+    """Delivers one webhook under ever new names on 32 connections, see deliveries.lua. Returns as wrk() does."""
+    body = json.dumps({"ref": "topic", "ref_type": "branch", "repository": {"full_name": "acme/flake"}, "more": "x" * 8000})
+    signature = hmac.new(SECRET.encode(), body.encode(), "sha256").hexdigest()
+    printed = run(
+        *("wrk", "-t2", "-c32", f"-d{duration}s", "-s", HERE / "deliveries.lua", f"{service.service}/webhooks/github"),
+        *("--", signature, body),
+    )
+    return json.loads(printed.splitlines()[-1])
 
 
 def wrk(cache, mode, hashes="", duration=120, during=None):

@@ -88,4 +88,24 @@ need_tools() {
 	PATH=$tools/bin:$PATH
 }
 
+# The webhooks that GitHub's own documentation shows, in target/webhooks-examples: from npm, never run, only read.
+need_webhook_examples() {
+	local version=7.6.1 examples=$root/target/webhooks-examples
+	local sum=0dee94dd707a3b70ed09aedb2a008ccd31dd7a8a6aa99e92362bcc6099caeb989eaca2f5027348034b644580914bb970193efdd9df8fb3559b7c796ca3a3329d
+	[ "$(cat "$examples/installed" 2>/dev/null)" != "$version" ] || return 0
+	say "Installing the examples of webhooks from npm"
+	need npm=npm
+	rm -rf "$examples"
+	mkdir -p "$examples"
+	(
+		cd "$examples"
+		npm pack --silent "@octokit/webhooks-examples@$version" >/dev/null
+		printf '%s  %s\n' "$sum" "octokit-webhooks-examples-$version.tgz" | sha512sum --check --quiet
+		tar -xzf "octokit-webhooks-examples-$version.tgz" package/api.github.com/index.json
+		mv package/api.github.com/index.json .
+		rm -r package ./*.tgz
+	)
+	printf '%s' "$version" >"$examples/installed"
+}
+
 have_image() { docker image inspect "$1" >/dev/null 2>&1; }

@@ -194,7 +194,8 @@ async fn what_fails_for_a_moment_is_tried_again_as_it_was() {
 async fn the_exchange_may_grant_the_pull_requests_own_cache_and_no_other() {
     let opened = r#"{"push":"07070707070707070707070707070707","missing":[],"reused":[],"present":[],"upstream":[],
                      "max_body":1000}"#;
-    let empty = || OpenPush { paths: Vec::new(), roots: Vec::new(), built: Vec::new(), ..OpenPush::default() };
+    let empty =
+        || OpenPush { paths: Vec::new(), roots: Vec::new(), built: Vec::new(), ..OpenPush::default() };
     let granted = |cache| token_for(cache, "session", 900, &["push"], 1);
     let script = Script::new(vec![
         id_token("a"),

@@ -16,6 +16,8 @@
 //! | `GET /api/v1/caches/{cache}/pins` | | [`Pins`] |
 //! | `PUT /api/v1/caches/{cache}/pins/{name}` | [`PinRequest`] | 204 |
 //! | `DELETE /api/v1/caches/{cache}/pins/{name}` | | 204 |
+//! | `POST /api/v1/caches/{cache}/manifests` | [`crate::manifest::ReportManifest`] | 204 |
+//! | `GET /api/v1/repositories/{owner}/{name}/manifests?ref=…` | | [`crate::manifest::Manifests`] |
 //!
 //! The first needs no `Authorization: Bearer <token>`, nor do those that read from a public cache. Whatever is refused is
 //! answered with an [`ErrorAnswer`].

@@ -12,14 +12,17 @@ pub mod clock;
 pub mod config;
 mod connections;
 pub mod error;
+pub mod forge;
 pub mod identity;
 pub mod isolated;
 pub mod keys;
 pub mod log;
+pub mod manifests;
 pub mod metadata;
 pub mod pace;
 pub mod provenance;
 pub mod push;
+pub mod queue;
 pub mod random;
 pub mod retention;
 pub mod router;
@@ -36,11 +39,13 @@ use crate::{
     caches::Caches,
     clock::Clock,
     config::Config,
+    forge::Inbox,
     identity::Issuers,
     keys::KeyError,
     metadata::{Metadata, MetadataError},
     pace::Paces,
     push::{UpstreamClient, Workshop},
+    queue::Queue,
     retention::Retention,
     storage::{Storage, StorageError},
 };
@@ -74,6 +79,10 @@ pub struct Service {
     pub upstreams: UpstreamClient,
     /// What retention holds in memory.
     pub retention: Retention,
+    /// What is to be done later.
+    pub queue: Queue,
+    /// Where webhooks come in.
+    pub inbox: Inbox,
 }
 
 /// The service cannot start. The text names the remedy.
@@ -130,6 +139,8 @@ impl Service {
         let paces = Paces::new(&config.limits);
         let audit = Audit::start(metadata.clone(), clock.clone(), config.audit.clone());
         let (reads, workshop) = (ReadMemory::default(), Workshop::new(&config.limits)?);
+        let queue = Queue::new(metadata.clone(), clock.clone());
+        let inbox = Inbox::open(metadata.clone(), clock.clone(), queue.clone());
         Ok(Arc::new(Self {
             config,
             metadata,
@@ -143,6 +154,8 @@ impl Service {
             workshop,
             upstreams,
             retention: Retention::default(),
+            queue,
+            inbox,
         }))
     }
 }

@@ -13,8 +13,8 @@ use larder_protocol::api::CacheInfo;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
-    Service, cache, caches::CacheInPath, config::ByteSize, error::ApiError, log, provenance, push,
-    retention::pins, trust,
+    Service, cache, caches::CacheInPath, config::ByteSize, error::ApiError, forge, log, manifests,
+    provenance, push, retention::pins, trust,
 };
 
 /// For requests that carry little and ask for little. Longer than an issuer's keys may take.
@@ -35,6 +35,8 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/readyz", get(ready))
         .merge(small)
         .merge(push::routes())
+        .merge(manifests::routes())
+        .merge(forge::routes())
         .merge(provenance::routes())
         .merge(cache::routes())
         .with_state(service.clone());

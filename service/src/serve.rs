@@ -15,7 +15,7 @@ use crate::{
     Service,
     client::Peer,
     connections::{BusyBody, Connection, Connections},
-    isolated, retention, router,
+    isolated, queue, retention, router,
 };
 
 /// A connection on which no whole request head arrives for so long is closed, idle ones too: one that sends a byte
@@ -43,6 +43,7 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     let (stop, serving) = (CancellationToken::new(), TaskTracker::new());
     let sweeping = tokio::spawn(retention::run(service.clone()));
     let tidying = tokio::spawn(isolated::run(service.clone()));
+    let workers = queue::start(&service).await;
 
     let mut shutdown = pin!(shutdown);
     loop {
@@ -79,6 +80,7 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     if let Err(error) = service.retention.reads.flush(&service).await {
         tracing::error!(%error, "when paths were last read could not be noted");
     }
+    workers.end().await;
     service.audit.flush().await;
     service.metadata.close().await;
 }

@@ -5,6 +5,7 @@
 //! the container by the job's post step, and brings the order to `run` over a socket that only the container has.
 
 pub mod finish;
+mod manifest;
 pub mod messages;
 mod outputs;
 pub mod push;

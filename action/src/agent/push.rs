@@ -17,6 +17,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use url::Url;
 
 use super::{
+    manifest,
     messages::{Finish, Start, Told, to_line},
     outputs,
     report::{LeftOut, Report},
@@ -25,7 +26,8 @@ use super::{
 use crate::{
     output,
     progress::{Event, Progress},
-    push::{PushError, PushOptions, push},
+    push::{PushError, PushOptions, push_by},
+    service::Service,
     store::{Mark, NixStore, StoreError},
     workflow::wording::{bytes, count},
 };
@@ -94,6 +96,7 @@ async fn carry_out(
         None => outputs::built(&mut store, mark, start.what, &upstreams).await?,
     };
     let wanted = roots.len();
+    let manifest = manifest::of(&store, mark, &roots, start.shared).await?;
     let (mut closure, mut left_out) = outputs::closure(&mut store, roots).await?;
     if start.shared {
         let above = store.added_since(mark).await?.into_iter().map(|row| row.path).collect();
@@ -112,7 +115,20 @@ async fn carry_out(
         note(format!("left out: {path}: {reason}"));
     }
     let roots = closure.roots.clone();
+    let (credentials, progress) = (identity.credentials(), Notes::new(notes.clone()));
+    let service = Service::new(&start.service, &start.cache, &credentials, &progress)?;
+    let report_manifest = async || {
+        let remaining = limit.saturating_sub(began.elapsed());
+        if let Err(reason) = manifest::report(&service, &manifest, remaining).await {
+            note(format!("what the job wanted was not reported: {reason}"));
+        }
+        service.end_session().await;
+    };
     if roots.is_empty() {
+        // Whoever did not answer when the job began is not waited for.
+        if cache.is_some() {
+            report_manifest().await;
+        }
         return Ok(Report { roots: wanted, left_out, elapsed: began.elapsed(), ..Report::default() });
     }
     if cache.is_none() {
@@ -129,8 +145,10 @@ async fn carry_out(
     options.level = start.level;
     options.max_body = start.max_body;
     options.time_limit = limit.saturating_sub(began.elapsed());
-    let progress = Notes::new(notes.clone());
-    let push = match push(&options, &identity.credentials(), closure, &progress).await {
+    let pushed = push_by(&service, &options, closure, &progress).await;
+    // Before the session is given back; also where the push failed.
+    report_manifest().await;
+    let push = match pushed {
         // Here the limit is an input, not an option.
         Err(PushError::TimeLimit(_)) => {
             return Err(

@@ -80,10 +80,24 @@ pub async fn push(
     progress: &dyn Progress,
 ) -> Result<PushReport, PushError> {
     let service = Service::new(&options.service, &options.cache, credentials, progress)?;
-    let started = Instant::now();
-    let pushed = timeout(options.time_limit, push_closure(options, &service, closure, progress)).await;
+    let pushed = push_by(&service, options, closure, progress).await;
     // Denied or late, the session token is of no more use to anyone.
     service.end_session().await;
+    pushed
+}
+
+/// As [`push`], by a session that the caller ends.
+///
+/// # Errors
+/// As there.
+pub async fn push_by(
+    service: &Service<'_>,
+    options: &PushOptions,
+    closure: Closure,
+    progress: &dyn Progress,
+) -> Result<PushReport, PushError> {
+    let started = Instant::now();
+    let pushed = timeout(options.time_limit, push_closure(options, service, closure, progress)).await;
     let mut report = pushed.map_err(|_| PushError::TimeLimit(options.time_limit))??;
     report.cache = Some(service.cache().clone());
     report.elapsed = started.elapsed();

@@ -18,6 +18,7 @@ use larder_protocol::{
     api::{
         self, CacheInfo, CacheName, CommittedPush, OpenPush, OpenedPush, PushId, RecipesAnswer, UploadAnswer,
     },
+    manifest::ReportManifest,
     recipe::{self, Recipe},
 };
 pub use reader::CacheReader;
@@ -172,6 +173,19 @@ impl<'a> Service<'a> {
         let limit = ANSWER + Duration::from_secs(paths as u64 / PATHS_PER_SECOND);
         self.ask(Outgoing::new("publishing the push", Method::POST, self.push_url(push, "commit"), limit))
             .await
+    }
+
+    /// Says what the job wanted.
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub async fn report_manifest(&self, manifest: &ReportManifest) -> Result<(), ServiceError> {
+        let json = serde_json::to_vec(manifest).map_err(|error| ServiceError::Internal(error.to_string()))?;
+        let url = self.url("/manifests");
+        let mut request = Outgoing::new("reporting what the job wanted", Method::POST, url, ANSWER);
+        request.content = Some(Content::Json);
+        request.body = Parts::of(vec![json.into()]);
+        self.send(&request).await.map(drop)
     }
 
     /// Gives the session token back, if there is one: nobody needs it any more. Failing is no matter, since

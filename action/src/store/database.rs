@@ -64,6 +64,16 @@ impl Database {
         self.ask::<Row>(&sql, &mark.0.to_string()).await?.into_iter().map(PathInfo::try_from).collect()
     }
 
+    pub(super) async fn substituted_since(&self, mark: Mark) -> Result<Vec<PathInfo>, StoreError> {
+        // What was added here from files has an address by its content, and nobody's signature.
+        let sql = format!(
+            "SELECT {COLUMNS} FROM ValidPaths v \
+             WHERE v.id > CAST(?1 AS INTEGER) AND coalesce(v.ultimate, 0) = 0 \
+               AND (v.ca IS NULL OR coalesce(v.sigs, '') <> '') ORDER BY v.id"
+        );
+        self.ask::<Row>(&sql, &mark.0.to_string()).await?.into_iter().map(PathInfo::try_from).collect()
+    }
+
     pub(super) async fn added_since(&self, mark: Mark) -> Result<Vec<PathInfo>, StoreError> {
         let sql =
             format!("SELECT {COLUMNS} FROM ValidPaths v WHERE v.id > CAST(?1 AS INTEGER) ORDER BY v.id");

@@ -100,6 +100,15 @@ impl NixStore {
         self.database.built_since(mark).await
     }
 
+    /// What came from caches since `mark`: rows above it that Nix did not mark `ultimate`, less what was added from
+    /// files; in the order in which they came.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn substituted_since(&self, mark: Mark) -> Result<Vec<PathInfo>, StoreError> {
+        self.database.substituted_since(mark).await
+    }
+
     /// All that came into the store since `mark`, in the order in which it came.
     ///
     /// # Errors

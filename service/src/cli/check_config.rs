@@ -45,6 +45,9 @@ fn write(text: &mut String, config: &Config) -> std::fmt::Result {
     for issuer in &config.issuers {
         writeln!(text, "  issuer         {} ({}, {})", issuer.url, issuer.kind, names(&issuer.algorithms))?;
     }
+    for rule in &config.webhooks {
+        writeln!(text, "  webhooks of    {rule}")?;
+    }
     for cache in &config.caches {
         writeln!(text, "  cache {} at {}, priority {}", cache.name, config.cache_url(cache), cache.priority)?;
         for upstream in &cache.upstreams {

@@ -2,8 +2,10 @@
 
 mod audit;
 mod check_config;
+mod deliveries;
 mod divergences;
 mod isolated;
+mod jobs;
 mod key;
 mod print;
 mod roots;
@@ -129,6 +131,12 @@ enum Command {
     Isolated(isolated::Command),
     /// Say what was brought with another content than what stood, and by whom
     Divergences(divergences::Arguments),
+    /// List and show the webhooks that were received, and act on one once more
+    #[command(subcommand)]
+    Deliveries(deliveries::Command),
+    /// List what the service does in the background, and have what failed tried again
+    #[command(subcommand)]
+    Jobs(jobs::Command),
     /// Print a completion script, for example: larderd completions bash
     Completions {
         /// The shell that it is for
@@ -198,6 +206,8 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Some(Command::Divergences(arguments)) => {
             runtime(false)?.block_on(divergences::run(arguments, &config))
         }
+        Some(Command::Deliveries(command)) => runtime(false)?.block_on(deliveries::run(command, &config)),
+        Some(Command::Jobs(command)) => runtime(false)?.block_on(jobs::run(command, &config)),
         Some(Command::Completions { .. }) => Ok(()),
     }
 }

@@ -13,6 +13,7 @@ pub mod public_url;
 pub mod retention;
 pub mod size;
 pub mod trust;
+pub mod webhook;
 
 use std::{
     collections::HashSet,
@@ -35,6 +36,7 @@ pub use self::{
     public_url::PublicUrl,
     retention::{CacheRetention, Retention},
     size::ByteSize,
+    webhook::{WebhookRule, WebhookSecret},
 };
 use crate::{client, trust::TrustRules};
 
@@ -58,6 +60,10 @@ pub struct Config {
     pub limits: Limits,
     /// What is kept of the audit log.
     pub audit: AuditConfig,
+    /// Whose deliveries are taken.
+    pub webhooks: Vec<WebhookRule>,
+    /// How long deliveries are kept.
+    pub keep_deliveries: Period,
     /// The proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// When the store is swept.
@@ -117,6 +123,10 @@ struct File {
     limits: limits::File,
     #[serde(default)]
     audit: audit::File,
+    #[serde(default)]
+    webhook: Vec<webhook::File>,
+    #[serde(default)]
+    deliveries: webhook::DeliveriesFile,
     trusted_proxies: Option<Vec<String>>,
     #[serde(default)]
     retention: retention::File,
@@ -202,6 +212,8 @@ impl Config {
             issuers,
             limits: Limits::check(file.limits, environment)?,
             audit: audit::check(file.audit)?,
+            webhooks: webhook::check(file.webhook, environment)?,
+            keep_deliveries: file.deliveries.keep.unwrap_or(webhook::KEEP),
             trusted_proxies: trusted_proxies(file.trusted_proxies)?,
             retention: Retention::check(file.retention)?,
             isolated: IsolatedLimits::check(file.isolated)?,
@@ -220,6 +232,8 @@ impl Config {
             issuers: vec![IssuerConfig::default()],
             limits: Limits::default(),
             audit: AuditConfig::default(),
+            webhooks: Vec::new(),
+            keep_deliveries: webhook::KEEP,
             trusted_proxies: client::loopback(),
             retention: Retention::default(),
             isolated: IsolatedLimits::default(),

@@ -246,6 +246,25 @@ fn what_cannot_be_is_refused_with_key_value_and_remedy() {
             "[[cache]]\nname = \"main\"\n[[cache.trust]]\nrepository = \"a/b\"\nref_protected = true",
             &["public_url", "is missing", "public_url = \"https://cache.example.org\""],
         ),
+        ("[[webhook]]\nsecrets = [{ env = \"X\" }]", &["webhook rule 1", "names no repository", "owner/*"]),
+        ("[[webhook]]\nrepositories = [\"acme\"]", &["\"acme\"", "owner/name"]),
+        ("[[webhook]]\nrepositories = [\"*/x\"]", &["\"*/x\"", "owner/*"]),
+        ("[[webhook]]\nrepositories = [\"*\"]", &["\"*\"", "owner/*"]),
+        ("[[webhook]]\nrepositories = [\"a/*\"]", &["webhook rule 1", "0 secrets", "secrets = [{ file ="]),
+        (
+            "[[webhook]]\nrepositories = [\"a/*\"]\nsecrets = [{ env = \"A\" }, { env = \"B\" }, { env = \"C\" }]",
+            &["webhook rule 1", "3 secrets"],
+        ),
+        (
+            "[[webhook]]\nrepositories = [\"a/*\"]\nsecrets = [{ env = \"A\" }]",
+            &["webhook rule 1, secrets", "environment's A is missing", "openssl rand -hex 32"],
+        ),
+        (
+            "[[webhook]]\nrepositories = [\"a/*\"]\nsecrets = [{ file = \"/nowhere/secret\" }]",
+            &["webhook rule 1, secrets", "/nowhere/secret", "cannot be read", "openssl rand -hex 32"],
+        ),
+        ("[[webhook]]\nrepositories = [\"a/*\"]\nsecrets = [\"in the file\"]", &["secrets = "]),
+        ("[deliveries]\nkeep = \"7\"", &["\"7\"", "90d"]),
     ] {
         let refusal = refusal(text);
         for part in expected {
@@ -297,4 +316,28 @@ fn sizes_are_shown_as_they_are_written() {
             Err(_) => assert_eq!(shown, "", "{text}"),
         }
     }
+}
+
+#[test]
+fn a_webhooks_secrets_come_from_files_or_the_environment_and_are_never_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("secret");
+    fs::write(&file, "a secret in a file\n").unwrap();
+    let text = format!(
+        "[[webhook]]\nrepositories = [\"acme/flake\"]\nsecrets = [{{ file = \"{}\" }}, {{ env = \"SECRET\" }}]",
+        file.display()
+    );
+    let with = |secret: &str| {
+        let environment = [(environment::DATA_DIR, "/data"), ("SECRET", secret)].into();
+        Config::parse(Path::new("larder.toml"), &text, &environment)
+    };
+    let config = with("a secret of the environment").unwrap();
+    let [rule] = &config.webhooks[..] else { panic!("{:?}", config.webhooks) };
+    let secrets: Vec<&[u8]> = rule.secrets.iter().map(WebhookSecret::as_bytes).collect();
+    assert_eq!(secrets, [&b"a secret in a file"[..], b"a secret of the environment"]);
+    for shown in [format!("{config:?}"), rule.to_string()] {
+        assert!(!shown.contains("a secret"), "{shown}");
+    }
+    let refusal = with("short secret").unwrap_err().to_string();
+    assert!(refusal.contains("SECRET has 12 bytes") && !refusal.contains("short"), "{refusal}");
 }

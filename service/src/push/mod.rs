@@ -23,6 +23,7 @@ use larder_protocol::api::{
     CacheName, CommittedPush, OpenedPush, Permission, PushId, RecipesAnswer, UploadAnswer,
 };
 
+pub(crate) use body::BodyReader;
 pub use upstream::UpstreamClient;
 pub use workshop::Workshop;
 
@@ -94,7 +95,7 @@ impl PushRequest {
 }
 
 /// Who may push to the cache, by the request's token. A refusal goes on record.
-async fn authorize(
+pub(crate) async fn authorize(
     service: &Service,
     client: Client,
     headers: &HeaderMap,

@@ -106,7 +106,7 @@ impl Workshop {
     }
 
     /// Reads a body that must be held whole, when there is room for it.
-    pub(super) async fn hold(
+    pub(crate) async fn hold(
         &self,
         headers: &HeaderMap,
         body: Body,

@@ -47,6 +47,15 @@ pub(super) async fn authenticate(
     Ok((token, grant))
 }
 
+/// The cache that the request's token lets its bearer read, where what is asked for is not named by its cache.
+pub(crate) async fn cache_of_token(service: &Service, headers: &HeaderMap) -> Result<CacheName, ApiError> {
+    let (_, grant) = authenticate(service, headers).await?;
+    if grant.isolated.is_some() || !grant.permits(Permission::Read) {
+        return Err(ApiError::denied("the token does not permit this"));
+    }
+    Ok(grant.cache)
+}
+
 /// What is stored of the token that a request brought, whether or not it is good.
 pub(crate) fn token_of(headers: &HeaderMap) -> Option<TokenHash> {
     bearer(headers).ok().map(|token| token.hash())

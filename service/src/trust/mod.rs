@@ -30,4 +30,7 @@ pub use self::{
     secret::{SecretToken, TokenHash},
     standing::{Standing, Verdict},
 };
-pub(crate) use self::{authorize::token_of, rule::default_permissions};
+pub(crate) use self::{
+    authorize::{cache_of_token, token_of},
+    rule::default_permissions,
+};

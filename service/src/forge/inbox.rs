@@ -1,0 +1,125 @@
+//! Taking deliveries in. Whatever the load, each is answered within a second: those that come together are stored in
+//! one transaction.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::timeout,
+};
+
+use super::delivery::NewDelivery;
+use crate::{clock::Clock, error::ApiError, metadata::Metadata, push::BodyReader, queue::Queue};
+
+/// The longest body: GitHub sends none that is longer.
+pub(super) const MAX_BODY: usize = 25 << 20;
+/// What is longer counts as large. Most deliveries are of some ten kilobytes.
+const LARGE: usize = 256 << 10;
+/// How many large bodies are in memory at once.
+const LARGE_AT_ONCE: usize = 2;
+/// What all others hold at once, in KiB.
+const ROOM_KIB: usize = 32 << 10;
+/// How long a body may take to come: GitHub itself gives up after ten seconds.
+const WITHIN: Duration = Duration::from_secs(10);
+/// How long a delivery waits for room.
+const PATIENCE: Duration = Duration::from_secs(5);
+const COME_AGAIN: Duration = Duration::from_secs(5);
+/// How many are stored in one transaction, and wait for the one before.
+const BATCH: usize = 200;
+
+/// Where deliveries come in.
+pub struct Inbox {
+    large: Arc<Semaphore>,
+    /// One permit for each KiB.
+    room: Arc<Semaphore>,
+    deliveries: mpsc::Sender<Waiting>,
+}
+
+/// A delivery, and who waits to hear whether it is new; nothing is heard if it could not be stored.
+struct Waiting {
+    delivery: NewDelivery,
+    _room: OwnedSemaphorePermit,
+    stored: oneshot::Sender<bool>,
+}
+
+impl Inbox {
+    /// Opens the inbox. What it takes is stored until it is dropped.
+    pub(crate) fn open(metadata: Metadata, clock: Clock, queue: Queue) -> Self {
+        let (deliveries, waiting) = mpsc::channel(BATCH);
+        tokio::spawn(store(metadata, clock, queue, waiting));
+        Self {
+            large: Arc::new(Semaphore::new(LARGE_AT_ONCE)),
+            room: Arc::new(Semaphore::new(ROOM_KIB)),
+            deliveries,
+        }
+    }
+
+    /// Reads a body, when there is room for it.
+    pub(super) async fn hold(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<(Bytes, OwnedSemaphorePermit), ApiError> {
+        let announced = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse::<usize>().ok())
+            .ok_or_else(|| ApiError::bad_request("the request has no Content-Length"))?;
+        if announced > MAX_BODY {
+            drain(body).await;
+            return Err(ApiError::too_large(format!("a delivery has at most {MAX_BODY} bytes")));
+        }
+        let turn = if announced > LARGE {
+            timeout(PATIENCE, self.large.clone().acquire_owned()).await
+        } else {
+            let kib = u32::try_from(announced.div_ceil(1024).max(1)).unwrap_or(u32::MAX);
+            timeout(PATIENCE, self.room.clone().acquire_many_owned(kib)).await
+        };
+        let room = turn.map_err(|_| busy())?.map_err(|_| busy())?;
+        let body = BodyReader::new(body, announced as u64, WITHIN).rest().await?;
+        Ok((body, room))
+    }
+
+    /// Stores a delivery with what follows from it. Whether it is new.
+    pub(super) async fn store(
+        &self,
+        delivery: NewDelivery,
+        room: OwnedSemaphorePermit,
+    ) -> Result<bool, ApiError> {
+        let (stored, answer) = oneshot::channel();
+        let waiting = Waiting { delivery, _room: room, stored };
+        self.deliveries.send(waiting).await.map_err(|_| busy())?;
+        answer.await.map_err(|_| busy())
+    }
+}
+
+/// Reads what a refused sender still sends, so that it lives to read why.
+pub(super) async fn drain(body: Body) {
+    BodyReader::new(body, 0, Duration::ZERO).drain().await;
+}
+
+fn busy() -> ApiError {
+    ApiError::unavailable("the delivery could not be stored. Have GitHub deliver it again", COME_AGAIN)
+}
+
+async fn store(metadata: Metadata, clock: Clock, queue: Queue, mut waiting: mpsc::Receiver<Waiting>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while waiting.recv_many(&mut batch, BATCH).await > 0 {
+        let deliveries: Vec<&NewDelivery> = batch.iter().map(|waiting: &Waiting| &waiting.delivery).collect();
+        match metadata.store_deliveries(&deliveries, clock.now()).await {
+            Ok(new) => {
+                for (waiting, new) in batch.drain(..).zip(new) {
+                    // Who sent it may be gone.
+                    let _ = waiting.stored.send(new);
+                }
+                queue.wake();
+            }
+            Err(error) => {
+                tracing::error!(%error, deliveries = batch.len(), "deliveries could not be stored");
+                batch.clear();
+            }
+        }
+    }
+}

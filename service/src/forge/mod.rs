@@ -1,0 +1,161 @@
+//! GitHub: its webhooks. A delivery is verified, stored, answered, and only then acted on.
+
+mod delivery;
+mod events;
+mod inbox;
+mod payload;
+mod replay;
+mod signature;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    routing::post,
+};
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+pub(crate) use self::delivery::NewDelivery;
+pub use self::{
+    delivery::{DeliveryCount, DeliveryOutcome, DeliveryRow, StoredDelivery},
+    inbox::Inbox,
+    payload::Conclusion,
+    replay::{ReplayError, replay},
+};
+use self::{
+    payload::{About, Envelope},
+    signature::Signature,
+};
+use crate::{Service, config::WebhookRule, error::ApiError};
+
+/// What is longer is hashed and read on a thread that nobody else waits for.
+const KEEPS_OTHERS_WAITING: usize = 128 << 10;
+/// What is kept of a header.
+const MAX_HEADER: usize = 256;
+/// The headers that are kept.
+const KEPT: [&str; 8] = [
+    "content-type",
+    "user-agent",
+    "x-github-delivery",
+    "x-github-enterprise-host",
+    "x-github-event",
+    "x-github-hook-id",
+    "x-github-hook-installation-target-id",
+    "x-github-hook-installation-target-type",
+];
+
+/// The routes of webhooks.
+pub fn routes() -> Router<Arc<Service>> {
+    Router::new().route("/webhooks/github", post(receive))
+}
+
+/// `POST /webhooks/github`
+async fn receive(
+    State(service): State<Arc<Service>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let Some(signature) = Signature::of(&headers) else {
+        inbox::drain(body).await;
+        return Err(not_signed());
+    };
+    let (body, room) = service.inbox.hold(&headers, body).await?;
+    let delivery = if body.len() > KEEPS_OTHERS_WAITING {
+        let service = service.clone();
+        let checked = tokio::task::spawn_blocking(move || check(&service, signature, &headers, body));
+        checked.await.map_err(|_| ApiError::internal("a delivery's check panicked"))??
+    } else {
+        check(&service, signature, &headers, body)?
+    };
+    let (guid, event, about) = (delivery.guid.clone(), delivery.event.clone(), delivery.about.clone());
+    let (outcome, jobs) = (delivery.outcome, delivery.jobs.len());
+    let new = service.inbox.store(delivery, room).await?;
+    tracing::info!(guid, event, about, outcome = outcome.as_str(), jobs, new, "delivery");
+    Ok((StatusCode::ACCEPTED, Json(json!({ "delivery": guid, "outcome": outcome, "new": new }))))
+}
+
+/// Whose the delivery is, and what becomes of it. Nothing of the body is looked at before its signature holds.
+fn check(
+    service: &Service,
+    signature: Signature,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<NewDelivery, ApiError> {
+    let rules = signature.rules(&service.config.webhooks, &body);
+    if rules.is_empty() {
+        return Err(not_signed());
+    }
+    let guid = name(headers, "x-github-delivery", |b| b.is_ascii_alphanumeric() || b == b'-')?;
+    let event =
+        name(headers, "x-github-event", |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')?;
+    let envelope: Envelope = serde_json::from_slice(&body).map_err(|_| {
+        ApiError::bad_request(
+            "the payload cannot be read. Give the webhook the content type application/json",
+        )
+    })?;
+    let about = envelope.about();
+    if !rules.iter().any(|rule| speaks_for(rule, &about)) {
+        tracing::info!(event, about = about.key(), "refused a delivery that its secret does not speak for");
+        return Err(ApiError::denied(
+            "the secret that signed this is not for what it is about. Whoever runs the service can add the \
+             repository to its [[webhook]] rule in larder.toml",
+        ));
+    }
+    let (outcome, jobs) = events::decide(&event, &envelope, &about, &body, service.clock.now());
+    Ok(NewDelivery {
+        guid,
+        about: about.key(),
+        action: envelope.action.map(|action| shortened(&action).to_owned()),
+        outcome,
+        headers: kept(headers),
+        payload: (outcome != DeliveryOutcome::Ignored).then_some(body),
+        event,
+        jobs,
+    })
+}
+
+fn speaks_for(rule: &WebhookRule, about: &About) -> bool {
+    match about {
+        About::Repository(repository) => rule.repositories.iter().any(|pattern| pattern.matches(repository)),
+        About::Owner(owner) => {
+            rule.repositories.iter().any(|pattern| pattern.owner().eq_ignore_ascii_case(owner))
+        }
+        About::Nobody => true,
+    }
+}
+
+/// Whatever is wrong with a signature, the answer is the same.
+fn not_signed() -> ApiError {
+    ApiError::denied(
+        "no secret that this service knows signed this. Give the webhook a secret, and the same secret to a \
+         [[webhook]] rule in larder.toml",
+    )
+}
+
+/// A short header of a few kinds of characters.
+fn name(headers: &HeaderMap, header: &str, fits: fn(u8) -> bool) -> Result<String, ApiError> {
+    headers
+        .get(header)
+        .and_then(|value| value.to_str().ok())
+        .filter(|text| (1..=64).contains(&text.len()) && text.bytes().all(fits))
+        .map(str::to_owned)
+        .ok_or_else(|| {
+            ApiError::bad_request(format!("the header {header} is missing, or is not what GitHub sends"))
+        })
+}
+
+fn kept(headers: &HeaderMap) -> String {
+    let kept: BTreeMap<&str, &str> = KEPT
+        .into_iter()
+        .filter_map(|name| Some((name, shortened(headers.get(name)?.to_str().ok()?))))
+        .collect();
+    json!(kept).to_string()
+}
+
+fn shortened(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(MAX_HEADER)).unwrap_or(text)
+}

@@ -1,0 +1,133 @@
+//! What of a payload matters. Everything else in it may be missing, or be anything.
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{GitRef, RepositoryName};
+
+/// What every payload may say.
+#[derive(Debug, Deserialize)]
+pub(super) struct Envelope {
+    #[serde(default)]
+    pub(super) action: Option<String>,
+    #[serde(default)]
+    repository: Option<Repository>,
+    #[serde(default)]
+    organization: Option<Account>,
+    #[serde(default)]
+    installation: Option<Installation>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Repository {
+    full_name: RepositoryName,
+}
+
+#[derive(Debug, Deserialize)]
+struct Account {
+    #[serde(default)]
+    login: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Installation {
+    #[serde(default)]
+    account: Option<Account>,
+}
+
+/// What a delivery is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum About {
+    Repository(RepositoryName),
+    /// An organisation or a user, as with an App's installation.
+    Owner(String),
+    /// None of them, as with some pings.
+    Nobody,
+}
+
+impl Envelope {
+    pub(super) fn about(&self) -> About {
+        if let Some(repository) = &self.repository {
+            return About::Repository(repository.full_name.clone());
+        }
+        let installed_by = self.installation.as_ref().and_then(|installation| installation.account.as_ref());
+        let login = |account: &Account| account.login.clone();
+        match self.organization.as_ref().and_then(login).or_else(|| installed_by.and_then(login)) {
+            Some(owner) => About::Owner(owner),
+            None => About::Nobody,
+        }
+    }
+}
+
+impl About {
+    /// For comparing; lower case.
+    pub(super) fn key(&self) -> String {
+        match self {
+            Self::Repository(name) => name.as_str().to_ascii_lowercase(),
+            Self::Owner(owner) => owner.to_ascii_lowercase(),
+            Self::Nobody => String::new(),
+        }
+    }
+}
+
+/// `delete`: a branch or a tag is gone.
+#[derive(Debug, Deserialize)]
+pub(super) struct Delete {
+    /// Without `refs/heads/`.
+    #[serde(rename = "ref")]
+    name: String,
+    ref_type: String,
+}
+
+impl Delete {
+    /// The whole ref.
+    pub(super) fn git_ref(&self) -> Option<GitRef> {
+        let folder = match self.ref_type.as_str() {
+            "branch" => "heads",
+            "tag" => "tags",
+            _ => return None,
+        };
+        format!("refs/{folder}/{}", self.name).parse().ok()
+    }
+}
+
+/// `workflow_run`.
+#[derive(Debug, Deserialize)]
+pub(super) struct WorkflowRun {
+    pub(super) workflow_run: Run,
+}
+
+/// A run. Where it came from is not looked at: that is what the run's own token says.
+#[derive(Debug, Deserialize)]
+pub(super) struct Run {
+    pub(super) id: u64,
+    pub(super) run_attempt: u64,
+    #[serde(default)]
+    pub(super) conclusion: Option<Conclusion>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Conclusion {
+    /// All went well.
+    Success,
+    /// Something went wrong.
+    Failure,
+    /// Somebody ended it.
+    Cancelled,
+    /// Anything else that a forge may say.
+    #[serde(other)]
+    Other,
+}
+
+impl Conclusion {
+    /// As the database and the API have it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Cancelled => "cancelled",
+            Self::Other => "other",
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Acting on a delivery once more, because a person says so.
+
+use super::{
+    DeliveryOutcome, StoredDelivery, events,
+    payload::{About, Envelope},
+};
+use crate::metadata::{Metadata, MetadataError};
+
+/// Why a delivery cannot be acted on again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// Nothing is kept of it.
+    #[error("{guid} was ignored: nothing follows from the event {event:?}")]
+    Ignored {
+        /// Its name.
+        guid: String,
+        /// Its event.
+        event: String,
+    },
+    /// What is kept cannot be read.
+    #[error("what is kept of {0} cannot be read")]
+    Unreadable(String),
+    /// The database failed.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+}
+
+/// Stores the jobs that follow from a delivery, as if it had just come. How many there are. Its signature was verified
+/// when it came.
+///
+/// # Errors
+/// When nothing can follow, or the database fails.
+pub async fn replay(metadata: &Metadata, delivery: &StoredDelivery, now: i64) -> Result<usize, ReplayError> {
+    let row = &delivery.row;
+    let Some(payload) = &delivery.payload else {
+        return Err(ReplayError::Ignored { guid: row.guid.clone(), event: row.event.clone() });
+    };
+    let unreadable = || ReplayError::Unreadable(row.guid.clone());
+    let envelope: Envelope = serde_json::from_slice(payload).map_err(|_| unreadable())?;
+    let about: About = envelope.about();
+    let (outcome, jobs) = events::decide(&row.event, &envelope, &about, payload, row.received_at);
+    if outcome == DeliveryOutcome::Unreadable {
+        return Err(unreadable());
+    }
+    metadata.replay_delivery(&row.guid, &row.about, &jobs, now).await?;
+    Ok(jobs.len())
+}

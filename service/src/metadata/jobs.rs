@@ -1,0 +1,326 @@
+//! Rows of jobs. One is claimed by one worker, for as long as its lease says.
+//!
+//! The statements are for one writer at a time. Under PostgreSQL the claim's inner SELECT gets `FOR UPDATE SKIP
+//! LOCKED`, and nothing else changes.
+
+use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
+
+use super::{Metadata, MetadataError, number};
+use crate::queue::{ClaimedJob, JobId, JobRow, JobState, NewJob, WorkerId};
+
+/// The longest reason that is kept.
+const MAX_ERROR: usize = 1000;
+
+impl Metadata {
+    /// Stores a job by itself; see [`enqueue`] for what becomes of others.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn enqueue_job(&self, job: &NewJob, now: i64) -> Result<(), MetadataError> {
+        let mut transaction = self.write().await?;
+        enqueue(&mut transaction, job, now).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Ends jobs whose workers are gone and that nobody is to begin again: cancelled ones, and those that cost so many
+    /// workers their lives already. Whether there were any.
+    pub(crate) async fn end_lost_jobs(&self, now: i64, max_attempts: u32) -> Result<bool, MetadataError> {
+        let mut transaction = self.write().await?;
+        let cancelled = sqlx::query("DELETE FROM jobs WHERE state = 'cancelled' AND lease_ends_at <= ?")
+            .bind(now)
+            .execute(&mut *transaction)
+            .await?;
+        let given_up = sqlx::query(
+            "UPDATE jobs SET state = 'failed', worker = NULL, lease_ends_at = NULL,
+                 error = 'whoever worked on it never came back, each time'
+             WHERE state = 'running' AND lease_ends_at <= ? AND attempts >= ?",
+        )
+        .bind(now)
+        .bind(max_attempts)
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(cancelled.rows_affected() + given_up.rows_affected() > 0)
+    }
+
+    /// Gives the worker the job whose turn it is. One whose lease is over counts as not begun, but for its number of
+    /// attempts.
+    pub(crate) async fn claim_job(
+        &self,
+        worker: WorkerId,
+        now: i64,
+        lease_ends_at: i64,
+    ) -> Result<Option<ClaimedJob>, MetadataError> {
+        let mut transaction = self.write().await?;
+        let row = sqlx::query(
+            "UPDATE jobs SET state = 'running', attempts = attempts + 1, worker = ?, lease_ends_at = ?
+             WHERE id = (
+                 SELECT id FROM jobs AS next
+                 WHERE (state = 'waiting' AND due_at <= ? OR state = 'running' AND lease_ends_at <= ?)
+                   AND NOT EXISTS (
+                       SELECT 1 FROM jobs AS same
+                       WHERE same.key = next.key AND same.state = 'running' AND same.lease_ends_at > ?)
+                 ORDER BY priority DESC, due_at, id LIMIT 1)
+             RETURNING id, kind, work, attempts",
+        )
+        .bind(&worker.0[..])
+        .bind(lease_ends_at)
+        .bind(now)
+        .bind(now)
+        .bind(now)
+        .fetch_optional(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        row.map(|row| {
+            Ok(ClaimedJob {
+                id: JobId(row.try_get("id")?),
+                kind: row.try_get("kind")?,
+                work: row.try_get("work")?,
+                attempts: attempts(&row)?,
+            })
+        })
+        .transpose()
+    }
+
+    /// When a job is due, or a lease over: nothing is to be claimed before.
+    pub(crate) async fn next_job_due_at(&self) -> Result<Option<i64>, MetadataError> {
+        Ok(sqlx::query_scalar(
+            "SELECT min(CASE state WHEN 'waiting' THEN due_at ELSE lease_ends_at END) FROM jobs
+             WHERE state IN ('waiting', 'running', 'cancelled')",
+        )
+        .fetch_one(self.reader())
+        .await?)
+    }
+
+    /// Whether the job is still this worker's, and nobody cancelled it.
+    pub(crate) async fn is_job_of(&self, id: JobId, worker: WorkerId) -> Result<bool, MetadataError> {
+        let found: Option<i64> =
+            sqlx::query_scalar("SELECT id FROM jobs WHERE id = ? AND worker = ? AND state = 'running'")
+                .bind(id.0)
+                .bind(&worker.0[..])
+                .fetch_optional(self.reader())
+                .await?;
+        Ok(found.is_some())
+    }
+
+    /// Lengthens a lease. `false` if the job is another's by now, or cancelled.
+    pub(crate) async fn renew_job(
+        &self,
+        id: JobId,
+        worker: WorkerId,
+        lease_ends_at: i64,
+    ) -> Result<bool, MetadataError> {
+        let mut transaction = self.write().await?;
+        let renewed = sqlx::query(
+            "UPDATE jobs SET lease_ends_at = ? WHERE id = ? AND worker = ? AND state = 'running'",
+        )
+        .bind(lease_ends_at)
+        .bind(id.0)
+        .bind(&worker.0[..])
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(renewed.rows_affected() == 1)
+    }
+
+    /// Takes a job away that is done or cancelled.
+    pub(crate) async fn finish_job(&self, id: JobId, worker: WorkerId) -> Result<(), MetadataError> {
+        let mut transaction = self.write().await?;
+        sqlx::query("DELETE FROM jobs WHERE id = ? AND worker = ?")
+            .bind(id.0)
+            .bind(&worker.0[..])
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Has a job wait until `due_at`. What is to be done once more after it was done begins anew: `attempts` is then 0.
+    pub(crate) async fn postpone_job(
+        &self,
+        id: JobId,
+        worker: WorkerId,
+        due_at: i64,
+        attempts: u32,
+        error: Option<&str>,
+    ) -> Result<(), MetadataError> {
+        let mut transaction = self.write().await?;
+        // Another that does the same waits already, or a newer one made it pointless.
+        sqlx::query(
+            "DELETE FROM jobs WHERE id = ? AND worker = ? AND (state = 'cancelled'
+                 OR EXISTS (SELECT 1 FROM jobs AS same WHERE same.key = jobs.key AND same.state = 'waiting'))",
+        )
+        .bind(id.0)
+        .bind(&worker.0[..])
+        .execute(&mut *transaction)
+        .await?;
+        sqlx::query(
+            "UPDATE jobs SET state = 'waiting', due_at = ?, attempts = ?, error = ?, worker = NULL, lease_ends_at = NULL
+             WHERE id = ? AND worker = ?",
+        )
+        .bind(due_at)
+        .bind(attempts)
+        .bind(error.map(shortened))
+        .bind(id.0)
+        .bind(&worker.0[..])
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Puts a job on the list of those that a person must look at.
+    pub(crate) async fn give_up_job(
+        &self,
+        id: JobId,
+        worker: WorkerId,
+        error: &str,
+    ) -> Result<(), MetadataError> {
+        let mut transaction = self.write().await?;
+        sqlx::query(
+            "UPDATE jobs SET state = 'failed', error = ?, worker = NULL, lease_ends_at = NULL
+             WHERE id = ? AND worker = ?",
+        )
+        .bind(shortened(error))
+        .bind(id.0)
+        .bind(&worker.0[..])
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// How many jobs are due or under way.
+    pub(crate) async fn jobs_under_way(&self, now: i64) -> Result<u64, MetadataError> {
+        let count = sqlx::query_scalar(
+            "SELECT count(*) FROM jobs
+             WHERE state = 'waiting' AND due_at <= ? OR state IN ('running', 'cancelled')",
+        )
+        .bind(now)
+        .fetch_one(self.reader())
+        .await?;
+        number(count)
+    }
+
+    /// The first thousand jobs: failed ones, then those under way, then those that wait.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn jobs(&self) -> Result<Vec<JobRow>, MetadataError> {
+        let rows = sqlx::query(
+            "SELECT id, kind, key, state, attempts, enqueued_at, due_at, error FROM jobs
+             WHERE state <> 'cancelled'
+             ORDER BY CASE state WHEN 'failed' THEN 0 WHEN 'running' THEN 1 ELSE 2 END, due_at, id LIMIT 1000",
+        )
+        .fetch_all(self.reader())
+        .await?;
+        rows.iter().map(job_row).collect()
+    }
+
+    /// Has failed jobs tried again: the one with that number, or all. How many there were.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn retry_failed_jobs(&self, id: Option<JobId>, now: i64) -> Result<u64, MetadataError> {
+        let mut transaction = self.write().await?;
+        let id = id.map(|id| id.0);
+        // Where another does the same already, or two of the same failed, one is enough.
+        let pointless = sqlx::query(
+            "DELETE FROM jobs WHERE state = 'failed' AND (? IS NULL OR id = ?)
+                 AND EXISTS (SELECT 1 FROM jobs AS same WHERE same.key = jobs.key
+                     AND (same.state = 'waiting' OR ? IS NULL AND same.state = 'failed' AND same.id > jobs.id))",
+        )
+        .bind(id)
+        .bind(id)
+        .bind(id)
+        .execute(&mut *transaction)
+        .await?;
+        let retried = sqlx::query(
+            "UPDATE jobs SET state = 'waiting', attempts = 0, due_at = ?
+             WHERE state = 'failed' AND (? IS NULL OR id = ?)",
+        )
+        .bind(now)
+        .bind(id)
+        .bind(id)
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(pointless.rows_affected() + retried.rows_affected())
+    }
+
+    /// Forgets failed jobs that nobody cared about since `before`.
+    pub(crate) async fn forget_failed_jobs(&self, before: i64) -> Result<(), MetadataError> {
+        let mut transaction = self.write().await?;
+        sqlx::query("DELETE FROM jobs WHERE state = 'failed' AND due_at < ?")
+            .bind(before)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+}
+
+/// Stores a job in the transaction of what it follows from. If one with its key waits already, nothing is stored. Older
+/// ones of its subject that have another key end: nobody needs them any more.
+pub(super) async fn enqueue(
+    transaction: &mut Transaction<'static, Sqlite>,
+    job: &NewJob,
+    now: i64,
+) -> Result<(), MetadataError> {
+    if let Some(subject) = &job.subject {
+        sqlx::query("DELETE FROM jobs WHERE subject = ? AND key <> ? AND state IN ('waiting', 'failed')")
+            .bind(subject)
+            .bind(&job.key)
+            .execute(&mut **transaction)
+            .await?;
+        sqlx::query(
+            "UPDATE jobs SET state = 'cancelled' WHERE subject = ? AND key <> ? AND state = 'running'",
+        )
+        .bind(subject)
+        .bind(&job.key)
+        .execute(&mut **transaction)
+        .await?;
+    }
+    sqlx::query(
+        "INSERT INTO jobs (kind, work, key, subject, priority, state, attempts, enqueued_at, due_at)
+         VALUES (?, ?, ?, ?, ?, 'waiting', 0, ?, ?) ON CONFLICT (key) WHERE state = 'waiting' DO NOTHING",
+    )
+    .bind(&job.kind)
+    .bind(&job.work)
+    .bind(&job.key)
+    .bind(&job.subject)
+    .bind(job.priority.0)
+    .bind(now)
+    .bind(job.due_at)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}
+
+fn job_row(row: &SqliteRow) -> Result<JobRow, MetadataError> {
+    Ok(JobRow {
+        id: JobId(row.try_get("id")?),
+        kind: row.try_get("kind")?,
+        key: row.try_get("key")?,
+        state: match row.try_get("state")? {
+            "failed" => JobState::Failed,
+            "running" => JobState::Running,
+            _ => JobState::Waiting,
+        },
+        attempts: attempts(row)?,
+        enqueued_at: row.try_get("enqueued_at")?,
+        due_at: row.try_get("due_at")?,
+        error: row.try_get("error")?,
+    })
+}
+
+fn attempts(row: &SqliteRow) -> Result<u32, MetadataError> {
+    row.try_get::<i64, _>("attempts")?
+        .try_into()
+        .map_err(|_| MetadataError::Damaged("a job has an impossible number of attempts"))
+}
+
+fn shortened(error: &str) -> &str {
+    error.get(..error.floor_char_boundary(MAX_ERROR)).unwrap_or(error)
+}

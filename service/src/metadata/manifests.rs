@@ -1,0 +1,218 @@
+//! Rows of manifests.
+
+use larder_protocol::{StorePath, api::CacheName, manifest::Manifest};
+use sqlx::{Row as _, sqlite::SqliteRow};
+
+use super::{Metadata, MetadataError, number};
+use crate::{
+    forge::Conclusion,
+    identity::{Claims, GitRef, RepositoryName},
+};
+
+/// How many runs of a workflow on a ref are remembered.
+const KEEP_RUNS: i64 = 10;
+/// At most so many manifests are given at once: the jobs of a run.
+const MAX_GIVEN: i64 = 256;
+/// At most so many bytes of paths are given at once.
+const MAX_GIVEN_BYTES: usize = 16 << 20;
+
+/// A manifest that is to be stored.
+#[derive(Debug)]
+pub(crate) struct NewManifest<'a> {
+    /// The cache that the job's session is for.
+    pub cache: &'a CacheName,
+    /// Whose it is: a later one replaces an earlier one of the same.
+    pub owner: &'a str,
+    /// Who the job is.
+    pub claims: &'a Claims,
+    /// The workflow's file, or what stands for it.
+    pub workflow: &'a str,
+    /// The system that it built for.
+    pub system: &'a str,
+    /// What it built.
+    pub built: &'a [StorePath],
+    /// What it substituted.
+    pub substituted: &'a [StorePath],
+}
+
+impl Metadata {
+    /// Stores a manifest, and forgets those of runs that nobody needs any more.
+    pub(crate) async fn store_manifest(
+        &self,
+        manifest: &NewManifest<'_>,
+        now: i64,
+    ) -> Result<(), MetadataError> {
+        let NewManifest { cache, owner, claims, workflow, system, built, substituted } = *manifest;
+        let mut transaction = self.write().await?;
+        sqlx::query("DELETE FROM manifests WHERE cache = ? AND owner = ?")
+            .bind(cache.as_str())
+            .bind(owner)
+            .execute(&mut *transaction)
+            .await?;
+        sqlx::query(
+            "INSERT INTO manifests (cache, owner, repository, repository_key, repository_id, git_ref, commit_sha, workflow,
+                 run_id, run_attempt, check_run_id, system, built, substituted, reported_at)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(cache.as_str())
+        .bind(owner)
+        .bind(claims.repository.as_str())
+        .bind(key(&claims.repository))
+        .bind(signed(claims.repository_id)?)
+        .bind(claims.git_ref.as_str())
+        .bind(&claims.sha)
+        .bind(workflow)
+        .bind(signed(claims.run_id)?)
+        .bind(signed(claims.run_attempt)?)
+        .bind(claims.check_run_id.map(signed).transpose()?)
+        .bind(system)
+        .bind(joined(built))
+        .bind(joined(substituted))
+        .bind(now)
+        .execute(&mut *transaction)
+        .await?;
+        sqlx::query(
+            "DELETE FROM manifests WHERE cache = ?1 AND repository_key = ?2 AND git_ref = ?3 AND workflow = ?4
+                 AND run_id NOT IN (
+                     SELECT DISTINCT run_id FROM manifests
+                     WHERE cache = ?1 AND repository_key = ?2 AND git_ref = ?3 AND workflow = ?4
+                     ORDER BY run_id DESC LIMIT ?5)",
+        )
+        .bind(cache.as_str())
+        .bind(key(&claims.repository))
+        .bind(claims.git_ref.as_str())
+        .bind(workflow)
+        .bind(KEEP_RUNS)
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// The manifests of the newest run of each workflow on the ref, its attempts and jobs, newest first; and whether
+    /// these are all.
+    pub(crate) async fn manifests(
+        &self,
+        cache: &CacheName,
+        repository: &RepositoryName,
+        git_ref: &GitRef,
+    ) -> Result<(Vec<Manifest>, bool), MetadataError> {
+        let rows = sqlx::query(
+            "SELECT repository, git_ref, commit_sha, workflow, run_id, run_attempt, check_run_id, system, reported_at,
+                 conclusion, built, substituted
+             FROM manifests AS one
+             WHERE cache = ? AND repository_key = ? AND git_ref = ? AND run_id = (
+                 SELECT max(run_id) FROM manifests AS other
+                 WHERE other.cache = one.cache AND other.repository_key = one.repository_key
+                     AND other.git_ref = one.git_ref AND other.workflow = one.workflow)
+             ORDER BY reported_at DESC, id DESC LIMIT ?",
+        )
+        .bind(cache.as_str())
+        .bind(key(repository))
+        .bind(git_ref.as_str())
+        .bind(MAX_GIVEN + 1)
+        .fetch_all(self.reader())
+        .await?;
+        let (mut manifests, mut bytes) = (Vec::new(), 0);
+        for row in &rows {
+            bytes += row.try_get::<&str, _>("built")?.len() + row.try_get::<&str, _>("substituted")?.len();
+            if !manifests.is_empty() && bytes > MAX_GIVEN_BYTES || manifests.len() as i64 == MAX_GIVEN {
+                return Ok((manifests, false));
+            }
+            manifests.push(manifest(row)?);
+        }
+        Ok((manifests, true))
+    }
+
+    /// Notes how a run ended. Of a run that is not known, nothing.
+    pub(crate) async fn conclude_run(
+        &self,
+        repository: &RepositoryName,
+        run: u64,
+        attempt: u64,
+        conclusion: Conclusion,
+    ) -> Result<(), MetadataError> {
+        let mut transaction = self.write().await?;
+        sqlx::query(
+            "UPDATE manifests SET conclusion = ? WHERE repository_key = ? AND run_id = ? AND run_attempt = ?",
+        )
+        .bind(conclusion.as_str())
+        .bind(key(repository))
+        .bind(signed(run)?)
+        .bind(signed(attempt)?)
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Forgets what a repository's jobs reported before then: those on one ref, or all.
+    pub(crate) async fn forget_manifests_of(
+        &self,
+        repository: &RepositoryName,
+        git_ref: Option<&GitRef>,
+        before: i64,
+    ) -> Result<(), MetadataError> {
+        let mut transaction = self.write().await?;
+        let git_ref = git_ref.map(GitRef::as_str);
+        sqlx::query(
+            "DELETE FROM manifests WHERE repository_key = ? AND (? IS NULL OR git_ref = ?) AND reported_at < ?",
+        )
+        .bind(key(repository))
+        .bind(git_ref)
+        .bind(git_ref)
+        .bind(before)
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Forgets what was reported before then, by whomever.
+    pub(crate) async fn forget_manifests(&self, before: i64) -> Result<(), MetadataError> {
+        let mut transaction = self.write().await?;
+        sqlx::query("DELETE FROM manifests WHERE reported_at < ?")
+            .bind(before)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+}
+
+fn key(repository: &RepositoryName) -> String {
+    repository.as_str().to_ascii_lowercase()
+}
+
+fn signed(number: u64) -> Result<i64, MetadataError> {
+    number.try_into().map_err(|_| MetadataError::Damaged("a number is larger than any forge gives"))
+}
+
+fn joined(paths: &[StorePath]) -> String {
+    paths.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn manifest(row: &SqliteRow) -> Result<Manifest, MetadataError> {
+    let paths = |column| {
+        row.try_get::<&str, _>(column)?
+            .split_ascii_whitespace()
+            .map(|path| {
+                path.parse().map_err(|_| MetadataError::Damaged("a manifest has what is no store path"))
+            })
+            .collect::<Result<Vec<StorePath>, MetadataError>>()
+    };
+    Ok(Manifest {
+        repository: row.try_get("repository")?,
+        git_ref: row.try_get("git_ref")?,
+        commit: row.try_get("commit_sha")?,
+        workflow: row.try_get("workflow")?,
+        run: number(row.try_get("run_id")?)?,
+        attempt: number(row.try_get("run_attempt")?)?,
+        job: row.try_get::<Option<i64>, _>("check_run_id")?.map(number).transpose()?,
+        system: row.try_get("system")?,
+        reported_at: row.try_get("reported_at")?,
+        conclusion: row.try_get("conclusion")?,
+        built: paths("built")?,
+        substituted: paths("substituted")?,
+    })
+}

@@ -1,0 +1,20 @@
+//! Forgetting what is too old to be of use.
+
+use super::Performed;
+use crate::{Service, metadata::MetadataError};
+
+const DAY: i64 = 24 * 60 * 60;
+/// Seconds between two looks.
+const EVERY: i64 = 60 * 60;
+/// How long a job that failed is kept for somebody to look at, in seconds.
+const KEEP_FAILED_JOBS: i64 = 30 * DAY;
+/// How long a manifest is kept that no newer run of its workflow on its ref made superfluous, in seconds.
+const KEEP_MANIFESTS: i64 = 90 * DAY;
+
+pub(super) async fn tidy(service: &Service) -> Result<Performed, MetadataError> {
+    let (metadata, now) = (&service.metadata, service.clock.now());
+    metadata.forget_failed_jobs(now.saturating_sub(KEEP_FAILED_JOBS)).await?;
+    metadata.forget_deliveries(now.saturating_sub(service.config.keep_deliveries.seconds())).await?;
+    metadata.forget_manifests(now.saturating_sub(KEEP_MANIFESTS)).await?;
+    Ok(Performed::Again(now.saturating_add(EVERY)))
+}

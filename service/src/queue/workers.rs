@@ -1,0 +1,198 @@
+//! Who does the jobs: so many at once, each under its lease.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt as _;
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time::{sleep, timeout},
+};
+
+use super::{ClaimedJob, LEASE, MAX_ATTEMPTS, Queue, WorkerId, delay};
+use crate::{metadata::MetadataError, random::random_bytes};
+
+/// How many jobs are done at once.
+const AT_ONCE: usize = 4;
+/// How often somebody looks for jobs that another process stored.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// How a job ended, other than badly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Performed {
+    /// It is done.
+    Done,
+    /// It is done, and to be done again at that time.
+    Again(i64),
+}
+
+/// The workers of this process.
+pub struct Workers {
+    stop: watch::Sender<bool>,
+    dispatcher: JoinHandle<()>,
+}
+
+impl Workers {
+    /// Starts to do the jobs of `queue`, each by `perform`. A reason for its failure is shown to people, and to
+    /// nobody else.
+    pub fn start<P, F>(queue: Queue, perform: P) -> Self
+    where
+        P: Fn(ClaimedJob) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<Performed, String>> + Send + 'static,
+    {
+        let (stop, stopped) = watch::channel(false);
+        let dispatcher = tokio::spawn(dispatch(queue, Arc::new(perform), stopped));
+        Self { stop, dispatcher }
+    }
+
+    /// Ends the jobs under way and puts them back, as if they had not begun: whoever works next goes on with them.
+    pub async fn end(self) {
+        let _ = self.stop.send(true);
+        let _ = self.dispatcher.await;
+    }
+}
+
+async fn dispatch<P, F>(queue: Queue, perform: Arc<P>, mut stop: watch::Receiver<bool>)
+where
+    P: Fn(ClaimedJob) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Performed, String>> + Send + 'static,
+{
+    let mut running: JoinSet<()> = JoinSet::new();
+    let mut changes = queue.changes.subscribe();
+    while !*stop.borrow() {
+        changes.mark_unchanged();
+        let pause = match begin(&queue, &perform, &mut running, &stop).await {
+            Ok(pause) => pause,
+            Err(error) => {
+                tracing::error!(%error, "no job could be begun");
+                LOOK
+            }
+        };
+        tokio::select! {
+            _ = stop.changed() => break,
+            _ = changes.changed() => {}
+            Some(_) = running.join_next() => {}
+            () = sleep(pause) => {}
+        }
+    }
+    // Those under way know, and put back what they were at.
+    while running.join_next().await.is_some() {}
+}
+
+/// Begins as many jobs as are due and there are hands for, and says how long nothing else will be due.
+async fn begin<P, F>(
+    queue: &Queue,
+    perform: &Arc<P>,
+    running: &mut JoinSet<()>,
+    stop: &watch::Receiver<bool>,
+) -> Result<Duration, MetadataError>
+where
+    P: Fn(ClaimedJob) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Performed, String>> + Send + 'static,
+{
+    while running.len() < AT_ONCE {
+        let now = queue.clock.now();
+        // Asked first, since it takes no lock.
+        match queue.metadata.next_job_due_at().await? {
+            Some(due) if due <= now => {}
+            due => {
+                let until = due.map_or(LOOK.as_secs(), |due| due.abs_diff(now));
+                return Ok(LOOK.min(Duration::from_secs(until)));
+            }
+        }
+        let Ok(worker) = random_bytes().map(WorkerId) else { return Ok(LOOK) };
+        if queue.metadata.end_lost_jobs(now, MAX_ATTEMPTS).await? {
+            queue.wake();
+        }
+        let Some(job) = queue.metadata.claim_job(worker, now, lease_from(now)).await? else {
+            break;
+        };
+        let work = perform(job.clone());
+        running.spawn(carry_out(queue.clone(), worker, job, work, stop.clone()));
+    }
+    Ok(LOOK)
+}
+
+fn lease_from(now: i64) -> i64 {
+    now.saturating_add(LEASE.as_secs().cast_signed())
+}
+
+async fn carry_out(
+    queue: Queue,
+    worker: WorkerId,
+    job: ClaimedJob,
+    work: impl Future<Output = Result<Performed, String>> + Send,
+    mut stop: watch::Receiver<bool>,
+) {
+    tracing::debug!(job = job.id.0, kind = job.kind, attempt = job.attempts, "job begun");
+    let work = AssertUnwindSafe(work).catch_unwind();
+    let told_to_stop = async { drop(stop.wait_for(|stop| *stop).await) };
+    let written = tokio::select! {
+        done = work => {
+            let done = done.unwrap_or_else(|_| Err("a fault in larderd; the log says where".to_owned()));
+            write_down(&queue, worker, &job, done).await
+        }
+        () = lost(&queue, worker, &job) => {
+            tracing::info!(job = job.id.0, kind = job.kind, "job ended: a newer one made it pointless, or it is another's");
+            queue.metadata.finish_job(job.id, worker).await
+        }
+        () = told_to_stop => {
+            tracing::info!(job = job.id.0, kind = job.kind, "job put back");
+            let (attempts, now) = (job.attempts.saturating_sub(1), queue.clock.now());
+            queue.metadata.postpone_job(job.id, worker, now, attempts, None).await
+        }
+    };
+    if let Err(error) = written {
+        // Its lease ends, and it is done again.
+        tracing::error!(%error, job = job.id.0, kind = job.kind, "how a job ended could not be written down");
+    }
+    queue.wake();
+}
+
+async fn write_down(
+    queue: &Queue,
+    worker: WorkerId,
+    job: &ClaimedJob,
+    done: Result<Performed, String>,
+) -> Result<(), MetadataError> {
+    match done {
+        Ok(Performed::Done) => queue.metadata.finish_job(job.id, worker).await,
+        Ok(Performed::Again(at)) => queue.metadata.postpone_job(job.id, worker, at, 0, None).await,
+        Err(reason) if job.attempts >= MAX_ATTEMPTS => {
+            tracing::error!(job = job.id.0, kind = job.kind, reason, "job given up. See: larderd jobs list");
+            queue.metadata.give_up_job(job.id, worker, &reason).await
+        }
+        Err(reason) => {
+            let random = random_bytes().map_or(0, u16::from_le_bytes);
+            let delay = delay::after(job.attempts, random);
+            tracing::warn!(
+                job = job.id.0,
+                kind = job.kind,
+                attempt = job.attempts,
+                delay,
+                reason,
+                "job failed; it is tried again"
+            );
+            let due_at = queue.clock.now().saturating_add(delay);
+            queue.metadata.postpone_job(job.id, worker, due_at, job.attempts, Some(&reason)).await
+        }
+    }
+}
+
+/// Lengthens the lease while the job is this worker's; ends when it is not any more.
+async fn lost(queue: &Queue, worker: WorkerId, job: &ClaimedJob) {
+    let mut changes = queue.changes.subscribe();
+    loop {
+        let renewing = timeout(LEASE / 3, changes.changed()).await.is_err();
+        let mine = if renewing {
+            queue.metadata.renew_job(job.id, worker, lease_from(queue.clock.now())).await
+        } else {
+            queue.metadata.is_job_of(job.id, worker).await
+        };
+        match mine {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => tracing::warn!(%error, job = job.id.0, "a job's lease could not be looked at"),
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Webhooks as GitHub sends them and as an attacker would: through the service's own front door.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod commands;
+mod consequences;
+mod front_door;
+mod manifests;
+mod storms;
+mod world;

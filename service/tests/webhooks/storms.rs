@@ -1,0 +1,99 @@
+//! Much at once.
+
+use std::collections::HashSet;
+
+use futures_util::{StreamExt as _, future::join_all, stream};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::world::{FIRST, SIGNATURE, World, about_acme, name, sign, taken};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_thousand_deliveries_at_once_none_is_lost() {
+    let world = World::new().await;
+    // As large as most are, and each of them twice.
+    let deliveries: Vec<(String, Vec<u8>)> = (0..1000)
+        .map(|number| {
+            let payload = about_acme(
+                json!({ "ref": format!("topic-{number}"), "ref_type": "branch", "x": "x".repeat(8000) }),
+            );
+            (name(), payload.to_string().into_bytes())
+        })
+        .collect();
+    let send = |(guid, body): &(String, Vec<u8>)| {
+        let delivery = world.delivery_named(guid, "delete", body).header(SIGNATURE, sign(FIRST, body));
+        async { taken(delivery.send().await.unwrap()).await["new"] == true }
+    };
+    let twice = deliveries.iter().chain(&deliveries).map(send);
+    let new: Vec<bool> = stream::iter(twice).buffer_unordered(500).collect().await;
+    assert_eq!(new.iter().filter(|new| **new).count(), 1000);
+
+    let stored = world.service.metadata.deliveries(10_000).await.unwrap();
+    let stored: HashSet<String> = stored.into_iter().map(|delivery| delivery.guid).collect();
+    assert_eq!(stored, deliveries.into_iter().map(|(guid, _)| guid).collect());
+    let jobs = world.jobs().await;
+    assert_eq!(jobs.len(), 999, "all but the one that is always there, of the thousand that are listed");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_longer_than_github_sends_is_refused() {
+    let world = World::new().await;
+    let payload = |bytes: usize| {
+        let mut payload = about_acme(json!({})).to_string();
+        payload.push_str(&" ".repeat(bytes - payload.len()));
+        payload.into_bytes()
+    };
+    let largest = payload(25 << 20);
+    taken(world.delivery("ping", &largest).header(SIGNATURE, sign(FIRST, &largest)).send().await.unwrap())
+        .await;
+    let too_large = payload(26 << 20);
+    for signature in [sign(FIRST, &too_large), "sha256=00".to_owned()] {
+        let answer = world.delivery("ping", &too_large).header(SIGNATURE, &signature).send().await.unwrap();
+        assert_eq!(answer.status(), if signature.len() > 10 { 413 } else { 403 });
+    }
+    // Without a length nobody knows what will come.
+    let pieces = stream::iter([Ok::<_, std::io::Error>(largest)]);
+    let delivery = world
+        .delivery("ping", b"")
+        .header(SIGNATURE, sign(FIRST, b""))
+        .body(reqwest::Body::wrap_stream(pieces));
+    assert_eq!(delivery.send().await.unwrap().status(), 400);
+    assert_eq!(world.stored().await, 1);
+}
+
+/// Large bodies wait for each other; nobody else waits for them, however slowly they come.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_that_never_end_keep_nobody_waiting() {
+    let world = World::new().await;
+    let address = world.url.strip_prefix("http://").unwrap();
+    let slow = join_all((0..20).map(|_| async {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "POST /webhooks/github HTTP/1.1\r\nHost: {address}\r\nContent-Length: 26000000\r\n\
+             X-Hub-Signature-256: {}\r\nExpect: 100-continue\r\n\r\n",
+            sign(FIRST, b"")
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    }))
+    .await;
+    // Two of them are being read: those are told to go on.
+    let going_on = slow.into_iter().map(|mut stream| {
+        Box::pin(async move {
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).await.unwrap();
+            (answer, stream)
+        })
+    });
+    let (first, _, rest) = futures_util::future::select_all(going_on).await;
+    let (second, _, rest) = futures_util::future::select_all(rest).await;
+    assert!(first.0 == *b"HTTP/1.1 100" && second.0 == *b"HTTP/1.1 100");
+    for _ in 0..10 {
+        world.deliver("ping", &about_acme(json!({}))).await;
+    }
+    drop(rest);
+}

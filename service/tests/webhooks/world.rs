@@ -1,0 +1,221 @@
+//! The service with a few webhook rules, and somebody who sends deliveries.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+};
+
+use data_encoding::HEXLOWER;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use larder_protocol::{api::Permission, manifest::Manifests};
+use larder_service::{
+    Service,
+    audit::{Entry, Event, Who},
+    clock::Clock,
+    config::{Config, Environment},
+    metadata::tokens::{NewSession, OpenedSession, UsedIdToken},
+    serve,
+    trust::{Grant, GrantedTo, Rank, SecretToken, people},
+};
+use reqwest::{RequestBuilder, Response};
+use serde_json::{Value, json};
+use sha2::Sha256;
+use sqlx::{ConnectOptions as _, sqlite::SqliteConnectOptions};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+
+pub const NOW: i64 = 1_800_000_000;
+pub const HOUR: i64 = 60 * 60;
+pub const DAY: i64 = 24 * HOUR;
+pub const FIRST: &str = "the first secret of acme";
+pub const SECOND: &str = "the second secret of acme";
+pub const OTHER: &str = "the secret of another";
+
+const RULES: &str = r#"
+[[webhook]]
+repositories = ["acme/flake", "team/*"]
+secrets = [{ env = "FIRST" }, { env = "SECOND" }]
+[[webhook]]
+repositories = ["other/thing"]
+secrets = [{ env = "OTHER" }]
+
+[[cache]]
+name = "main"
+[[cache]]
+name = "other"
+"#;
+
+pub struct World {
+    pub url: String,
+    pub client: reqwest::Client,
+    pub service: Arc<Service>,
+    pub time: Arc<AtomicI64>,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<()>,
+    data: tempfile::TempDir,
+}
+
+impl World {
+    pub async fn new() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let environment = Environment::from([
+            ("LARDER_DATA_DIR", data.path().to_str().unwrap()),
+            ("FIRST", FIRST),
+            ("SECOND", SECOND),
+            ("OTHER", OTHER),
+        ]);
+        let config = Config::parse(Path::new("larder.toml"), RULES, &environment).unwrap();
+        let time = Arc::new(AtomicI64::new(NOW));
+        let service = Service::open(config, Clock::Set(time.clone())).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (stop, stopped) = oneshot::channel();
+        let served = tokio::spawn(serve(service.clone(), listener, async {
+            let _ = stopped.await;
+        }));
+        Self { url, client: reqwest::Client::new(), service, time, stop, served, data }
+    }
+
+    /// Lets time go by, and waits until all that is due then is done.
+    pub async fn pass(&self, seconds: i64) {
+        self.time.fetch_add(seconds, Ordering::SeqCst);
+        self.service.queue.wake();
+        self.service.queue.idle().await.unwrap();
+    }
+
+    /// A delivery with a name of its own, signed by nobody.
+    pub fn delivery(&self, event: &str, body: &[u8]) -> RequestBuilder {
+        self.delivery_named(&name(), event, body)
+    }
+
+    pub fn delivery_named(&self, guid: &str, event: &str, body: &[u8]) -> RequestBuilder {
+        self.client
+            .post(format!("{}/webhooks/github", self.url))
+            .header("Content-Type", "application/json")
+            .header("User-Agent", "GitHub-Hookshot/044aadd")
+            .header("X-GitHub-Event", event)
+            .header("X-GitHub-Delivery", guid)
+            .header("X-GitHub-Hook-ID", "292430182")
+            .body(body.to_vec())
+    }
+
+    /// Delivers what acme's repository would, and expects it to be taken.
+    pub async fn deliver(&self, event: &str, payload: &Value) -> Value {
+        let body = payload.to_string().into_bytes();
+        let answer = self.delivery(event, &body).header(SIGNATURE, sign(FIRST, &body)).send().await.unwrap();
+        taken(answer).await
+    }
+
+    /// How many deliveries are stored.
+    pub async fn stored(&self) -> usize {
+        self.service.metadata.deliveries(10_000).await.unwrap().len()
+    }
+
+    /// The keys of all jobs that wait, but for what is always there.
+    pub async fn jobs(&self) -> Vec<String> {
+        let jobs = self.service.metadata.jobs().await.unwrap();
+        jobs.into_iter().map(|job| job.key).filter(|key| key != "tidy").collect()
+    }
+
+    /// What `larderd` says of the same data.
+    pub fn larderd(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_larderd"));
+        command.env_clear().env("LARDER_DATA_DIR", self.data.path()).args(arguments).output().unwrap()
+    }
+
+    /// How many manifests are in the database, whether or not anybody is told of them.
+    pub async fn kept_manifests(&self) -> i64 {
+        let options =
+            SqliteConnectOptions::new().filename(self.data.path().join("larder.db")).read_only(true);
+        let mut database = options.connect().await.unwrap();
+        sqlx::query_scalar("SELECT count(*) FROM manifests").fetch_one(&mut database).await.unwrap()
+    }
+
+    /// A session in `main` for a job with other claims than most.
+    pub async fn job(&self, change: impl FnOnce(&mut Value)) -> String {
+        self.job_in("main", change).await
+    }
+
+    pub async fn job_in(&self, cache: &str, change: impl FnOnce(&mut Value)) -> String {
+        let mut claims = json!({
+            "iss": "https://token.actions.githubusercontent.com", "repository": "acme/flake", "repository_id": 42,
+            "repository_visibility": "public", "ref": "refs/heads/main", "sha": "0123456789abcdef",
+            "event_name": "push", "workflow_ref": "acme/flake/.github/workflows/ci.yml@refs/heads/main",
+            "run_id": 1000, "run_attempt": 1, "check_run_id": 5000,
+        });
+        change(&mut claims);
+        let session = SecretToken::generate("larder_s_").unwrap();
+        let (now, id) = (self.service.clock.now(), session.hash().short());
+        let grant = Grant {
+            cache: cache.parse().unwrap(),
+            permissions: vec![Permission::Push, Permission::Read],
+            identity: GrantedTo::Job(serde_json::from_value(claims).unwrap()),
+            rank: Rank::default(),
+            isolated: None,
+        };
+        let used = UsedIdToken { issuer: "x", id: &id, expires_at: now };
+        let entry = Entry::of_service(
+            Who::of(&grant.identity),
+            Event::Granted { permissions: grant.permissions.clone(), until: now },
+        );
+        let expires_at = now + 100 * DAY;
+        let new = NewSession { hash: session.hash(), grant: &grant, new_names: &[], expires_at };
+        let opened = self.service.metadata.open_session(new, used, now, &entry).await.unwrap();
+        assert_eq!(opened, OpenedSession::Opened);
+        session.expose().to_owned()
+    }
+
+    /// A person's token for `main`.
+    pub async fn person(&self) -> String {
+        let Service { metadata, clock, .. } = &*self.service;
+        let main = "main".parse().unwrap();
+        let name = name();
+        people::create_token(metadata, clock, &name, &main, 100 * DAY).await.unwrap().expose().to_owned()
+    }
+
+    /// Reports a manifest to `main`, and expects this answer.
+    pub async fn report(&self, token: &str, manifest: &Value, status: u16) {
+        let url = format!("{}/api/v1/caches/main/manifests", self.url);
+        let answer = self.client.post(url).bearer_auth(token).json(manifest).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{}", answer.text().await.unwrap());
+    }
+
+    pub async fn manifests(&self, token: &str, repository: &str, git_ref: &str) -> Manifests {
+        let url = format!("{}/api/v1/repositories/{repository}/manifests?ref={git_ref}", self.url);
+        self.client.get(url).bearer_auth(token).send().await.unwrap().json().await.unwrap()
+    }
+
+    pub async fn end(self) {
+        drop(self.stop);
+        self.served.await.unwrap();
+    }
+}
+
+pub const SIGNATURE: &str = "X-Hub-Signature-256";
+
+pub fn sign(secret: &str, body: &[u8]) -> String {
+    let mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap().chain_update(body);
+    format!("sha256={}", HEXLOWER.encode(&mac.finalize().into_bytes()))
+}
+
+/// A GUID.
+pub fn name() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!("72d3162e-cc78-11e3-81ab-{:012}", COUNT.fetch_add(1, Ordering::SeqCst))
+}
+
+pub async fn taken(answer: Response) -> Value {
+    assert_eq!(answer.status(), 202);
+    answer.json().await.unwrap()
+}
+
+/// What a payload about acme's repository has, and more.
+pub fn about_acme(more: Value) -> Value {
+    let mut payload =
+        json!({ "repository": { "id": 42, "full_name": "acme/flake" }, "sender": { "login": "anna" } });
+    payload.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    payload
+}
