@@ -15,7 +15,7 @@ use crate::{
     Service,
     client::Peer,
     connections::{BusyBody, Connection, Connections},
-    isolated, queue, retention, router,
+    isolated, queue, retention, router, trust,
 };
 
 /// A connection on which no whole request head arrives for so long is closed, idle ones too: one that sends a byte
@@ -45,6 +45,11 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     let tidying = tokio::spawn(isolated::run(service.clone()));
     let workers = queue::start(&service).await;
 
+    // Requests do not wait for it, nor does the end.
+    let resolving = tokio::spawn({
+        let service = service.clone();
+        async move { trust::resolve_names(&service).await }
+    });
     let mut shutdown = pin!(shutdown);
     loop {
         let stream = tokio::select! {
@@ -68,6 +73,7 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     }
 
     drop(listener);
+    resolving.abort();
     tracing::info!(connections = serving.len(), "stopping");
     stop.cancel();
     serving.close();

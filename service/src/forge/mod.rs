@@ -1,5 +1,6 @@
-//! GitHub: its webhooks. A delivery is verified, stored, answered, and only then acted on.
+//! GitHub: its API, and its webhooks. A delivery is verified, stored, answered, and only then acted on.
 
+mod api;
 mod delivery;
 mod events;
 mod inbox;
@@ -21,6 +22,7 @@ use serde_json::{Value, json};
 
 pub(crate) use self::delivery::NewDelivery;
 pub use self::{
+    api::{Forge, ForgeError},
     delivery::{DeliveryCount, DeliveryOutcome, DeliveryRow, StoredDelivery},
     inbox::Inbox,
     payload::Conclusion,

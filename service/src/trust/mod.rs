@@ -10,6 +10,7 @@ mod pattern;
 pub mod people;
 mod pull_request;
 mod rank;
+mod resolve;
 mod rule;
 mod rules;
 mod secret;
@@ -25,6 +26,7 @@ pub use self::{
     pattern::{InvalidPattern, Pattern, RefPattern, RepositoryPattern, WorkflowPattern},
     pull_request::PullRequest,
     rank::{InvalidRank, Rank},
+    resolve::resolve_names,
     rule::TrustRule,
     rules::{Decision, TrustRules},
     secret::{SecretToken, TokenHash},

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod audit;
+mod forge;
 mod issuer;
 mod issuers;
 mod keys;
