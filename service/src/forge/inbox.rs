@@ -63,10 +63,12 @@ impl Inbox {
         headers: &HeaderMap,
         body: Body,
     ) -> Result<(Bytes, OwnedSemaphorePermit), ApiError> {
-        let announced = headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse::<usize>().ok())
-            .ok_or_else(|| ApiError::bad_request("the request has no Content-Length"))?;
+        let announced = headers.get(header::CONTENT_LENGTH);
+        let announced = announced.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        let Some(announced) = announced else {
+            drain(body).await;
+            return Err(ApiError::bad_request("the request has no Content-Length"));
+        };
         if announced > MAX_BODY {
             drain(body).await;
             return Err(ApiError::too_large(format!("a delivery has at most {MAX_BODY} bytes")));

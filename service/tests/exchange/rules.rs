@@ -21,12 +21,13 @@ async fn check(rules: &str, cases: &[Case]) {
                 assert_eq!(status, StatusCode::OK, "{rules}{changes}: {answer}");
                 assert_eq!(answer["permissions"], json!(permissions), "{rules}{changes}");
                 let token = answer["token"].as_str().unwrap();
+                let cache = answer["cache"]["name"].as_str().unwrap();
                 let permission = serde_json::from_value(answer["permissions"][0].clone()).unwrap();
-                let grant = world.may(token, "main", permission).await.unwrap();
+                let grant = world.may(token, cache, permission).await.unwrap();
                 assert_eq!(i64::from(grant.rank), *rank, "{rules}{changes}");
                 for permission in [Permission::Push, Permission::Pin, Permission::Read, Permission::Admin] {
                     let granted = permissions.contains(&permission.to_string().as_str());
-                    let may = world.may(token, "main", permission).await;
+                    let may = world.may(token, cache, permission).await;
                     assert_eq!(may.is_ok(), granted, "{rules}{changes}: {permission}");
                 }
             }
@@ -184,7 +185,11 @@ async fn permissions_ranks_and_several_rules() {
         rule("repository = \"acme/flake\"\nref = \"refs/pull/**\"\nevents = [\"pull_request\"]\nrank = 9");
     let pull = json!({"ref": "refs/pull/1/merge", "event_name": "pull_request", "ref_protected": "false"});
     check(&named, &[(pull.clone(), Ok((PUSH, 9)))]).await;
-    check(&format!("{named}{isolated}{reads}"), &[(pull, Err("a cache of its own"))]).await;
+    let all = format!("{named}{isolated}{reads}");
+    check(&all, &[(pull.clone(), Ok((PUSH, 0)))]).await;
+    let world = World::trusting(&all).await;
+    let (_, answer) = world.exchange(&world.changed(&pull)).await;
+    assert_eq!(answer["cache"]["name"], "main~42-pr-1");
 }
 
 #[tokio::test]
