@@ -1,11 +1,11 @@
-//! The stand-in for GitHub as a program, for `scripts/demo`: one job, for which a runner's variables are
-//! printed. Ends when its standard input does.
+//! The stand-in for GitHub as a program, for `scripts/demo`: a job of a branch, and one of a pull request, for which a
+//! runner's variables are printed. Ends when its standard input does.
 
 use std::{io::Write, net::SocketAddr};
 
 use clap::Parser;
 use larder_service::clock::Clock;
-use larder_tests::github::{GitHub, Job};
+use larder_tests::github::{GitHub, Job, StartedJob};
 use tokio::io::AsyncReadExt;
 
 /// A stand-in for GitHub's issuer and the runner's token endpoint.
@@ -23,23 +23,44 @@ struct Arguments {
     /// The branch that was pushed.
     #[arg(long, default_value = "main")]
     branch: String,
+    /// The pull request, from a branch of the same repository; its job's variables have `PULL_` before their names.
+    #[arg(long, default_value_t = 7)]
+    pull_request: u64,
 }
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
     let arguments = Arguments::parse();
     let mut github = GitHub::start_on(arguments.listen, Clock::System).await;
-    let started = github.start_job(Job::push(&arguments.repository, &arguments.branch));
-    let mut request_url = started.request_url.clone();
-    if let Some(address) = arguments.listen_for_containers {
-        let bound = github.listen_also(address).await;
-        request_url = request_url.replace(github.issuer(), &format!("http://{bound}"));
+    let bound = match arguments.listen_for_containers {
+        Some(address) => format!("http://{}", github.listen_also(address).await),
+        None => github.issuer().to_owned(),
+    };
+    let push = github.start_job(Job::push(&arguments.repository, &arguments.branch));
+    let pull_request = github.start_job(Job {
+        run_id: push.job.run_id + 1,
+        check_run_id: push.job.check_run_id + 1,
+        ..Job::pull_request(&arguments.repository, arguments.pull_request)
+    });
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "ISSUER={}", github.issuer())?;
+    for (prefix, started) in [("PULL_", &pull_request), ("", &push)] {
+        for (name, value) in variables(started, &started.request_url.replace(github.issuer(), &bound)) {
+            writeln!(out, "{prefix}{name}={value}")?;
+        }
     }
+    out.flush()?;
+    drop(out);
+    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+    Ok(())
+}
+
+/// What a runner sets for the job.
+fn variables(started: &StartedJob, request_url: &str) -> Vec<(&'static str, String)> {
     let job = &started.job;
     let owner = job.repository.split('/').next().unwrap_or_default();
-    let lines = [
-        ("ISSUER", github.issuer().to_owned()),
-        ("ACTIONS_ID_TOKEN_REQUEST_URL", request_url),
+    vec![
+        ("ACTIONS_ID_TOKEN_REQUEST_URL", request_url.to_owned()),
         ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", started.request_token.clone()),
         ("GITHUB_REPOSITORY", job.repository.clone()),
         ("GITHUB_REPOSITORY_ID", job.repository_id.to_string()),
@@ -52,13 +73,5 @@ async fn main() -> std::io::Result<()> {
         ("GITHUB_RUN_ID", job.run_id.to_string()),
         ("GITHUB_RUN_NUMBER", job.run_number.to_string()),
         ("GITHUB_RUN_ATTEMPT", job.run_attempt.to_string()),
-    ];
-    let mut out = std::io::stdout().lock();
-    for (name, value) in lines {
-        writeln!(out, "{name}={value}")?;
-    }
-    out.flush()?;
-    drop(out);
-    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
-    Ok(())
+    ]
 }
