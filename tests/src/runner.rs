@@ -412,7 +412,7 @@ impl Workflow {
         fs::write(path, text).unwrap();
     }
 
-    /// Commits, and runs the workflow for that push.
+    /// Commits, and runs the workflow for the job's event.
     pub async fn run(&self, job: &StartedJob) -> Output {
         let (repository, home) = (self.dir.path().join("repository"), self.dir.path().join("home"));
         self.write("home/.config/act/actrc", "");
@@ -438,7 +438,13 @@ impl Workflow {
             .env_clear()
             .env("HOME", &home)
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .args(["push", "-P", "ubuntu-latest=-self-hosted", "--pull=false", "--action-offline-mode"])
+            .args([
+                &job.job.event,
+                "-P",
+                "ubuntu-latest=-self-hosted",
+                "--pull=false",
+                "--action-offline-mode",
+            ])
             .args(["--no-cache-server", "--container-options", &format!("-v {0}:{0}", cache.display())])
             .args(["--env", &format!("ACTIONS_ID_TOKEN_REQUEST_URL={}", job.request_url)])
             .args(["--env", &format!("ACTIONS_ID_TOKEN_REQUEST_TOKEN={}", job.request_token)])

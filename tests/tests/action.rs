@@ -34,9 +34,13 @@ struct Machine {
 
 impl Machine {
     async fn start() -> Self {
+        Self::with(&Scene::default()).await
+    }
+
+    async fn with(scene: &Scene) -> Self {
         let dir = TempDir::new().unwrap();
         let github = GitHub::start(Clock::System).await;
-        let larderd = Larderd::start(dir.path(), github.issuer(), &Scene::default()).await;
+        let larderd = Larderd::start(dir.path(), github.issuer(), scene).await;
         Self { larderd, github, dir }
     }
 
@@ -72,8 +76,12 @@ impl Machine {
     }
 
     async fn has(&self, path: &Path) -> bool {
+        self.has_in("main", path).await
+    }
+
+    async fn has_in(&self, cache: &str, path: &Path) -> bool {
         let name = path.file_name().unwrap().to_str().unwrap();
-        let page = format!("{}/main/{}.narinfo", self.larderd.url(), &name[..32]);
+        let page = format!("{}/{cache}/{}.narinfo", self.larderd.url(), &name[..32]);
         reqwest::get(page).await.unwrap().status().is_success()
     }
 }
@@ -203,6 +211,61 @@ async fn a_forks_pull_request_reads_and_says_so_in_one_line() {
     nix::delete(&nix::closure(&own).await).await;
 }
 
+/// As [`Scene::default`], and pull requests have caches of their own.
+fn isolating() -> Scene {
+    let scene = Scene::default();
+    let rule = "\n[[cache.trust]]\nrepository = \"acme/flake\"\nisolate = true\n";
+    Scene { caches: scene.caches + rule, ..scene }
+}
+
+/// The cache of [`Job::pull_request`] 7.
+const OWN: &str = "main~610214307-pr-7";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_request_reads_all_and_pushes_into_a_cache_of_its_own() {
+    let mut machine = Machine::with(&isolating()).await;
+    let mut job = machine.runner_job().await;
+    job.run(Stage::Main).await;
+    let parents = expression();
+    let (_, built) = build(&job, &parents).await;
+    assert_ended_well(&job.run(Stage::Post).await);
+    let in_parent = nix::closure(&built).await;
+    nix::delete(&in_parent).await;
+
+    let own = expression();
+    let mut in_own = Vec::new();
+    for first in [true, false] {
+        let started = start_job(&mut machine.github, Job::pull_request("acme/flake", 7)).await;
+        let mut job = machine.with_action(RunnerJob::new(&started)).with("strict", "true");
+        let main = job.run(Stage::Main).await;
+        assert_ended_well(&main);
+        assert_eq!(main.outputs["status"], "ready");
+        assert_eq!(main.outputs["substituter"], format!("{}/{OWN}", machine.larderd.url()));
+        assert_eq!(main.log.matches("This pull request has a cache of its own").count(), 1, "{}", main.log);
+        let keys: Vec<&str> = main.outputs["public-key"].split(' ').collect();
+        let config = job.variable("NIX_CONFIG").unwrap();
+        assert_eq!(keys.len(), 2, "its own and its parent's");
+        assert!(keys.iter().all(|key| config.contains(key)), "{config}");
+        assert!(config.contains("extra-substituters = http://127.0.0.1:"), "no relay in {config}");
+
+        let (said, again) = build(&job, &parents).await;
+        assert!(again == built && said.contains("copying path"), "{said}");
+        let (said, paths) = build(&job, &own).await;
+        assert_eq!(said.contains("building '"), first, "{said}");
+        let post = job.run(Stage::Post).await;
+        assert_ended_well(&post);
+        if first {
+            assert!(post.log.contains(&format!("pushed to {OWN}")), "{}", post.log);
+            assert_eq!(post.summary.matches("own cache").count(), 1, "{}", post.summary);
+        }
+        assert!(machine.has_in(OWN, &paths[0]).await && !machine.has(&paths[0]).await);
+        in_own = nix::closure(&paths).await;
+        nix::delete(&in_own).await;
+        nix::delete(&in_parent).await;
+    }
+    assert!(!in_own.is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_permission_it_says_which() {
     let machine = Machine::start().await;
@@ -329,9 +392,25 @@ async fn nothing_stays_of_a_job_that_is_cancelled_while_it_pushes() {
 async fn a_workflow_run_by_act_pushes_what_it_builds() {
     let mut machine = Machine::start().await;
     let started = machine.job().await;
+    let built = run_by_act(&machine, &started, "main").await;
+    machine.assert_readable(&built).await;
+    nix::delete(&nix::closure(&built).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_requests_workflow_run_by_act_pushes_into_its_own_cache() {
+    let mut machine = Machine::with(&isolating()).await;
+    let started = start_job(&mut machine.github, Job::pull_request("acme/flake", 7)).await;
+    let built = run_by_act(&machine, &started, OWN).await;
+    assert!(machine.has_in(OWN, &built[0]).await && !machine.has(&built[0]).await);
+    nix::delete(&nix::closure(&built).await).await;
+}
+
+/// Runs a workflow that builds, and tells what it has built and pushed to that cache.
+async fn run_by_act(machine: &Machine, started: &StartedJob, cache: &str) -> Vec<PathBuf> {
     let out = machine.dir.path().join("built");
     let workflow = Workflow::new(&format!(
-        "on: push
+        "on: [push, pull_request]
 permissions:
   contents: read
   id-token: write
@@ -357,14 +436,13 @@ jobs:
     ))
     .await;
     workflow.add_file("program.nix", &expression());
-    let output = workflow.run(&started).await;
+    let output = workflow.run(started).await;
     let said = format!("{}{}", output.stdout, output.stderr);
     assert!(output.success, "{said}");
     let built: Vec<PathBuf> = std::fs::read_to_string(out).unwrap().lines().map(PathBuf::from).collect();
-    assert!(said.contains("pushed to main"), "{said}");
+    assert!(said.contains(&format!("pushed to {cache}")), "{said}");
     assert!(!said.contains(&started.request_token), "a secret is in the log");
-    machine.assert_readable(&built).await;
-    nix::delete(&nix::closure(&built).await).await;
     let left = run(Command::new("docker").args(["ps", "-q", "--filter", "label=larder.agent"])).await;
     assert_eq!(left.expect_success(), "", "an agent stays");
+    built
 }
