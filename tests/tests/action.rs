@@ -409,6 +409,9 @@ async fn a_pull_requests_workflow_run_by_act_pushes_into_its_own_cache() {
 /// Runs a workflow that builds, and tells what it has built and pushed to that cache.
 async fn run_by_act(machine: &Machine, started: &StartedJob, cache: &str) -> Vec<PathBuf> {
     let out = machine.dir.path().join("built");
+    // For a pull request act runs the steps elsewhere than in the repository.
+    let program = machine.dir.path().join("program.nix");
+    std::fs::write(&program, expression()).unwrap();
     let workflow = Workflow::new(&format!(
         "on: [push, pull_request]
 permissions:
@@ -428,14 +431,14 @@ jobs:
         with:
           service: {}
           strict: true
-      - run: nix-build program.nix | tee {}
+      - run: nix-build {} | tee {}
 ",
         NIX_CONFIG.replace('\n', "'\n            echo '"),
         machine.larderd.url(),
+        program.display(),
         out.display()
     ))
     .await;
-    workflow.add_file("program.nix", &expression());
     let output = workflow.run(started).await;
     let said = format!("{}{}", output.stdout, output.stderr);
     assert!(output.success, "{said}");
