@@ -232,12 +232,17 @@ fn tokens_for_people_are_printed_once() {
     let (status, token_text, hint) = token(&["create", "anna", "--expires", "30d"]);
     assert_eq!(status, Some(0), "{hint}");
     assert!(token_text.starts_with("larder_t_") && token_text.lines().count() == 1);
-    assert!(!hint.contains(token_text.trim()));
+    assert!(!hint.contains(token_text.trim()) && hint.contains("permits push, read in main"), "{hint}");
     let (_, list, _) = token(&["list"]);
     assert_eq!(list, "anna\tcache main\tends in 30 d\n");
     assert_eq!(token(&["create", "anna"]).0, Some(1));
     assert_eq!(token(&["create", "bert", "--cache", "nowhere"]).0, Some(1));
     assert_eq!(token(&["create", "bert", "--expires", "100y"]).0, Some(2));
+    let (status, _, remedy) = token(&["create", "bert", "--permission", "root"]);
+    assert!(status == Some(2) && remedy.contains("push, pin, read or admin"), "{remedy}");
+    let (status, _, hint) = token(&["create", "bert", "--permission", "push,admin"]);
+    assert!(status == Some(0) && hint.contains("permits push, admin in main"), "{hint}");
+    assert_eq!(token(&["revoke", "bert"]).0, Some(0));
     assert_eq!(token(&["revoke", "anna"]).0, Some(0));
     assert_eq!(token(&["revoke", "anna"]).0, Some(1));
     assert_eq!(token(&["list"]).1, "");

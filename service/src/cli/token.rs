@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use clap::Subcommand;
-use larder_protocol::api::CacheName;
+use larder_protocol::api::{CacheName, Permission};
 
 use super::{Failure, print};
 use crate::{clock::Clock, config::Config, trust::people};
@@ -17,12 +17,16 @@ pub(super) enum Command {
     Create {
         /// What to call it, for example anna-laptop
         name: String,
-        /// The cache that it may push to
+        /// The cache that it is for
         #[arg(long, default_value = "main")]
         cache: CacheName,
         /// When it ends, for example 12h, 90d or 1y
         #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = lifetime)]
         expires: i64,
+        /// What it permits there: some of push, pin, read and admin
+        #[arg(long = "permission", value_name = "PERMISSION", value_delimiter = ',', value_parser = permission,
+            default_values = ["push", "read"])]
+        permissions: Vec<Permission>,
     },
     /// List the tokens that have not ended
     List,
@@ -33,20 +37,28 @@ pub(super) enum Command {
     },
 }
 
+fn permission(text: &str) -> Result<Permission, String> {
+    [Permission::Push, Permission::Pin, Permission::Read, Permission::Admin]
+        .into_iter()
+        .find(|permission| permission.to_string() == text)
+        .ok_or_else(|| "write push, pin, read or admin, with commas between several".to_owned())
+}
+
 pub(super) async fn run(command: Command, config: &Config) -> Result<(), Failure> {
     // A token in a database that no service reads would be worth nothing.
     let metadata = super::open_existing(config).await?;
     let clock = Clock::System;
     let done = match command {
-        Command::Create { name, cache, expires } => {
+        Command::Create { name, cache, expires, permissions } => {
             if !config.caches.iter().any(|configured| configured.name == cache) {
                 return Err(Failure::Other(format!("there is no cache {cache} in the configuration")));
             }
-            people::create_token(&metadata, &clock, &name, &cache, expires).await.map_err(Failure::because).map(
+            people::create_token(&metadata, &clock, &name, &cache, expires, &permissions).await.map_err(Failure::because).map(
                 |token| {
                     print::complain(&format!(
-                        "This token may push to {} for {} days. Keep it secret; it is not shown again. `larder push` \
+                        "This token permits {} in {} for {} days. Keep it secret; it is not shown again. `larder push` \
                          takes it as LARDER_TOKEN or from a file.",
+                        permissions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
                         cache,
                         (expires + DAY - 1) / DAY,
                     ));

@@ -26,7 +26,10 @@ pub enum TokenError {
     Random(#[from] getrandom::Error),
 }
 
-/// Makes a token by which a person may push to `cache` for `lifetime` seconds.
+/// What a person's token permits unless somebody says otherwise.
+pub const PUSH_AND_READ: [Permission; 2] = [Permission::Push, Permission::Read];
+
+/// Makes a token that permits this in `cache` for `lifetime` seconds.
 ///
 /// # Errors
 /// When the name will not do or is taken, or the database fails.
@@ -36,6 +39,7 @@ pub async fn create_token(
     name: &str,
     cache: &CacheName,
     lifetime: i64,
+    permissions: &[Permission],
 ) -> Result<SecretToken, TokenError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.@".contains(&b);
     if !(1..=64).contains(&name.len()) || !name.bytes().all(plain) {
@@ -45,7 +49,7 @@ pub async fn create_token(
     let hash = token.hash();
     let grant = Grant {
         cache: cache.clone(),
-        permissions: vec![Permission::Push, Permission::Read],
+        permissions: permissions.to_vec(),
         identity: GrantedTo::Person { name: name.to_owned(), token: hash.short() },
         rank: Rank::default(),
         isolated: None,

@@ -95,7 +95,9 @@ async fn a_person_can_push_by_a_token_until_it_ends_or_is_revoked() {
     let metadata = &world.service.metadata;
     let clock = &world.service.clock;
     let main = "main".parse().unwrap();
-    let create = |name: &'static str| trust::people::create_token(metadata, clock, name, &main, 1000);
+    let create = |name: &'static str| {
+        trust::people::create_token(metadata, clock, name, &main, 1000, &trust::people::PUSH_AND_READ)
+    };
     let token = create("anna").await.unwrap();
     let grant = world.may(token.expose(), "main", Permission::Push).await.unwrap();
     assert!(grant.identity.owner().starts_with("person anna "));

@@ -86,9 +86,16 @@ async fn a_push_belongs_to_who_opened_it() {
     let nar = TestNar::new(path(1, "x"), b"x", &[]);
     let opened = world.open(&[&nar]).await;
     let main = "main".parse().unwrap();
-    let other = people::create_token(&world.service.metadata, &world.service.clock, "other", &main, 60)
-        .await
-        .unwrap();
+    let other = people::create_token(
+        &world.service.metadata,
+        &world.service.clock,
+        "other",
+        &main,
+        60,
+        &people::PUSH_AND_READ,
+    )
+    .await
+    .unwrap();
     let url = format!("{}/api/v1/caches/main/pushes/{}/commit", world.url, opened.push);
     let answer = world.client.post(&url).bearer_auth(other.expose()).send().await.unwrap();
     assert_eq!(answer.status(), 404);

@@ -45,8 +45,16 @@ impl World {
         change(&mut config);
         let service = Service::open(config, Clock::System).await.unwrap();
         let main = "main".parse().unwrap();
-        let token =
-            people::create_token(&service.metadata, &service.clock, "test", &main, 3600).await.unwrap();
+        let token = people::create_token(
+            &service.metadata,
+            &service.clock,
+            "test",
+            &main,
+            3600,
+            &people::PUSH_AND_READ,
+        )
+        .await
+        .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel();

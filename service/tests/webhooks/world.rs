@@ -173,7 +173,11 @@ impl World {
         let Service { metadata, clock, .. } = &*self.service;
         let main = "main".parse().unwrap();
         let name = name();
-        people::create_token(metadata, clock, &name, &main, 100 * DAY).await.unwrap().expose().to_owned()
+        people::create_token(metadata, clock, &name, &main, 100 * DAY, &people::PUSH_AND_READ)
+            .await
+            .unwrap()
+            .expose()
+            .to_owned()
     }
 
     /// Reports a manifest to `main`, and expects this answer.
