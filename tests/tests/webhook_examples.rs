@@ -15,7 +15,17 @@ use sha2::Sha256;
 
 const SECRET: &str = "a secret of this test alone";
 /// The events from which something may follow.
-const KNOWN: [&str; 4] = ["delete", "ping", "repository", "workflow_run"];
+const KNOWN: [&str; 9] = [
+    "delete",
+    "installation",
+    "installation_repositories",
+    "ping",
+    "pull_request",
+    "push",
+    "release",
+    "repository",
+    "workflow_run",
+];
 
 /// What npm's `@octokit/webhooks-examples` holds of each event.
 #[derive(Deserialize)]

@@ -43,12 +43,12 @@ pub(super) enum Command {
 
 pub(super) async fn run(command: Command, config: &Config) -> Result<(), Failure> {
     let metadata = open_existing(config).await?;
-    let done = execute(command, &metadata).await;
+    let done = execute(command, config, &metadata).await;
     metadata.close().await;
     done
 }
 
-async fn execute(command: Command, metadata: &Metadata) -> Result<(), Failure> {
+async fn execute(command: Command, config: &Config, metadata: &Metadata) -> Result<(), Failure> {
     match command {
         Command::List { limit, json } => {
             let deliveries = metadata.deliveries(limit).await.map_err(Failure::because)?;
@@ -67,7 +67,8 @@ async fn execute(command: Command, metadata: &Metadata) -> Result<(), Failure> {
         Command::Replay { delivery } => {
             for delivery in find(metadata, &delivery).await? {
                 let now = Clock::System.now();
-                let jobs = forge::replay(metadata, &delivery, now).await.map_err(Failure::because)?;
+                let jobs = forge::replay(metadata, &config.webhooks, &delivery, now).await;
+                let jobs = jobs.map_err(Failure::because)?;
                 print::complain(&format!("jobs that follow from it: {jobs}"));
             }
         }

@@ -100,14 +100,14 @@ fn check(
         )
     })?;
     let about = envelope.about();
-    if !rules.iter().any(|rule| speaks_for(rule, &about)) {
+    let Some(rule) = rules.into_iter().find(|rule| speaks_for(rule, &about)) else {
         tracing::info!(event, about = about.key(), "refused a delivery that its secret does not speak for");
         return Err(ApiError::denied(
             "the secret that signed this is not for what it is about. Whoever runs the service can add the \
              repository to its [[webhook]] rule in larder.toml",
         ));
-    }
-    let (outcome, jobs) = events::decide(&event, &envelope, &about, &body, service.clock.now());
+    };
+    let (outcome, jobs) = events::decide(&event, &envelope, &about, rule, &body, service.clock.now());
     Ok(NewDelivery {
         guid,
         about: about.key(),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{GitRef, RepositoryName};
+use crate::identity::RepositoryName;
 
 /// What every payload may say.
 #[derive(Debug, Deserialize)]
@@ -67,42 +67,6 @@ impl About {
             Self::Nobody => String::new(),
         }
     }
-}
-
-/// `delete`: a branch or a tag is gone.
-#[derive(Debug, Deserialize)]
-pub(super) struct Delete {
-    /// Without `refs/heads/`.
-    #[serde(rename = "ref")]
-    name: String,
-    ref_type: String,
-}
-
-impl Delete {
-    /// The whole ref.
-    pub(super) fn git_ref(&self) -> Option<GitRef> {
-        let folder = match self.ref_type.as_str() {
-            "branch" => "heads",
-            "tag" => "tags",
-            _ => return None,
-        };
-        format!("refs/{folder}/{}", self.name).parse().ok()
-    }
-}
-
-/// `workflow_run`.
-#[derive(Debug, Deserialize)]
-pub(super) struct WorkflowRun {
-    pub(super) workflow_run: Run,
-}
-
-/// A run. Where it came from is not looked at: that is what the run's own token says.
-#[derive(Debug, Deserialize)]
-pub(super) struct Run {
-    pub(super) id: u64,
-    pub(super) run_attempt: u64,
-    #[serde(default)]
-    pub(super) conclusion: Option<Conclusion>,
 }
 
 /// How a run ended.

@@ -3,8 +3,12 @@
 use super::{
     DeliveryOutcome, StoredDelivery, events,
     payload::{About, Envelope},
+    speaks_for,
 };
-use crate::metadata::{Metadata, MetadataError};
+use crate::{
+    config::WebhookRule,
+    metadata::{Metadata, MetadataError},
+};
 
 /// Why a delivery cannot be acted on again.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +24,9 @@ pub enum ReplayError {
     /// What is kept cannot be read.
     #[error("what is kept of {0} cannot be read")]
     Unreadable(String),
+    /// The configuration does not take such deliveries any more.
+    #[error("no [[webhook]] rule in larder.toml names what {0} is about. Add it to one")]
+    NoRule(String),
     /// The database failed.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
@@ -30,7 +37,12 @@ pub enum ReplayError {
 ///
 /// # Errors
 /// When nothing can follow, or the database fails.
-pub async fn replay(metadata: &Metadata, delivery: &StoredDelivery, now: i64) -> Result<usize, ReplayError> {
+pub async fn replay(
+    metadata: &Metadata,
+    rules: &[WebhookRule],
+    delivery: &StoredDelivery,
+    now: i64,
+) -> Result<usize, ReplayError> {
     let row = &delivery.row;
     let Some(payload) = &delivery.payload else {
         return Err(ReplayError::Ignored { guid: row.guid.clone(), event: row.event.clone() });
@@ -38,7 +50,9 @@ pub async fn replay(metadata: &Metadata, delivery: &StoredDelivery, now: i64) ->
     let unreadable = || ReplayError::Unreadable(row.guid.clone());
     let envelope: Envelope = serde_json::from_slice(payload).map_err(|_| unreadable())?;
     let about: About = envelope.about();
-    let (outcome, jobs) = events::decide(&row.event, &envelope, &about, payload, row.received_at);
+    let rule = rules.iter().find(|rule| speaks_for(rule, &about));
+    let rule = rule.ok_or_else(|| ReplayError::NoRule(row.guid.clone()))?;
+    let (outcome, jobs) = events::decide(&row.event, &envelope, &about, rule, payload, row.received_at);
     if outcome == DeliveryOutcome::Unreadable {
         return Err(unreadable());
     }

@@ -1,6 +1,7 @@
 //! The service with a few webhook rules, and somebody who sends deliveries.
 
 use std::{
+    fs,
     path::Path,
     process::{Command, Output},
     sync::{
@@ -34,6 +35,8 @@ pub const FIRST: &str = "the first secret of acme";
 pub const SECOND: &str = "the second secret of acme";
 pub const OTHER: &str = "the secret of another";
 
+const SECRETS: [(&str, &str); 3] = [("FIRST", FIRST), ("SECOND", SECOND), ("OTHER", OTHER)];
+
 const RULES: &str = r#"
 [[webhook]]
 repositories = ["acme/flake", "team/*"]
@@ -61,13 +64,11 @@ pub struct World {
 impl World {
     pub async fn new() -> Self {
         let data = tempfile::tempdir().unwrap();
-        let environment = Environment::from([
-            ("LARDER_DATA_DIR", data.path().to_str().unwrap()),
-            ("FIRST", FIRST),
-            ("SECOND", SECOND),
-            ("OTHER", OTHER),
-        ]);
+        let [first, second, other] = SECRETS;
+        let here = ("LARDER_DATA_DIR", data.path().to_str().unwrap());
+        let environment = Environment::from([first, second, other, here]);
         let config = Config::parse(Path::new("larder.toml"), RULES, &environment).unwrap();
+        fs::write(data.path().join("larder.toml"), RULES).unwrap();
         let time = Arc::new(AtomicI64::new(NOW));
         let service = Service::open(config, Clock::Set(time.clone())).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -123,7 +124,8 @@ impl World {
     /// What `larderd` says of the same data.
     pub fn larderd(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_larderd"));
-        command.env_clear().env("LARDER_DATA_DIR", self.data.path()).args(arguments).output().unwrap()
+        command.env_clear().envs(SECRETS).env("LARDER_DATA_DIR", self.data.path());
+        command.env("LARDER_CONFIG", self.data.path().join("larder.toml")).args(arguments).output().unwrap()
     }
 
     /// How many manifests are in the database, whether or not anybody is told of them.
