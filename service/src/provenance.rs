@@ -62,8 +62,10 @@ async fn state(
     headers: HeaderMap,
 ) -> Result<([(HeaderName, HeaderValue); 1], Json<Envelope>), ApiError> {
     let told = Told::find(&service, &cache, &hash, &headers).await?;
-    let keys = cache.signing_keys();
-    let place = Place { cache_url: cache.url.clone(), stated_at: to_date(service.clock.now()) };
+    // An isolated cache shows its parent's paths, and its parent states who brought them.
+    let stating = cache.parent().filter(|parent| *parent.name() == told.provenance.cache).unwrap_or(&cache);
+    let keys = stating.signing_keys();
+    let place = Place { cache_url: stating.url.clone(), stated_at: to_date(service.clock.now()) };
     let signed = tokio::task::spawn_blocking(move || {
         let Told { provenance, claims } = told.with_run(&service);
         let statement = statement::of(&provenance, claims.as_ref(), &place).map_err(ApiError::internal)?;
@@ -92,11 +94,11 @@ impl Told {
         let reader = reader(service, cache, headers).await?;
         let unknown = || ApiError::not_found("the cache has no such path");
         let hash: StorePathHash = hash.parse().map_err(|_| unknown())?;
-        let pushed = service.metadata.pushed_path(cache.name(), &hash).await?.ok_or_else(unknown)?;
-        Ok(Self::to(reader.as_ref(), cache, pushed))
+        let pushed = service.metadata.pushed_path(&cache.names(), &hash).await?.ok_or_else(unknown)?;
+        Ok(Self::to(reader.as_ref(), pushed))
     }
 
-    fn to(reader: Option<&Grant>, cache: &Cache, pushed: PushedPath) -> Self {
+    fn to(reader: Option<&Grant>, pushed: PushedPath) -> Self {
         let known = may_know(reader, &pushed.identity);
         let (pushed_by, claims) = match pushed.identity {
             GrantedTo::Person { name, .. } => (PushedBy::Person { name }, None),
@@ -108,7 +110,7 @@ impl Told {
             GrantedTo::Subject { issuer, .. } => (PushedBy::Withheld { issuer }, None),
         };
         let provenance = Provenance {
-            cache: cache.name().clone(),
+            cache: pushed.cache,
             path: pushed.path,
             nar_hash: pushed.nar_hash,
             nar_size: pushed.nar_size,

@@ -152,6 +152,48 @@ fn a_rotation_is_listed_from_its_beginning_to_its_end() {
 }
 
 #[test]
+fn the_audit_log_says_what_was_done_with_keys() {
+    let data = Data::new();
+    data.makes(&["generate", "--name", "first"]);
+    data.makes(&["rotate", "--name", "second", "--overlap", "30d"]);
+    let until = data.list()[0]["signs_until"].as_str().unwrap().to_owned();
+    // It was to end before that already.
+    let (code, _, told) = data.key(&["retire", "first", "--overlap", "60d"]);
+    assert!(code == Some(0) && told.contains(&format!("first signs until {until}")), "{told}");
+    assert_eq!(told.matches("takes this up").count(), 1, "{told}");
+    data.makes(&["rotate", "--name", "third", "--overlap", "0d"]);
+    assert_eq!(data.key(&["remove", "first"]).0, Some(0));
+    data.refuses(&["remove", "third"], "still signs");
+    let secret = data.0.path().join("secret");
+    fs::write(&secret, SigningKey::generate("fourth").unwrap().to_secret_text()).unwrap();
+    data.makes(&["import", secret.to_str().unwrap()]);
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_larderd"));
+    command.env_clear().env("LARDER_DATA_DIR", data.0.path()).args(["audit", "--json"]);
+    let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let rows: Vec<Value> = output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(rows.iter().all(|row| row["cache"] == "main" && row["actor"].as_str().unwrap().contains("user")));
+    let said: Vec<(&str, &str)> = rows
+        .iter()
+        .map(|row| (row["kind"].as_str().unwrap(), row["details"]["name"].as_str().unwrap()))
+        .collect();
+    let expected = [
+        ("key-added", "first"),
+        ("key-added", "second"),
+        ("key-retired", "first"),
+        ("key-retired", "first"),
+        ("key-added", "third"),
+        ("key-retired", "first"),
+        ("key-retired", "second"),
+        ("key-removed", "first"),
+        ("key-added", "fourth"),
+    ];
+    assert_eq!(said, expected);
+    assert_eq!(from_date(&until), rows[2]["details"]["until"].as_i64());
+    assert!(rows[8]["details"]["imported"].as_bool().unwrap());
+}
+
+#[test]
 fn the_last_key_that_signs_stays() {
     let data = Data::new();
     data.makes(&["generate", "--name", "first"]);

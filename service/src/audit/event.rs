@@ -4,7 +4,7 @@ use http::StatusCode;
 use larder_protocol::api::Permission;
 use serde::{Deserialize, Serialize};
 
-use crate::error::ApiError;
+use crate::{clock::to_date, error::ApiError};
 
 /// What happened. Its JSON is kept, so fields may be added but never change their meaning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +56,25 @@ pub enum Event {
     },
     /// Such a token was ended.
     TokenRevoked {
+        /// Its name.
+        name: String,
+    },
+    /// A key that signs was made or imported.
+    KeyAdded {
+        /// Its name.
+        name: String,
+        /// Whether it was made elsewhere.
+        imported: bool,
+    },
+    /// A key was told to sign no more.
+    KeyRetired {
+        /// Its name.
+        name: String,
+        /// Until when it signs, in seconds since 1970.
+        until: i64,
+    },
+    /// A retired key was forgotten.
+    KeyRemoved {
         /// Its name.
         name: String,
     },
@@ -138,6 +157,12 @@ pub enum Kind {
     TokenCreated,
     /// Such a token was ended
     TokenRevoked,
+    /// A key that signs was made or imported
+    KeyAdded,
+    /// A key was told to sign no more
+    KeyRetired,
+    /// A retired key was forgotten
+    KeyRemoved,
     /// A name that a rule trusts was bound to what it stands for
     NameBound,
     /// Such a name was seen to stand for something else, and is trusted no longer
@@ -169,6 +194,9 @@ impl Event {
             Self::PushRefused { .. } => Kind::PushRefused,
             Self::TokenCreated { .. } => Kind::TokenCreated,
             Self::TokenRevoked { .. } => Kind::TokenRevoked,
+            Self::KeyAdded { .. } => Kind::KeyAdded,
+            Self::KeyRetired { .. } => Kind::KeyRetired,
+            Self::KeyRemoved { .. } => Kind::KeyRemoved,
             Self::NameBound { .. } => Kind::NameBound,
             Self::NameSuspended { .. } => Kind::NameSuspended,
             Self::NameConfirmed { .. } => Kind::NameConfirmed,
@@ -212,9 +240,13 @@ impl Event {
             Self::PushRefused { push: Some(push), reason } => format!("push {push}: {reason}"),
             Self::PushRefused { push: None, reason } => reason.clone(),
             Self::TokenCreated { name, permissions, .. } => format!("{name}: {}", list(permissions)),
-            Self::TokenRevoked { name } | Self::NameUnbound { name } | Self::Unpinned { name } => {
-                name.clone()
-            }
+            Self::KeyAdded { name, imported: true } => format!("{name}, made elsewhere"),
+            Self::KeyRetired { name, until } => format!("{name}: signs until {}", to_date(*until)),
+            Self::KeyAdded { name, imported: false }
+            | Self::KeyRemoved { name }
+            | Self::TokenRevoked { name }
+            | Self::NameUnbound { name }
+            | Self::Unpinned { name } => name.clone(),
             Self::NameBound { name, numbers, source } => format!("{name}: {numbers}, by {source}"),
             Self::NameSuspended { name, found } => format!("{name}: now {found}"),
             Self::NameConfirmed { name, numbers } => format!("{name}: {numbers}"),
@@ -239,6 +271,9 @@ impl Kind {
             Self::PushRefused => "push-refused",
             Self::TokenCreated => "token-created",
             Self::TokenRevoked => "token-revoked",
+            Self::KeyAdded => "key-added",
+            Self::KeyRetired => "key-retired",
+            Self::KeyRemoved => "key-removed",
             Self::NameBound => "name-bound",
             Self::NameSuspended => "name-suspended",
             Self::NameConfirmed => "name-confirmed",

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::{Failure, print, token::lifetime};
 use crate::{
+    audit::{Entry, Event, Who},
     clock::{Clock, to_date},
     config::Config,
     keys::{
@@ -21,6 +22,7 @@ use crate::{
         change::{self, ChangeError},
         next_name,
     },
+    open_metadata,
 };
 
 const EXAMPLES: &str = "\
@@ -107,27 +109,34 @@ pub(super) struct OfCache {
     cache: CacheName,
 }
 
-pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
+pub(super) async fn run(command: Command, config: &Config) -> Result<(), Failure> {
     let directory = KeyDir::of(config);
     let now = Clock::System.now();
-    match command {
-        Command::List { cache, json } => list(config, &directory, cache, json, now),
+    let (cache, events) = match command {
+        Command::List { cache, json } => return list(config, &directory, cache, json, now),
         Command::Generate { of, name } => {
-            let made = changed(config, &directory, of.cache, |cache, keys| {
+            let made = changed(config, &directory, &of.cache, |cache, keys| {
                 let key = new_key(config, cache, keys, name)?;
                 change::add(keys, key.clone())?;
                 Ok(key)
             })?;
             done(&format!("Made {}, which signs beside the cache's other keys.", made.name()));
             print::out(&format!("{}\n", made.public_key()));
-            Ok(())
+            (of.cache, vec![added(&made, false)])
         }
         Command::Rotate { of, name, overlap } => {
             let until = now.saturating_add(overlap);
-            let made = changed(config, &directory, of.cache, |cache, keys| {
+            let (made, retired) = changed(config, &directory, &of.cache, |cache, keys| {
                 let key = new_key(config, cache, keys, name)?;
+                let signed: Vec<bool> = keys.iter().map(|kept| kept.signs(now)).collect();
                 change::rotate(keys, key.clone(), until)?;
-                Ok(key)
+                let retired: Vec<Event> = keys
+                    .iter()
+                    .zip(signed)
+                    .filter(|(_, signed)| *signed)
+                    .filter_map(|(kept, _)| Some(retired(kept.key.name(), kept.signs_until?)))
+                    .collect();
+                Ok((key, retired))
             })?;
             done(&format!(
                 "Made {}. The cache's other keys sign until {}; give readers the new one before.",
@@ -135,30 +144,52 @@ pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
                 to_date(until)
             ));
             print::out(&format!("{}\n", made.public_key()));
-            Ok(())
+            (of.cache, [added(&made, false)].into_iter().chain(retired).collect())
         }
         Command::Import { of, file } => {
             let key = read_secret(&file)?;
-            let imported = changed(config, &directory, of.cache, |_, keys| {
+            let imported = changed(config, &directory, &of.cache, |_, keys| {
                 change::add(keys, key.clone())?;
                 Ok(key.public_key())
             })?;
             done(&format!("Imported {}, which signs from now on.", imported.name()));
             print::out(&format!("{imported}\n"));
-            Ok(())
+            (of.cache, vec![added(&key, true)])
         }
         Command::Retire { of, name, overlap } => {
             let until = now.saturating_add(overlap);
-            changed(config, &directory, of.cache, |_, keys| change::retire(keys, &name, until))?;
+            let until = changed(config, &directory, &of.cache, |_, keys| change::retire(keys, &name, until))?;
             done(&format!("{name} signs until {}.", to_date(until)));
-            Ok(())
+            (of.cache, vec![retired(&name, until)])
         }
         Command::Remove { of, name } => {
-            changed(config, &directory, of.cache, |_, keys| change::remove(keys, &name, now))?;
+            changed(config, &directory, &of.cache, |_, keys| change::remove(keys, &name, now))?;
             done(&format!("Forgot {name}."));
-            Ok(())
+            (of.cache, vec![Event::KeyRemoved { name }])
         }
-    }
+    };
+    record(config, &cache, events, now).await
+}
+
+/// Writes what was done into the audit log, before the service's first start too.
+async fn record(config: &Config, cache: &CacheName, events: Vec<Event>, now: i64) -> Result<(), Failure> {
+    let untold = |error: &dyn std::fmt::Display| {
+        Failure::Other(format!("this was done, but the audit log does not say so: {error}"))
+    };
+    let metadata = open_metadata(config).await.map_err(|error| untold(&error))?;
+    let entries: Vec<(Entry, i64)> =
+        events.into_iter().map(|event| (Entry::in_cache(cache, Who::operator(), event), now)).collect();
+    let recorded = metadata.record_entries(&entries).await;
+    metadata.close().await;
+    recorded.map_err(|error| untold(&error))
+}
+
+fn retired(name: &str, until: i64) -> Event {
+    Event::KeyRetired { name: name.to_owned(), until }
+}
+
+fn added(key: &SigningKey, imported: bool) -> Event {
+    Event::KeyAdded { name: key.name().to_owned(), imported }
 }
 
 /// Says what was done, and when it holds.
@@ -172,17 +203,11 @@ fn done(what: &str) {
 fn changed<T>(
     config: &Config,
     directory: &KeyDir,
-    cache: CacheName,
+    cache: &CacheName,
     change: impl FnOnce(&CacheName, &mut Vec<KeptKey>) -> Result<T, ChangeError>,
 ) -> Result<T, Failure> {
-    check_cache(config, &cache)?;
-    let changed = directory
-        .change(&cache, |keys| change(&cache, keys))
-        .map_err(|error: ChangeError| Failure::because(error))?;
-    print::complain(&format!(
-        "A larderd that runs takes this up within {TAKEN_UP_WITHIN} seconds, by itself."
-    ));
-    Ok(changed)
+    check_cache(config, cache)?;
+    directory.change(cache, |keys| change(cache, keys)).map_err(|error: ChangeError| Failure::because(error))
 }
 
 fn check_cache(config: &Config, cache: &CacheName) -> Result<(), Failure> {

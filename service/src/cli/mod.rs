@@ -194,7 +194,7 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
             check_config::report(&config);
             Ok(())
         }
-        Some(Command::Key(command)) => key::run(command, &config),
+        Some(Command::Key(command)) => runtime(false)?.block_on(key::run(command, &config)),
         Some(Command::Token(command)) => runtime(false)?.block_on(token::run(command, &config)),
         Some(Command::Rules(arguments)) => runtime(false)?.block_on(rules::run(arguments, &config)),
         Some(Command::Audit(arguments)) => runtime(false)?.block_on(audit::run(arguments, &config)),

@@ -72,7 +72,7 @@ async fn execute(arguments: Arguments, config: &Config, metadata: &Metadata) -> 
     match arguments.command {
         None if arguments.json => {
             let text = serde_json::to_string_pretty(&as_json(config, &rows)).map_err(Failure::because)?;
-            print::out(&format!("{text}\n"));
+            print::json(&format!("{text}\n"));
         }
         None => print::out(&listing(config, &rows, now)),
         Some(Command::Unbind(selection)) => {

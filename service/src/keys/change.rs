@@ -62,18 +62,17 @@ pub fn rotate(keys: &mut Vec<KeptKey>, new: SigningKey, until: i64) -> Result<()
     Ok(())
 }
 
-/// Has a key sign until `until` and no longer.
+/// Has a key sign until `until` and no longer, or until what was said before if that is earlier; the answer says which.
 ///
 /// # Errors
 /// When there is none of that name, or no other that signs for ever.
-pub fn retire(keys: &mut [KeptKey], name: &str, until: i64) -> Result<(), ChangeError> {
+pub fn retire(keys: &mut [KeptKey], name: &str, until: i64) -> Result<i64, ChangeError> {
     let stays = keys.iter().any(|kept| kept.key.name() != name && kept.signs_until.is_none());
     let kept = named(keys, name)?;
     if !stays {
         return Err(ChangeError::Last(name.to_owned()));
     }
-    end(kept, until);
-    Ok(())
+    Ok(end(kept, until))
 }
 
 /// Forgets a key that is retired.
@@ -89,8 +88,10 @@ pub fn remove(keys: &mut Vec<KeptKey>, name: &str, now: i64) -> Result<(), Chang
 }
 
 /// Never later than was said before.
-fn end(kept: &mut KeptKey, until: i64) {
-    kept.signs_until = Some(kept.signs_until.map_or(until, |earlier| earlier.min(until)));
+fn end(kept: &mut KeptKey, until: i64) -> i64 {
+    let until = kept.signs_until.map_or(until, |earlier| earlier.min(until));
+    kept.signs_until = Some(until);
+    until
 }
 
 fn named<'a>(keys: &'a mut [KeptKey], name: &str) -> Result<&'a mut KeptKey, ChangeError> {

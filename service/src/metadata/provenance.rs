@@ -9,6 +9,8 @@ use crate::trust::GrantedTo;
 /// A visible path, and the push that brought it.
 #[derive(Debug)]
 pub struct PushedPath {
+    /// The cache that it was pushed to: an isolated cache shows its parent's paths too.
+    pub cache: CacheName,
     /// The path.
     pub path: StorePath,
     /// Its NAR.
@@ -26,8 +28,21 @@ pub struct PushedPath {
 }
 
 impl Metadata {
-    /// The push that brought a path, if readers of the cache see the path.
+    /// The push that brought a path, to the first of the caches where readers see it.
     pub async fn pushed_path(
+        &self,
+        caches: &[&CacheName],
+        hash: &StorePathHash,
+    ) -> Result<Option<PushedPath>, MetadataError> {
+        for cache in caches {
+            if let Some(pushed) = self.pushed_to(cache, hash).await? {
+                return Ok(Some(pushed));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn pushed_to(
         &self,
         cache: &CacheName,
         hash: &StorePathHash,
@@ -44,6 +59,7 @@ impl Metadata {
         let Some(row) = row else { return Ok(None) };
         let deriver = row.try_get::<Option<&str>, _>("deriver")?.map(str::parse).transpose();
         Ok(Some(PushedPath {
+            cache: cache.clone(),
             path: path_of(&row)?,
             nar_hash: NarHash(blob(row.try_get("nar_hash")?)?),
             nar_size: number(row.try_get("nar_size")?)?,

@@ -62,6 +62,16 @@ async fn a_pull_request_pushes_what_its_parent_lacks_and_its_jobs_read_all() {
         store.verify().await;
         assert!(store.has(&real(&library.info.path)));
     }
+    // Who pushed a path is said there too, and to which of the two.
+    let brought = |path: &StorePath, cache: &str| {
+        let address = format!("{}/api/v1/caches/{cache}/paths/{}", world.url(), path.hash());
+        let asked = reqwest::Client::new().get(address).bearer_auth(job.token());
+        async { asked.send().await.unwrap().json::<serde_json::Value>().await.unwrap() }
+    };
+    for (path, cache) in [(&program.info.path, OWN), (&library.info.path, "main")] {
+        let said = brought(path, OWN).await;
+        assert_eq!((said["cache"].as_str(), said["path"].as_str()), (Some(cache), Some(&*path.to_string())));
+    }
     // Who trusts the parent alone takes nothing of it, even from here.
     let stranger = Reader { public_keys: vec![parent.to_string()], ..reader };
     let store = ScratchStore::new(Nix::Installed);
