@@ -301,6 +301,9 @@ impl Agent {
             let last = !matches!(told, Told::Note(_));
             if let Told::Done(report) = &mut told {
                 report.relay = self.relay.as_ref().map(Relay::usage);
+                // Also where nothing was pushed.
+                let own = self.cache.iter().map(|cache| &cache.name).find(|name| name.isolation().is_some());
+                report.isolated = report.isolated.take().or_else(|| own.cloned());
             }
             answer(answers, &told).await;
             if last {

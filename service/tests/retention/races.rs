@@ -6,7 +6,7 @@ use std::{
 };
 
 use larder_protocol::{StorePath, StorePathHash, api::ErrorAnswer};
-use larder_service::config::Period;
+use larder_service::{config::Period, trust::Rank};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -155,6 +155,48 @@ async fn a_push_of_what_is_being_swept_ends_with_all_of_it() {
         }
     }
     assert!(polls > 100, "the sweep ended after {polls} polls");
+}
+
+/// A push of higher rank that replaces what a sweep is just taking, begun at any moment of the sweep.
+#[tokio::test]
+async fn what_replaces_a_path_that_is_being_swept_stays() {
+    let world = world().await;
+    let (mut polls, mut run, mut seed) = (1, 1, 0u8);
+    let mut replaced = [0, 0];
+    loop {
+        let [top, middle, low] = dying(&world, run, seed).await;
+        // The same path, with other contents.
+        let rebuilt =
+            TestNar::new(middle.info.path.clone(), &[b"rebuilt", &[seed][..]].concat(), &[&low.info.path]);
+        let job = world.job_of_rank("main", run + 2, Rank::PROTECTED).await;
+        let push = async {
+            let opened = world.open(&job, &[&rebuilt, &low]).await;
+            match opened.committed {
+                Some(committed) => committed,
+                None => {
+                    world.send(&job, &opened, &[&rebuilt, &low]).await;
+                    world.commit(&job, &opened).await.unwrap()
+                }
+            }
+        };
+        let (was_cut, committed) = meanwhile(world.sweep(), polls, push).await;
+        replaced[committed.replacements.len()] += 1;
+        for _ in 0..2 {
+            assert!(world.has(&rebuilt).await, "after {polls} polls");
+            assert_complete(&world, &[&low]).await;
+            assert!(world.has(&low).await);
+            if world.has(&top).await {
+                assert!(world.has(&low).await);
+            }
+            world.pass(DAY + 1);
+            world.sweep().await;
+        }
+        (polls, run, seed) = (next(polls), run + 4, (seed + 3) % 240);
+        if !was_cut {
+            break;
+        }
+    }
+    assert!(replaced[0] > 0 && replaced[1] > 0, "{replaced:?}");
 }
 
 /// A pin of what a sweep is just taking.

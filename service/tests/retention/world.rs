@@ -78,27 +78,32 @@ impl World {
 
     /// A job of `acme/flake` on this branch, in this run.
     pub async fn job(&self, branch: &str, run: u64) -> Pusher {
+        self.job_of_rank(branch, run, Rank::default()).await
+    }
+
+    pub async fn job_of_rank(&self, branch: &str, run: u64, rank: Rank) -> Pusher {
         let claims = serde_json::json!({
             "kind": "job", "iss": "https://issuer", "repository": "acme/flake", "repository_id": "42",
             "ref": format!("refs/heads/{branch}"), "sha": "0123", "event_name": "push",
             "workflow_ref": format!("acme/flake/.github/workflows/ci.yml@refs/heads/{branch}"),
             "run_id": run.to_string(), "run_attempt": "1",
         });
-        self.pusher(serde_json::from_value(claims).unwrap(), run).await
+        self.pusher(serde_json::from_value(claims).unwrap(), run, rank).await
     }
 
     pub async fn person(&self) -> Pusher {
-        self.pusher(GrantedTo::Person { name: "anna".to_owned(), token: "1".to_owned() }, 0).await
+        self.pusher(GrantedTo::Person { name: "anna".to_owned(), token: "1".to_owned() }, 0, Rank::default())
+            .await
     }
 
-    async fn pusher(&self, identity: GrantedTo, number: u64) -> Pusher {
+    async fn pusher(&self, identity: GrantedTo, number: u64, rank: Rank) -> Pusher {
         let token = SecretToken::generate("larder_t_").unwrap();
         let main = "main".parse().unwrap();
         let grant = Grant {
             cache: main,
             permissions: vec![Permission::Push, Permission::Pin],
             identity,
-            rank: Rank::default(),
+            rank,
             isolated: None,
         };
         let entry = Entry::of_service(Who::default(), Event::TokenRevoked { name: String::new() });
