@@ -15,6 +15,7 @@ use larder_tests::{
     larderd::Larderd,
     nix::{Nix, Output},
     package::{Node, Package, noise},
+    programs::program,
     source_store::{SourceStore, tree},
     world::{Scene, World, reader},
 };
@@ -64,6 +65,43 @@ async fn the_last_line_and_the_json_say_what_was_done() {
     assert_eq!(report.statuses(), [("present", 2)].into());
     assert!(report.nar_bytes > 100_000);
     assert!(is_visible(&world, source.root()).await);
+}
+
+/// A token that `larderd token create` made for somebody.
+fn token_with(world: &World, name: &str, permissions: &[&str]) -> String {
+    let mut command = Command::new(program("larderd"));
+    command.env_clear().env("LARDER_DATA_DIR", world.data_dir()).args(["token", "create", name]);
+    command.args(permissions.iter().flat_map(|permission| ["--permission", permission]));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_has_a_path_replaced_on_purpose() {
+    let world = World::new().await;
+    let source = source(50_000).await;
+    let root = source.root();
+    let other = Package::with_nar(root.info.path.clone(), Node::File(noise(1000)).nar());
+    world.client().await.push(&[&other]).await.unwrap();
+    let stands = async || world.narinfo(&root.info.path).await.unwrap().nar_hash;
+
+    // Without being told to, nobody's push changes what stands.
+    let (anna, admin) =
+        (token_with(&world, "anna", &["push"]), token_with(&world, "admin", &["push", "admin"]));
+    for token in [&anna, &admin] {
+        let kept = source.push(Push::with_token(&world.url(), token)).run().await;
+        assert_ends(&kept, 0, &["with other contents", &root.info.path.absolute()]);
+        assert_eq!(stands().await, other.info.nar_hash);
+    }
+    let refused = source.push(Push::with_token(&world.url(), &anna)).args(["--replace"]).run().await;
+    assert_ends(&refused, 3, &["larderd token create --permission admin"]);
+    assert_eq!(stands().await, other.info.nar_hash);
+
+    let replaced = source.push(Push::with_token(&world.url(), &admin)).args(["--replace"]).run().await;
+    assert_ends(&replaced, 0, &["is replaced", &root.info.path.absolute()]);
+    assert_eq!(stands().await, root.info.nar_hash);
+    source.assert_read_back(&world.reader().await, Nix::Installed).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
