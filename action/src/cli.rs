@@ -3,6 +3,7 @@
 mod action;
 mod agent;
 mod bars;
+mod pin;
 mod push;
 pub(crate) mod quantity;
 mod verify;
@@ -26,6 +27,7 @@ use crate::output;
 Examples:
   nix build && larder push ./result --service https://cache.example.org
   larder push --help
+  larder pin web ./result --service https://cache.example.org
   larder why ./result --service https://cache.example.org
   larder completions bash > /etc/bash_completion.d/larder
 
@@ -49,6 +51,8 @@ pub struct Cli {
 pub enum Command {
     /// Push store paths and all that they need
     Push(Box<push::PushArgs>),
+    /// Keep a path under a name, from which hosts can update themselves
+    Pin(Box<pin::PinArgs>),
     /// Say who brought a path into a cache
     Why(why::WhyArgs),
     /// Check a statement about a path, by keys that are known here
@@ -118,6 +122,7 @@ impl Command {
     async fn run(self) -> Exit {
         match self {
             Self::Push(args) => args.run().await,
+            Self::Pin(args) => args.run().await,
             Self::Why(args) => args.run().await,
             Self::Verify(args) => args.run().await,
             Self::Action(args) => args.run().await,

@@ -382,7 +382,7 @@ async fn errors_show_no_secrets() {
     let script = Script::new(vec![id_token("a"), token("session", 900, &["read"], 1)]).await;
     let credentials = job(&script);
     let service = Service::new(&script.url(""), &main_cache(), &credentials, &Silent).unwrap();
-    assert!(upload(&service).await.unwrap_err().to_string().contains("does not permit pushing to main"));
+    assert!(upload(&service).await.unwrap_err().to_string().contains("does not permit to push in main"));
 
     let script = Script::new(vec![answer_text(401, "")]).await;
     let credentials = job(&script);

@@ -28,6 +28,16 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "not a time from 1 second to 7 days; write it like 90s, 30m or 2h".to_owned())
 }
 
+/// Reads a period: `12h`, `30d`, `4w`, `1y`.
+pub(super) fn period(text: &str) -> Result<Duration, String> {
+    const DAY: u64 = 24 * 3600;
+    let seconds = read(text, &[("h", 3600), ("d", DAY), ("w", 7 * DAY), ("y", 365 * DAY)]);
+    seconds
+        .filter(|seconds| (1..=100 * 365 * DAY).contains(seconds))
+        .map(Duration::from_secs)
+        .ok_or_else(|| "not a time from an hour to a century; write it like 12h, 30d, 4w or 1y".to_owned())
+}
+
 fn read(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -69,6 +79,11 @@ mod tests {
         assert_eq!(time("90"), Ok(Duration::from_secs(90)));
         for text in ["", "MB", "-1", "1.5GB", "99999999999999999999", "20000000000GB"] {
             assert!(size(text).is_err(), "{text}");
+        }
+        assert_eq!(period("30d"), Ok(Duration::from_secs(30 * 24 * 3600)));
+        assert_eq!(period("1y"), Ok(Duration::from_secs(365 * 24 * 3600)));
+        for text in ["", "0d", "30", "d", "-1d", "101y", "99999999999999999999h"] {
+            assert!(period(text).is_err(), "{text}");
         }
         for text in ["", "0", "1d", "8000000"] {
             assert!(time(text).is_err(), "{text}");

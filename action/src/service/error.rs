@@ -1,7 +1,7 @@
 //! Why the service could not be had, or what it refused; each with what to do about it.
 
 use http::StatusCode;
-use larder_protocol::api::{API_VERSION, ErrorAnswer, ErrorCode};
+use larder_protocol::api::{API_VERSION, ErrorAnswer, ErrorCode, Permission};
 
 /// Why a request came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -65,11 +65,16 @@ pub enum ServiceError {
     /// No ID token.
     #[error("cannot get an ID token for this job: {0}; is the job's `permissions: id-token: write` missing?")]
     IdToken(String),
-    /// The grant does not permit pushing.
+    /// The grant does not permit what is to be done.
     #[error(
-        "the token does not permit pushing to {0}: the trust rule that grants it needs the permission `push`"
+        "the token does not permit to {needs} in {cache}: the trust rule that grants it needs the permission `{needs}`"
     )]
-    NoPush(String),
+    NotPermitted {
+        /// What it would have to permit.
+        needs: Permission,
+        /// Where.
+        cache: String,
+    },
     /// The client's own fault.
     #[error("internal error: {0}")]
     Internal(String),
@@ -79,7 +84,7 @@ impl ServiceError {
     /// Whether the service, or what is in front of it, denies who we are or what we may do.
     pub fn is_denial(&self) -> bool {
         match self {
-            Self::NoPush(_) | Self::IdToken(_) => true,
+            Self::NotPermitted { .. } | Self::IdToken(_) => true,
             Self::Refused { status, .. } | Self::Foreign { status, .. } => {
                 matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
             }

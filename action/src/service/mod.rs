@@ -3,6 +3,7 @@
 
 mod body;
 mod error;
+mod pins;
 mod reader;
 mod request;
 mod session;
@@ -16,7 +17,8 @@ use http::Method;
 use larder_protocol::{
     ChunkId,
     api::{
-        self, CacheInfo, CacheName, CommittedPush, OpenPush, OpenedPush, PushId, RecipesAnswer, UploadAnswer,
+        self, CacheInfo, CacheName, CommittedPush, OpenPush, OpenedPush, Permission, PushId, RecipesAnswer,
+        UploadAnswer,
     },
     manifest::ReportManifest,
     recipe::{self, Recipe},
@@ -59,6 +61,13 @@ impl<'a> Service<'a> {
         let line = Line::new()?;
         let session = Session::new(credentials, line.clone(), &base, cache, progress);
         Ok(Self { line, base, session, progress })
+    }
+
+    /// The same, for whoever has to be permitted something else than to push.
+    #[must_use]
+    pub fn that_may(mut self, permission: Permission) -> Self {
+        self.session = self.session.that_may(permission);
+        self
     }
 
     /// What readers and clients must know of the cache.

@@ -33,6 +33,8 @@ pub(super) struct Session<'a> {
     active: Mutex<Option<Active>>,
     /// The cache that the exchange gave a token for: the one that was asked for, or a pull request's own beside it.
     granted: OnceLock<CacheInfo>,
+    /// What the grant must permit.
+    needs: Permission,
 }
 
 /// A token and when to get another.
@@ -59,7 +61,13 @@ impl<'a> Session<'a> {
             progress,
             active: Mutex::new(None),
             granted: OnceLock::new(),
+            needs: Permission::Push,
         }
+    }
+
+    /// The same, of which something else than pushing must be permitted.
+    pub(super) fn that_may(self, needs: Permission) -> Self {
+        Self { needs, ..self }
     }
 
     /// The cache that requests are for.
@@ -136,8 +144,9 @@ impl<'a> Session<'a> {
             Failure::Final(request.unreadable(&format!("at column {}", error.column())))
         })?;
         check_version(answer.cache.api).map_err(Failure::Final)?;
-        if !answer.permissions.contains(&Permission::Push) {
-            return Err(Failure::Final(ServiceError::NoPush(self.cache.to_string())));
+        if !answer.permissions.contains(&self.needs) {
+            let cache = self.cache.to_string();
+            return Err(Failure::Final(ServiceError::NotPermitted { needs: self.needs, cache }));
         }
         let name = &answer.cache.name;
         let beside = name.isolation().is_some_and(|(parent, _)| parent == self.cache.as_str());
