@@ -17,6 +17,7 @@ pub mod provenance;
 pub mod recipe;
 pub mod signature;
 pub mod store_path;
+pub mod token;
 pub mod upload;
 
 pub use chunk::ChunkId;
