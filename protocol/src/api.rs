@@ -245,6 +245,9 @@ pub struct CacheInfo {
     pub api: u32,
     /// The cache's name.
     pub name: CacheName,
+    /// Whether everybody may read it; if not, Nix needs a token, as password in its netrc.
+    #[serde(default = "everybody_reads")]
+    pub public: bool,
     /// The URL for Nix's `substituters`, without a slash at its end.
     pub url: String,
     /// As in `nix-cache-info`.
@@ -255,6 +258,11 @@ pub struct CacheInfo {
     pub public_keys: Vec<PublicKey>,
     /// The binary caches whose paths need not be pushed here.
     pub upstreams: Vec<Upstream>,
+}
+
+/// Unless a service says otherwise.
+fn everybody_reads() -> bool {
+    true
 }
 
 /// Another binary cache that paths may come from.

@@ -9,7 +9,7 @@ use axum::extract::{FromRequestParts, Path};
 use http::request::Parts;
 use larder_protocol::{
     PublicKey,
-    api::{API_VERSION, CacheInfo, CacheName, Permission},
+    api::{API_VERSION, CacheInfo, CacheName},
 };
 
 use crate::{
@@ -40,6 +40,7 @@ pub struct Cache {
     /// Its place among the configured caches, short where its name would be long. None for a pull request's: nothing
     /// of it is remembered where others would have to make way.
     pub number: Option<u32>,
+    namespace: Namespace,
     /// Present if it is a pull request's own.
     pub isolation: Option<Isolation>,
 }
@@ -64,12 +65,15 @@ pub struct Isolation {
 
 impl Caches {
     /// The configured caches with their keys; those that have none get one.
-    pub(crate) fn open(config: &Config, clock: &Clock) -> Result<Self, KeyError> {
+    ///
+    /// `namespaces` are where their chunks are, in the configuration's order.
+    pub(crate) fn open(config: &Config, namespaces: &[Namespace], clock: &Clock) -> Result<Self, KeyError> {
         config
             .caches
             .iter()
+            .zip(namespaces)
             .zip(0..)
-            .map(|(cache, number)| {
+            .map(|((cache, namespace), number)| {
                 let key_name = keys::next_name(&keys::base_name(config, &cache.name), &[]);
                 let keyring = Keyring::open(KeyDir::of(config), &cache.name, &key_name, clock)?;
                 let url = config.cache_url(cache);
@@ -80,6 +84,7 @@ impl Caches {
                     keys: Keys::Kept(keyring),
                     url,
                     number: Some(number),
+                    namespace: *namespace,
                     isolation: None,
                 };
                 Ok((name, Arc::new(cache)))
@@ -114,6 +119,7 @@ impl Cache {
             config: parent.config.clone(),
             keys: Keys::Derived(Arc::new(keys)),
             number: None,
+            namespace: Namespace::of_isolated(id),
             isolation: Some(Isolation { id, parent }),
         }
     }
@@ -134,12 +140,14 @@ impl Cache {
         [&self.name].into_iter().chain(parent).collect()
     }
 
-    /// Where its chunks are written: all public caches share one namespace.
+    /// Whether everybody may read it: a pull request's own, whether everybody may read its parent.
+    pub fn is_public(&self) -> bool {
+        self.config.public
+    }
+
+    /// Where its chunks are written: all public caches share one namespace, each private one has its own.
     pub fn namespace(&self) -> Namespace {
-        match &self.isolation {
-            Some(isolation) => Namespace::of_isolated(isolation.id),
-            None => Namespace::PUBLIC,
-        }
+        self.namespace
     }
 
     /// Where its chunks and NARs may lie: its own namespace first.
@@ -167,6 +175,7 @@ impl Cache {
         CacheInfo {
             api: API_VERSION,
             name: self.name.clone(),
+            public: self.is_public(),
             url: self.url.clone(),
             store_dir: STORE_DIR.to_owned(),
             priority: self.config.priority,
@@ -184,7 +193,9 @@ pub(crate) async fn name_in_path(parts: &mut Parts, service: &Arc<Service>) -> R
 }
 
 pub(crate) fn no_such_cache() -> ApiError {
-    ApiError::not_found("there is no such cache")
+    ApiError::not_found(
+        "there is no such cache, or it is private and the request brought no token that may read it",
+    )
 }
 
 /// The cache of that name: a configured one, or a pull request's own.
@@ -198,8 +209,9 @@ pub async fn find(service: &Service, name: &CacheName) -> Result<Option<Arc<Cach
     }
 }
 
-/// The `{cache}` of the route, as an argument of a handler, for whoever may know that there is one: whether a pull
-/// request has a cache, and by which keys it signs, is told to that pull request's jobs alone. 404 otherwise.
+/// The `{cache}` of the route, as an argument of a handler that reads: a public one for everybody, any other for whoever
+/// brings a token that permits reading it. Also whether a pull request has a cache, and by which keys it signs, is told
+/// to that pull request's jobs alone. 404 otherwise, and nothing is looked up before.
 pub struct CacheInPath(pub Arc<Cache>);
 
 impl FromRequestParts<Arc<Service>> for CacheInPath {
@@ -207,9 +219,8 @@ impl FromRequestParts<Arc<Service>> for CacheInPath {
 
     async fn from_request_parts(parts: &mut Parts, service: &Arc<Service>) -> Result<Self, ApiError> {
         let name = name_in_path(parts, service).await?;
-        if name.isolation().is_some()
-            && trust::authorize(service, &parts.headers, &name, Permission::Read).await.is_err()
-        {
+        let public = service.caches.get(&name).is_some_and(|cache| cache.is_public());
+        if !public && !trust::permits_reading(service, &parts.headers, &name).await {
             return Err(no_such_cache());
         }
         find(service, &name).await?.map(Self).ok_or_else(no_such_cache)

@@ -42,7 +42,7 @@ use crate::{
     forge::Inbox,
     identity::Issuers,
     keys::KeyError,
-    metadata::{Metadata, MetadataError},
+    metadata::{Metadata, MetadataError, Settled},
     pace::Paces,
     push::{UpstreamClient, Workshop},
     queue::Queue,
@@ -109,6 +109,20 @@ pub enum StartError {
         /// Why.
         source: MetadataError,
     },
+    /// A cache changed from public to private, or back.
+    #[error(
+        "cache {cache:?}, public: {public}, but what was pushed to it until now was {}. {}. Give the {} cache another \
+         name, and push again",
+        if *.public { "private" } else { "public" },
+        if *.public { "It was meant for few" } else { "Others may have it already" },
+        if *.public { "public" } else { "private" },
+    )]
+    Visibility {
+        /// The cache.
+        cache: String,
+        /// What the configuration says now.
+        public: bool,
+    },
     /// The objects' folder cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -131,8 +145,20 @@ impl Service {
     pub async fn open(config: Config, clock: Clock) -> Result<Arc<Self>, StartError> {
         let metadata = open_metadata(&config).await?;
         let unusable = |source| StartError::Metadata { file: config.data_dir.join(DATABASE), source };
+        let mut namespaces = Vec::new();
+        for cache in &config.caches {
+            match metadata.settle_namespace(&cache.name, cache.public).await.map_err(unusable)? {
+                Settled::In(namespace) => namespaces.push(namespace),
+                Settled::WasOtherwise => {
+                    return Err(StartError::Visibility {
+                        cache: cache.name.to_string(),
+                        public: cache.public,
+                    });
+                }
+            }
+        }
         metadata.remember_paths().await.map_err(unusable)?;
-        let caches = Caches::open(&config, &clock)?;
+        let caches = Caches::open(&config, &namespaces, &clock)?;
         let issuers = Issuers::new(&config.issuers).map_err(StartError::Tls)?;
         let storage = Storage::open_folder(&config.data_dir.join("objects"))?;
         let upstreams = UpstreamClient::new(&config).map_err(StartError::Tls)?;

@@ -229,19 +229,22 @@ fn tokens_for_people_are_printed_once() {
     assert!(refusal.contains("no larder.db") && refusal.contains("LARDER_DATA_DIR"), "{refusal}");
     Running::start(&mut larderd(data.path())).stop();
 
-    let (status, token_text, hint) = token(&["create", "anna", "--expires", "30d"]);
+    let (status, token_text, hint) = token(&["create", "anna", "--for", "30d"]);
     assert_eq!(status, Some(0), "{hint}");
     assert!(token_text.starts_with("larder_t_") && token_text.lines().count() == 1);
-    assert!(!hint.contains(token_text.trim()) && hint.contains("permits push, read in main"), "{hint}");
+    assert!(
+        !hint.contains(token_text.trim()) && hint.contains("permits push, read in the cache main"),
+        "{hint}"
+    );
     let (_, list, _) = token(&["list"]);
-    assert_eq!(list, "anna\tcache main\tends in 30 d\n");
+    assert_eq!(list, "anna\tcache main\tpush, read\trank 0\tends in 30 d\n");
     assert_eq!(token(&["create", "anna"]).0, Some(1));
     assert_eq!(token(&["create", "bert", "--cache", "nowhere"]).0, Some(1));
-    assert_eq!(token(&["create", "bert", "--expires", "100y"]).0, Some(2));
+    assert_eq!(token(&["create", "bert", "--for", "100y"]).0, Some(2));
     let (status, _, remedy) = token(&["create", "bert", "--permission", "root"]);
     assert!(status == Some(2) && remedy.contains("push, pin, read or admin"), "{remedy}");
     let (status, _, hint) = token(&["create", "bert", "--permission", "push,admin"]);
-    assert!(status == Some(0) && hint.contains("permits push, admin in main"), "{hint}");
+    assert!(status == Some(0) && hint.contains("permits push, admin in the cache main"), "{hint}");
     assert_eq!(token(&["revoke", "bert"]).0, Some(0));
     assert_eq!(token(&["revoke", "anna"]).0, Some(0));
     assert_eq!(token(&["revoke", "anna"]).0, Some(1));
@@ -260,7 +263,7 @@ fn the_audit_log_is_read_while_the_service_runs_and_without_it() {
     let running = Running::start(&mut larderd(data.path()));
     for name in ["anna", "bert"] {
         let created =
-            texts(larderd(data.path()).args(["token", "create", name, "--expires", "1d"]).output().unwrap());
+            texts(larderd(data.path()).args(["token", "create", name, "--for", "1d"]).output().unwrap());
         assert_eq!(created.0, Some(0), "{}", created.2);
     }
     let (status, said, _) = audit(&["--since", "1h", "--cache", "main"]);

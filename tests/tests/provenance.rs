@@ -83,10 +83,13 @@ async fn provenance(world: &World, package: &Package, token: Option<&str>) -> Pr
 async fn person(world: &World, name: &str) -> String {
     let metadata = Metadata::open(&world.data_dir().join("larder.db")).await.unwrap();
     let clock = Clock::Set(world.clock.clone());
-    let token =
-        people::create_token(&metadata, &clock, name, &"main".parse().unwrap(), 3600, &people::PUSH_AND_READ)
-            .await
-            .unwrap();
+    let token = people::create_token(
+        &metadata,
+        &clock,
+        people::NewToken::pushing(name, &"main".parse().unwrap(), 3600),
+    )
+    .await
+    .unwrap();
     metadata.close().await;
     token.expose().to_owned()
 }

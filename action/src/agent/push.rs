@@ -299,6 +299,7 @@ mod tests {
         let cache = CacheInfo {
             api: API_VERSION,
             name: start.cache.clone(),
+            public: true,
             url: "http://127.0.0.1:1/main".into(),
             store_dir: "/nix/store".into(),
             priority: 30,

@@ -10,7 +10,7 @@ use axum::{
     Router,
     body::Body,
     extract::{Path, State},
-    http::{HeaderMap, Method, Response, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header},
     routing::get,
 };
 use bytes::Bytes;
@@ -18,11 +18,7 @@ use larder_protocol::{StorePathHash, store_path::STORE_DIR};
 
 pub use memory::ReadMemory;
 
-use crate::{
-    Service,
-    caches::{self, Cache},
-    retention::pins,
-};
+use crate::{Service, caches::Cache, retention::pins, trust};
 
 /// The routes of readers.
 pub fn routes() -> Router<Arc<Service>> {
@@ -35,9 +31,12 @@ pub fn routes() -> Router<Arc<Service>> {
 async fn file(
     State(service): State<Arc<Service>>,
     Path((cache, file)): Path<(String, String)>,
+    headers: HeaderMap,
 ) -> Response<Body> {
-    let Some(cache) = named(&service, &cache).await else { return absent() };
+    // Before anything of the cache is looked up, in memory or elsewhere.
+    let Some(cache) = trust::readable(&service, &headers, &cache).await else { return absent() };
     let cache = &cache;
+    let found = |kind, body| found(cache, kind, body);
     if let Some(digits) = file.strip_suffix(".narinfo") {
         return match StorePathHash::from_digits(digits.as_bytes()) {
             Some(hash) => match narinfo::narinfo(&service, cache, hash).await {
@@ -62,7 +61,7 @@ async fn nar(
     method: Method,
     headers: HeaderMap,
 ) -> Response<Body> {
-    let Some(cache) = named(&service, &cache).await else { return absent() };
+    let Some(cache) = trust::readable(&service, &headers, &cache).await else { return absent() };
     let cache = &cache;
     match nar::NarFile::parse(&file) {
         Some(file) => nar::serve(&service, cache, &file, &method, &headers).await.unwrap_or_else(absent),
@@ -74,23 +73,18 @@ async fn nar(
 async fn pin(
     State(service): State<Arc<Service>>,
     Path((cache, name)): Path<(String, String)>,
+    headers: HeaderMap,
 ) -> Response<Body> {
-    let Some(cache) = named(&service, &cache).await else { return absent() };
+    let Some(cache) = trust::readable(&service, &headers, &cache).await else { return absent() };
     match pins::read(&service, &cache, &name).await {
         Some(path) => {
-            let mut response = found("text/plain; charset=utf-8", path.into());
-            response
-                .headers_mut()
-                .insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache"));
+            let mut response = found(&cache, "text/plain; charset=utf-8", path.into());
+            let control = if cache.is_public() { "no-cache" } else { "private, no-cache" };
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(control));
             response
         }
         None => absent(),
     }
-}
-
-/// The cache that a URL names; none either where the database cannot tell, since Nix builds then.
-async fn named(service: &Service, name: &str) -> Option<Arc<Cache>> {
-    caches::find(service, &name.parse().ok()?).await.ok()?
 }
 
 /// What Nix reads first. `Priority` always stands there: without one the cache would be asked before all others,
@@ -99,15 +93,24 @@ fn info(cache: &Cache) -> Bytes {
     format!("StoreDir: {STORE_DIR}\nWantMassQuery: 1\nPriority: {}\n", cache.config.priority).into()
 }
 
-fn found(kind: &'static str, body: Bytes) -> Response<Body> {
+fn found(cache: &Cache, kind: &'static str, body: Bytes) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    if !cache.is_public() {
+        headers.insert(header::CACHE_CONTROL, PRIVATE);
+    }
     response
 }
 
-/// 404: what Nix takes for an answer, where 5xx would fail a build.
+/// For the one who asked alone: no proxy may keep it for others.
+const PRIVATE: HeaderValue = HeaderValue::from_static("private");
+
+/// 404: what Nix takes for an answer, where 5xx would fail a build. No proxy may keep it: another reader may be one who
+/// may read the cache, and what is absent now may come.
 fn absent() -> Response<Body> {
     let mut response = Response::new(Body::from("404\n"));
     *response.status_mut() = StatusCode::NOT_FOUND;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -75,10 +75,13 @@ pub(super) async fn serve(
         .header(header::CONTENT_LENGTH, range.end - range.start)
         .header(header::ETAG, HeaderValue::try_from(etag).ok()?);
     if same {
-        response = response
-            .header(header::ACCEPT_RANGES, "bytes")
-            .header(header::CACHE_CONTROL, "public, max-age=31536000, immutable");
+        response = response.header(header::ACCEPT_RANGES, "bytes");
     }
+    response = match cache.is_public() {
+        true if same => response.header(header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+        true => response,
+        false => response.header(header::CACHE_CONTROL, super::PRIVATE),
+    };
     if status == StatusCode::PARTIAL_CONTENT {
         let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, nar.file_size);
         response = response.header(header::CONTENT_RANGE, content_range);

@@ -50,6 +50,8 @@ fn write(text: &mut String, config: &Config) -> std::fmt::Result {
     }
     for cache in &config.caches {
         writeln!(text, "  cache {} at {}, priority {}", cache.name, config.cache_url(cache), cache.priority)?;
+        let readers = if cache.public { "everybody" } else { "whoever has a token that permits read" };
+        writeln!(text, "    may read     {readers}")?;
         for upstream in &cache.upstreams {
             let asked = if upstream.check { "" } else { ", asked only about what carries its signature" };
             writeln!(text, "    upstream     {}{asked}", upstream.upstream.url)?;

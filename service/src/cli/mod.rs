@@ -53,8 +53,8 @@ Examples:
   larderd check-config --config larder.toml
       Say whether the file is right, and what it means, without starting anything.
 
-  larderd token create anna-laptop --cache main --expires 30d
-      Print a token by which a person may push. Jobs need none.
+  larderd token create anna-laptop --cache main --for 30d
+      Print a token by which a person may push and read. Jobs need none.
 
   larderd key rotate --cache main
       Sign with a new key, and with the old one for 90 more days.
@@ -107,7 +107,7 @@ enum Command {
     Serve,
     /// Say whether the configuration is right, and what it means
     CheckConfig,
-    /// Make, list and end tokens for people
+    /// Make, list and end tokens for people and machines
     #[command(subcommand)]
     Token(token::Command),
     /// Make, list, rotate and import the caches' signing keys

@@ -1,35 +1,62 @@
-//! `larderd token`: tokens for people.
+//! `larderd token`: tokens for people and machines.
 
 use std::fmt::Write;
 
 use clap::Subcommand;
 use larder_protocol::api::{CacheName, Permission};
+use serde_json::json;
 
 use super::{Failure, print};
-use crate::{clock::Clock, config::Config, trust::people};
+use crate::{
+    clock::Clock,
+    config::{CacheConfig, Config, Period},
+    metadata::tokens::NamedToken,
+    trust::{
+        Rank,
+        people::{self, NewToken},
+    },
+};
 
 const DAY: i64 = 24 * 60 * 60;
 const MAX_LIFETIME: i64 = 5 * 366 * DAY;
 
+const AFTER_CREATE: &str = "\
+The token is the only thing on standard output. It is for one cache and ends by itself. `larder push`
+takes it as LARDER_TOKEN or by --token-file; Nix takes one that permits `read` as the password in its
+netrc. A token is larder_t_ and 49 letters and digits, the last six of which are a checksum.
+
+Examples:
+  larderd token create anna-laptop
+  larderd token create build-host --cache team --permission read --for 1y
+  larderd token create importer --cache team --permission push --rank -10 --for 12h";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Make a token and print it; it cannot be shown again
+    #[command(after_help = AFTER_CREATE)]
     Create {
         /// What to call it, for example anna-laptop
         name: String,
-        /// The cache that it is for
+        /// The one cache that it is for
         #[arg(long, default_value = "main")]
         cache: CacheName,
-        /// When it ends, for example 12h, 90d or 1y
-        #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = lifetime)]
-        expires: i64,
         /// What it permits there: some of push, pin, read and admin
-        #[arg(long = "permission", value_name = "PERMISSION", value_delimiter = ',', value_parser = permission,
-            default_values = ["push", "read"])]
+        #[arg(long = "permission", value_name = "PERMISSION", value_delimiter = ',',
+            value_parser = permission, default_values = ["push", "read"])]
         permissions: Vec<Permission>,
+        /// When it ends, for example 12h, 90d or 1y
+        #[arg(long = "for", value_name = "PERIOD", default_value = "90d", value_parser = lifetime)]
+        lifetime: i64,
+        /// How much what is pushed by it counts against what others push, from -1000 to 1000
+        #[arg(long, value_name = "NUMBER", default_value = "0", allow_negative_numbers = true, value_parser = rank)]
+        rank: Rank,
     },
     /// List the tokens that have not ended
-    List,
+    List {
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+    },
     /// End a token now
     Revoke {
         /// The name that it was made with
@@ -49,33 +76,23 @@ pub(super) async fn run(command: Command, config: &Config) -> Result<(), Failure
     let metadata = super::open_existing(config).await?;
     let clock = Clock::System;
     let done = match command {
-        Command::Create { name, cache, expires, permissions } => {
-            if !config.caches.iter().any(|configured| configured.name == cache) {
+        Command::Create { name, cache, mut permissions, lifetime, rank } => {
+            let Some(config) = config.caches.iter().find(|configured| configured.name == cache) else {
                 return Err(Failure::Other(format!("there is no cache {cache} in the configuration")));
-            }
-            people::create_token(&metadata, &clock, &name, &cache, expires, &permissions).await.map_err(Failure::because).map(
-                |token| {
-                    print::complain(&format!(
-                        "This token permits {} in {} for {} days. Keep it secret; it is not shown again. `larder push` \
-                         takes it as LARDER_TOKEN or from a file.",
-                        permissions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-                        cache,
-                        (expires + DAY - 1) / DAY,
-                    ));
-                    print::out(&format!("{}\n", token.expose()));
-                },
-            )
+            };
+            permissions.sort();
+            permissions.dedup();
+            let hint = hint(config, &permissions, lifetime);
+            let new = NewToken { name: &name, cache: &cache, permissions, rank, lifetime };
+            people::create_token(&metadata, &clock, new).await.map_err(Failure::because).map(|token| {
+                print::complain(&hint);
+                print::out(&format!("{}\n", token.expose()));
+            })
         }
-        Command::List => {
+        Command::List { json } => {
             let now = clock.now();
             let tokens = metadata.named_tokens(now).await.map_err(Failure::because)?;
-            let mut text = String::new();
-            for token in tokens {
-                let days = (token.expires_at - now + DAY - 1) / DAY;
-                // Writing to a string cannot fail.
-                let _ = writeln!(text, "{}\tcache {}\tends in {days} d", token.name, token.cache);
-            }
-            print::out(&text);
+            print::out(&if json { as_json(&tokens) } else { as_text(&tokens, now) });
             Ok(())
         }
         Command::Revoke { name } => match people::revoke_token(&metadata, &clock, &name).await {
@@ -90,17 +107,65 @@ pub(super) async fn run(command: Command, config: &Config) -> Result<(), Failure
     done
 }
 
+fn hint(cache: &CacheConfig, permissions: &[Permission], lifetime: i64) -> String {
+    let mut hint = format!(
+        "This token permits {} in the cache {} for {} days. Keep it secret; it is not shown again.",
+        list(permissions),
+        cache.name,
+        (lifetime + DAY - 1) / DAY
+    );
+    if permissions.contains(&Permission::Push) {
+        hint.push_str(" `larder push` takes it as LARDER_TOKEN or from a file.");
+        if !cache.public && !permissions.contains(&Permission::Read) {
+            hint.push_str(
+                " Since it does not permit reading, it is told of nothing that the cache has: every push sends all.",
+            );
+        }
+    }
+    match (permissions.contains(&Permission::Read), cache.public) {
+        (true, false) => hint.push_str(" Nix takes it as the password in its netrc."),
+        (true, true) if permissions.len() == 1 => hint.push_str(" (Everybody can read this cache without.)"),
+        _ => {}
+    }
+    hint
+}
+
+fn as_text(tokens: &[NamedToken], now: i64) -> String {
+    let mut text = String::new();
+    for NamedToken { name, cache, permissions, rank, expires_at, .. } in tokens {
+        let days = (expires_at - now + DAY - 1) / DAY;
+        let permissions = list(permissions);
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{name}\tcache {cache}\t{permissions}\trank {rank}\tends in {days} d");
+    }
+    text
+}
+
+fn as_json(tokens: &[NamedToken]) -> String {
+    let tokens: Vec<_> = tokens
+        .iter()
+        .map(|NamedToken { name, cache, permissions, rank, created_at, expires_at }| {
+            json!({ "name": name, "cache": cache, "permissions": permissions, "rank": rank,
+                "created_at": created_at, "expires_at": expires_at })
+        })
+        .collect();
+    format!("{:#}\n", json!(tokens))
+}
+
+fn list(permissions: &[Permission]) -> String {
+    permissions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn rank(text: &str) -> Result<Rank, String> {
+    let wrong = || "write a whole number from -1000 to 1000".to_owned();
+    let number: i64 = text.parse().map_err(|_| wrong())?;
+    Rank::try_from(number).map_err(|_| wrong())
+}
+
 /// Seconds, from a whole number and a unit.
 pub(super) fn lifetime(text: &str) -> Result<i64, String> {
-    let wrong = || "write a whole number and h, d, w or y, at most 5y, for example 90d".to_owned();
-    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
-    let unit = match unit {
-        "h" => 60 * 60,
-        "d" => DAY,
-        "w" => 7 * DAY,
-        "y" => 365 * DAY,
-        _ => return Err(wrong()),
-    };
-    let seconds = number.parse::<u32>().ok().and_then(|number| i64::from(number).checked_mul(unit));
-    seconds.filter(|seconds| (1..=MAX_LIFETIME).contains(seconds)).ok_or_else(wrong)
+    let seconds = text.parse::<Period>().ok().map(Period::seconds);
+    seconds
+        .filter(|seconds| *seconds <= MAX_LIFETIME)
+        .ok_or_else(|| "write a whole number and h, d, w or y, at most 5y, for example 90d".to_owned())
 }

@@ -17,14 +17,14 @@ pub const STORE_DIR: &str = "/nix/store";
 /// Nix fails a build when the last substituter errs.
 const LAST_PRIORITY: u32 = 40;
 const DEFAULT_PRIORITY: u32 = 30;
-/// Everybody may read every cache.
-pub(super) const PUBLIC: bool = true;
 
 /// One cache, checked.
 #[derive(Debug, Clone)]
 pub struct CacheConfig {
     /// The first part of its URL.
     pub name: CacheName,
+    /// Whether everybody may read it. A private one shares nothing with any other.
+    pub public: bool,
     /// As in `nix-cache-info`; lower is asked first.
     pub priority: u32,
     /// Other binary caches whose paths need not be pushed here.
@@ -49,8 +49,9 @@ impl Default for CacheConfig {
     fn default() -> Self {
         let name = default_name();
         Self {
-            trust: TrustRules::new(name.clone(), PUBLIC, Vec::new()),
+            trust: TrustRules::new(name.clone(), true, Vec::new()),
             name,
+            public: true,
             priority: DEFAULT_PRIORITY,
             upstreams: default_upstreams(),
             retention: CacheRetention::default(),
@@ -63,6 +64,8 @@ impl Default for CacheConfig {
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     pub(super) name: CacheName,
+    #[serde(default = "always")]
+    pub(super) public: bool,
     #[serde(default = "default_priority")]
     pub(super) priority: u32,
     #[serde(default)]
@@ -77,6 +80,7 @@ impl Default for File {
     fn default() -> Self {
         Self {
             name: default_name(),
+            public: true,
             priority: DEFAULT_PRIORITY,
             upstream: None,
             trust: Vec::new(),

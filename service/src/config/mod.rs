@@ -294,11 +294,12 @@ impl CacheConfig {
             .into_iter()
             .enumerate()
             .map(|(position, rule)| {
-                trust::check(rule, &format!("{key}, trust rule {}", position + 1), cache::PUBLIC, issuers)
+                trust::check(rule, &format!("{key}, trust rule {}", position + 1), file.public, issuers)
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let trust = TrustRules::new(file.name.clone(), cache::PUBLIC, rules);
+        let trust = TrustRules::new(file.name.clone(), file.public, rules);
         Ok(Self {
+            public: file.public,
             priority: cache::check_priority(&key, file.priority)?,
             upstreams: cache::check_upstreams(&key, file.upstream)?,
             retention: CacheRetention::check(&key, file.retention)?,

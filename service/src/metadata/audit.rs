@@ -222,9 +222,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let metadata = Metadata::open(&folder.path().join("larder.db")).await.unwrap();
         let cache = "main".parse().unwrap();
-        let create = async |name| {
-            people::create_token(&metadata, &Clock::System, name, &cache, 60, &people::PUSH_AND_READ).await
-        };
+        let new = |name| people::NewToken::pushing(name, &cache, 60);
+        let create = async |name| people::create_token(&metadata, &Clock::System, new(name)).await;
         create("anna").await.unwrap();
         let mut transaction = metadata.write().await.unwrap();
         sqlx::query("ALTER TABLE audit RENAME TO lost").execute(&mut *transaction).await.unwrap();

@@ -102,11 +102,14 @@ fn decode_holes(bytes: &[u8]) -> Result<Box<[FrameHole]>, MetadataError> {
 impl Metadata {
     /// Where those of `names` that are there lie: in the first of these namespaces that has them. What was condemned before the push was opened counts as missing; what
     /// was condemned since stays until the push ends.
+    ///
+    /// With `sent_by`, what this push has not sent itself counts as missing, too.
     pub async fn stored_chunks(
         &self,
         push: i64,
         namespaces: &[Namespace],
         names: &[ChunkId],
+        sent_by: Option<i64>,
     ) -> Result<HashMap<ChunkId, StoredChunk>, MetadataError> {
         let mut stored = HashMap::with_capacity(names.len());
         let mut keys = Keys::default();
@@ -124,6 +127,12 @@ impl Metadata {
                 list.push_bind(&name.0[..]);
             }
             query.push(")");
+            if let Some(push) = sent_by {
+                query
+                    .push(" AND c.id IN (SELECT chunk FROM sent_chunks WHERE push = ")
+                    .push_bind(push)
+                    .push(")");
+            }
             for row in query.build().fetch_all(self.reader()).await? {
                 stored.insert(ChunkId(blob(row.try_get(6)?)?), StoredChunk::of_row(&row, &mut keys)?);
             }
@@ -131,7 +140,8 @@ impl Metadata {
         Ok(stored)
     }
 
-    /// Notes an object's frames, each with its place, and that the object is on disk.
+    /// Notes an object's frames, each with its place, and that the object is on disk; with `sent_by`, also that this
+    /// push has sent them.
     ///
     /// # Errors
     /// [`MetadataError::Gone`] if the push is not open any more.
@@ -141,6 +151,7 @@ impl Metadata {
         size: u64,
         namespace: Namespace,
         frames: &[(FrameEntry, u64)],
+        sent_by: Option<i64>,
     ) -> Result<(), MetadataError> {
         let (mut batch, mut rest) = frames.split_at(frames.len().min(BATCH));
         loop {
@@ -148,6 +159,9 @@ impl Metadata {
             hold_writing(&mut transaction, object).await?;
             if !batch.is_empty() {
                 insert_frames(&mut transaction, object, namespace, batch).await?;
+                if let Some(push) = sent_by {
+                    note_sent(&mut transaction, push, namespace, batch).await?;
+                }
             }
             if rest.is_empty() {
                 sqlx::query("UPDATE objects SET state = 'stored', size = ? WHERE id = ?")
@@ -223,5 +237,23 @@ async fn unsettle(
     }
     update.push("))");
     update.build().execute(&mut **transaction).await?;
+    Ok(())
+}
+
+async fn note_sent(
+    transaction: &mut Transaction<'static, Sqlite>,
+    push: i64,
+    namespace: Namespace,
+    frames: &[(FrameEntry, u64)],
+) -> Result<(), MetadataError> {
+    let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO sent_chunks (push, chunk) SELECT ");
+    insert.push_bind(push).push(", id FROM chunks WHERE namespace = ").push_bind(namespace.0);
+    insert.push(" AND name IN (");
+    let mut list = insert.separated(", ");
+    for (entry, _) in frames {
+        list.push_bind(&entry.id.0[..]);
+    }
+    insert.push(") ON CONFLICT DO NOTHING");
+    insert.build().execute(&mut **transaction).await?;
     Ok(())
 }

@@ -72,7 +72,7 @@ pub struct IsolatedCache {
 
 /// What removes the rows of one such cache, in this order: what names others goes before them. Each takes the
 /// cache's name and its namespace, and at most a thousand rows.
-const REMOVALS: [&str; 12] = [
+const REMOVALS: [&str; 13] = [
     // From then on no row can be added to its pushes.
     "UPDATE pushes SET abandoned_at = ?3 WHERE id IN (
          SELECT id FROM pushes WHERE cache = ?1 AND state = 'open' AND abandoned_at IS NULL LIMIT 1000)",
@@ -92,6 +92,8 @@ const REMOVALS: [&str; 12] = [
          SELECT r.nar, r.position FROM nars n JOIN nar_chunks r ON r.nar = n.id
          WHERE n.namespace = ?2 AND n.namespace < 0 LIMIT 1000)",
     "DELETE FROM nars WHERE id IN (SELECT id FROM nars WHERE namespace = ?2 AND namespace < 0 LIMIT 1000)",
+    "DELETE FROM sent_chunks WHERE (push, chunk) IN (
+         SELECT s.push, s.chunk FROM pushes u JOIN sent_chunks s ON s.push = u.id WHERE u.cache = ?1 LIMIT 1000)",
     "DELETE FROM chunks WHERE id IN (SELECT id FROM chunks WHERE namespace = ?2 LIMIT 1000)",
     "DELETE FROM pushes WHERE id IN (SELECT id FROM pushes WHERE cache = ?1 LIMIT 1000)",
     "DELETE FROM runs WHERE id IN (SELECT id FROM runs WHERE cache = ?1 LIMIT 1000)",

@@ -14,6 +14,7 @@ mod jobs;
 mod manifests;
 mod marks;
 mod names;
+mod namespaces;
 mod nars;
 mod objects;
 mod path_filter;
@@ -48,6 +49,7 @@ pub use isolated::{IsolatedCache, IsolatedOutcome, OpenIsolated, WantedIsolated}
 pub(crate) use manifests::NewManifest;
 pub use marks::{DyingPath, Extent, MarkedRoot, Marks, RootsOf};
 pub use names::{Binding, NameRow, NamesOf};
+pub use namespaces::Settled;
 pub use nars::{Encoding, StoredNar, VerifiedNar};
 pub use objects::ObjectId;
 pub use paths::{PublishedPath, VisiblePath};
@@ -58,7 +60,7 @@ pub use reads::ReadOf;
 pub use runs::{PushedRun, PushingRun};
 pub use sweeping::{Deleted, Removed};
 pub use sweeps::AskedSweep;
-pub use upstream_paths::UpstreamPath;
+pub use upstream_paths::{Among, UpstreamPath};
 
 use path_filter::PathFilter;
 

@@ -48,8 +48,12 @@ impl Metadata {
     /// When the database does not answer.
     pub async fn remember_paths(&self) -> Result<(), MetadataError> {
         let filter = PathFilter::new();
-        // Pull requests' caches are not asked by way of it.
-        let mut rows = sqlx::query("SELECT hash FROM paths WHERE cache NOT LIKE '%~%'").fetch(self.reader());
+        // Pull requests' caches are not asked by way of it, and of what private ones have it must tell nobody.
+        let mut rows = sqlx::query(
+            "SELECT hash FROM paths WHERE cache NOT LIKE '%~%'
+             AND cache NOT IN (SELECT cache FROM cache_namespaces WHERE public = 0)",
+        )
+        .fetch(self.reader());
         while let Some(row) = rows.try_next().await? {
             filter.insert(&StorePathHash(blob(row.try_get(0)?)?));
         }
@@ -58,7 +62,7 @@ impl Metadata {
         Ok(())
     }
 
-    /// Whether a path may be there, as far as can be told without asking the database.
+    /// Whether a public cache may have a path, as far as can be told without asking the database.
     pub fn may_have(&self, hash: &StorePathHash) -> bool {
         self.paths.get().is_none_or(|paths| paths.may_contain(hash))
     }

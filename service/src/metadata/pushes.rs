@@ -31,6 +31,8 @@ pub struct NewPush<'a> {
     pub name: PushId,
     /// Where it goes.
     pub cache: &'a CacheName,
+    /// Whether that is a cache that everybody may read.
+    pub public: bool,
     /// Where it is a pull request's: its row, and how many paths may be staged in it.
     pub isolated: Option<(i64, u64)>,
     /// Whose it is.
@@ -45,6 +47,8 @@ pub struct NewPush<'a> {
     pub rank: Rank,
     /// What it brings.
     pub staged: Vec<Staged<'a>>,
+    /// Whether it is told nothing of what the cache has.
+    pub blind: bool,
     /// Visible paths with their rows, which must stay until the push ends.
     pub leased: Vec<(i64, StorePathHash)>,
     /// What is to be kept.
@@ -75,8 +79,19 @@ pub struct Staged<'a> {
 pub struct FoundPush {
     /// Its row.
     pub id: i64,
+    /// Its name.
+    pub name: PushId,
     /// Whether it is committed.
     pub committed: bool,
+    /// How many paths it brings, if that is all that it is told: it is told nothing of what the cache has.
+    pub blind: Option<u64>,
+}
+
+impl FoundPush {
+    /// Whether it is told nothing of what the cache has.
+    pub fn is_blind(&self) -> bool {
+        self.blind.is_some()
+    }
 }
 
 /// How opening a push ended.
@@ -131,6 +146,7 @@ impl Metadata {
         now: i64,
     ) -> Result<OpenOutcome, MetadataError> {
         let committed = push.staged.is_empty();
+        let blind = push.blind.then_some(push.staged.len() as u64);
         let mut transaction = self.write().await?;
         if !committed && let Some(full) = full(&mut transaction, push, limits, now).await? {
             return Ok(OpenOutcome::TooMany(full));
@@ -149,13 +165,14 @@ impl Metadata {
         };
         // Rows that follow name it. Until the last batch is in, nobody knows its name.
         let id: i64 = sqlx::query_scalar(
-            "INSERT INTO pushes (name, cache, owner, provenance, state, opened_at, active_at, committed_at, run, unasked)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+            "INSERT INTO pushes (name, cache, owner, provenance, blind, state, opened_at, active_at, committed_at, run, unasked)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
         )
         .bind(&push.name.0[..])
         .bind(push.cache.as_str())
         .bind(push.owner)
         .bind(push.provenance)
+        .bind(blind.map(|paths| i64::try_from(paths).unwrap_or(i64::MAX)))
         .bind(if committed { "committed" } else { "open" })
         .bind(now)
         .bind(now)
@@ -164,8 +181,9 @@ impl Metadata {
         .bind(i64::try_from(push.unasked).unwrap_or(i64::MAX))
         .fetch_one(&mut *transaction)
         .await?;
-        // What a pull request brings must not fill the filter by which others are answered.
-        if push.isolated.is_none() {
+        // What a pull request brings must not fill the filter by which others are answered; what a private cache gets
+        // must not show there.
+        if push.public && push.isolated.is_none() {
             let hashes: Vec<StorePathHash> =
                 push.staged.iter().map(|staged| staged.info.path.hash()).collect();
             self.may_soon_have(&hashes);
@@ -230,7 +248,7 @@ impl Metadata {
             audit::record(&mut transaction, &entry, now).await?;
         }
         transaction.commit().await?;
-        Ok(OpenOutcome::Opened(FoundPush { id, committed }))
+        Ok(OpenOutcome::Opened(FoundPush { id, name: push.name, committed, blind }))
     }
 
     /// The push of that name, if it is the owner's and goes to that cache. Notes that it is active.
@@ -242,7 +260,7 @@ impl Metadata {
         now: i64,
     ) -> Result<Option<FoundPush>, MetadataError> {
         let row = sqlx::query(
-            "SELECT id, state, active_at FROM pushes
+            "SELECT id, state, active_at, blind FROM pushes
                  WHERE name = ? AND cache = ? AND owner = ? AND abandoned_at IS NULL",
         )
         .bind(&name.0[..])
@@ -261,7 +279,9 @@ impl Metadata {
                 .await?;
             transaction.commit().await?;
         }
-        Ok(Some(FoundPush { id, committed: row.try_get::<&str, _>(1)? == "committed" }))
+        let committed = row.try_get::<&str, _>(1)? == "committed";
+        let blind = row.try_get::<Option<i64>, _>(3)?.map(number).transpose()?;
+        Ok(Some(FoundPush { id, name: *name, committed, blind }))
     }
 
     /// Gives an open push up: nobody can add to it any more, and the next sweep takes what it staged.
@@ -408,12 +428,12 @@ impl Metadata {
             Some(_) => return Ok(CommitOutcome::Committed),
             None => return Ok(CommitOutcome::Gone),
         }
-        // Another push may have verified the same NAR since.
+        // Another push may have verified the same NAR since. One that may not know of that sends it itself.
         for namespace in namespaces {
             sqlx::query(
                 "UPDATE paths SET nar = (SELECT n.id FROM nars n WHERE n.complete = 1 AND n.namespace = ?
                      AND n.hash = nar_hash AND n.size = nar_size)
-                 WHERE push = ? AND nar IS NULL",
+                 WHERE push = ? AND nar IS NULL AND (SELECT blind FROM pushes WHERE id = push) IS NULL",
             )
             .bind(namespace.0)
             .bind(push)

@@ -1,6 +1,6 @@
 //! Session tokens, people's tokens, and the ID tokens that were used.
 
-use larder_protocol::api::CacheName;
+use larder_protocol::api::{CacheName, Permission};
 use sqlx::{Row, Sqlite, Transaction, sqlite::SqliteRow};
 
 use super::{
@@ -22,6 +22,10 @@ pub struct NamedToken {
     pub name: String,
     /// The cache that it is for.
     pub cache: CacheName,
+    /// What it permits there.
+    pub permissions: Vec<Permission>,
+    /// How much what is pushed by it counts.
+    pub rank: Rank,
     /// When it was made, in seconds since 1970.
     pub created_at: i64,
     /// When it ends.
@@ -145,10 +149,9 @@ impl Metadata {
         let damaged = |_| MetadataError::Damaged("a token's grant cannot be read");
         Ok(Some(Grant {
             cache: cache_of(&row)?,
-            permissions: serde_json::from_str(row.try_get("permissions")?).map_err(damaged)?,
+            permissions: permissions_of(&row)?,
             identity: serde_json::from_str(row.try_get("identity")?).map_err(damaged)?,
-            rank: Rank::try_from(row.try_get::<i64, _>("rank")?)
-                .map_err(|_| MetadataError::Damaged("a token's rank is out of bounds"))?,
+            rank: rank_of(&row)?,
             isolated: row
                 .try_get::<Option<&str>, _>("isolated")?
                 .map(serde_json::from_str)
@@ -198,7 +201,8 @@ impl Metadata {
     /// When the database fails.
     pub async fn named_tokens(&self, now: i64) -> Result<Vec<NamedToken>, MetadataError> {
         let rows = sqlx::query(
-            "SELECT name, cache, created_at, expires_at FROM tokens WHERE name IS NOT NULL AND expires_at > ? \
+            "SELECT name, cache, permissions, rank, created_at, expires_at FROM tokens \
+             WHERE name IS NOT NULL AND expires_at > ? \
              ORDER BY name",
         )
         .bind(now)
@@ -209,6 +213,8 @@ impl Metadata {
                 Ok(NamedToken {
                     name: row.try_get("name")?,
                     cache: cache_of(row)?,
+                    permissions: permissions_of(row)?,
+                    rank: rank_of(row)?,
                     created_at: row.try_get("created_at")?,
                     expires_at: row.try_get("expires_at")?,
                 })
@@ -221,6 +227,16 @@ fn cache_of(row: &SqliteRow) -> Result<CacheName, MetadataError> {
     row.try_get::<&str, _>("cache")?
         .parse()
         .map_err(|_| MetadataError::Damaged("a token's cache has no such name"))
+}
+
+fn permissions_of(row: &SqliteRow) -> Result<Vec<Permission>, MetadataError> {
+    serde_json::from_str(row.try_get("permissions")?)
+        .map_err(|_| MetadataError::Damaged("a token's permissions cannot be read"))
+}
+
+fn rank_of(row: &SqliteRow) -> Result<Rank, MetadataError> {
+    Rank::try_from(row.try_get::<i64, _>("rank")?)
+        .map_err(|_| MetadataError::Damaged("a token's rank is out of bounds"))
 }
 
 /// `false` if there is a token of that name.

@@ -2,10 +2,31 @@
 
 use std::collections::{HashMap, HashSet};
 
-use larder_protocol::{NarHash, StorePath, StorePathHash};
+use larder_protocol::{NarHash, StorePath, StorePathHash, api::PushId};
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
-use super::{BATCH, Metadata, MetadataError, blob, paths::path_of};
+use super::{BATCH, Metadata, MetadataError, Namespace, blob, paths::path_of};
+
+/// Among whom it is remembered what an upstream said: how fast the service answers, and which references it takes, tells
+/// what was asked before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Among {
+    /// Those who push to caches that share chunks.
+    Namespace(Namespace),
+    /// This push alone, which may know nothing of others.
+    Push(PushId),
+}
+
+impl Among {
+    /// What the rows have in the place of the upstream's URL.
+    fn key(&self, upstream: &str) -> String {
+        match self {
+            Self::Namespace(Namespace::PUBLIC) => upstream.to_owned(),
+            Self::Namespace(Namespace(number)) => format!("{upstream} cache {number}"),
+            Self::Push(name) => format!("{upstream} push {name}"),
+        }
+    }
+}
 
 /// What an upstream has signed of a path.
 #[derive(Debug, Clone)]
@@ -22,6 +43,7 @@ impl Metadata {
     /// What an upstream was seen to have of `hashes`, since a moment.
     pub async fn seen_upstream(
         &self,
+        among: Among,
         upstream: &str,
         hashes: &[StorePathHash],
         since: i64,
@@ -31,7 +53,11 @@ impl Metadata {
             let mut query = QueryBuilder::<Sqlite>::new(
                 "SELECT hash, name, nar_hash, statement FROM upstream_paths WHERE upstream = ",
             );
-            query.push_bind(upstream).push(" AND seen_at >= ").push_bind(since).push(" AND hash IN (");
+            query
+                .push_bind(among.key(upstream))
+                .push(" AND seen_at >= ")
+                .push_bind(since)
+                .push(" AND hash IN (");
             let mut list = query.separated(", ");
             for hash in batch {
                 list.push_bind(&hash.0[..]);
@@ -52,6 +78,7 @@ impl Metadata {
     /// Those of `paths` that one of `upstreams` was seen to have, since a moment.
     pub async fn at_upstreams(
         &self,
+        among: Among,
         upstreams: impl Iterator<Item = &str>,
         paths: &HashSet<StorePath>,
         since: i64,
@@ -59,7 +86,7 @@ impl Metadata {
         let hashes: Vec<StorePathHash> = paths.iter().map(StorePath::hash).collect();
         let mut there = HashSet::new();
         for upstream in upstreams {
-            let seen = self.seen_upstream(upstream, &hashes, since).await?;
+            let seen = self.seen_upstream(among, upstream, &hashes, since).await?;
             there.extend(seen.into_values().map(|found| found.path).filter(|path| paths.contains(path)));
         }
         Ok(there)
@@ -68,18 +95,20 @@ impl Metadata {
     /// Notes what an upstream was seen to have, and forgets what was seen before `forget`.
     pub async fn note_upstream(
         &self,
+        among: Among,
         upstream: &str,
         paths: &[UpstreamPath],
         now: i64,
         forget: i64,
     ) -> Result<(), MetadataError> {
+        let key = &among.key(upstream);
         for batch in paths.chunks(BATCH) {
             let mut transaction = self.write().await?;
             let mut insert = QueryBuilder::<Sqlite>::new(
                 "INSERT OR REPLACE INTO upstream_paths (upstream, hash, name, nar_hash, statement, seen_at) ",
             );
             insert.push_values(batch, |mut row, UpstreamPath { path, nar_hash, statement }| {
-                row.push_bind(upstream)
+                row.push_bind(key)
                     .push_bind(path.hash().0.to_vec())
                     .push_bind(path.name())
                     .push_bind(&nar_hash.0[..])
@@ -97,5 +126,23 @@ impl Metadata {
             transaction.commit().await?;
         }
         Ok(())
+    }
+
+    /// Forgets what an upstream said to one push alone.
+    pub async fn forget_upstream(&self, push: PushId, upstream: &str) -> Result<(), MetadataError> {
+        loop {
+            let mut transaction = self.write().await?;
+            let forgotten = sqlx::query(
+                "DELETE FROM upstream_paths WHERE (upstream, hash) IN (
+                     SELECT upstream, hash FROM upstream_paths WHERE upstream = ? LIMIT 1000)",
+            )
+            .bind(Among::Push(push).key(upstream))
+            .execute(&mut *transaction)
+            .await?;
+            transaction.commit().await?;
+            if forgotten.rows_affected() < BATCH as u64 {
+                return Ok(());
+            }
+        }
     }
 }

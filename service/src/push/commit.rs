@@ -1,6 +1,9 @@
 //! Publishing a push: all of its paths become visible at one moment, or none.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use larder_protocol::{StorePath, StorePathHash, api::CommittedPush, signature::fingerprint};
 
@@ -45,7 +48,15 @@ pub(super) async fn committed_push(
     let published = service.metadata.published_by(push.id).await?;
     // Also where it was committed before: that request may have failed between then and here.
     service.reads.withdrawn(cache, published.iter().map(|info| info.path.hash()));
-    let divergences = service.metadata.divergences_of(push.id).await?;
+    let mut divergences = service.metadata.divergences_of(push.id).await?;
+    if let Some(published) = push.blind {
+        for upstream in &cache.config.upstreams {
+            service.metadata.forget_upstream(push.name, &upstream.upstream.url).await?;
+        }
+        // Which of its paths were there already, and with what content, is none of its business. Upstreams are.
+        divergences.retain(|divergence| divergence.upstream.is_some());
+        return Ok(CommittedPush { published, divergences, ..CommittedPush::default() });
+    }
     let replacements = service.metadata.replacements_of(push.id).await?;
     let keys = cache.signing_keys();
     let signed = service.workshop.work(move |_| {
@@ -87,7 +98,10 @@ async fn check_references(service: &Service, cache: &Cache, push: FoundPush) -> 
     // What a sweep takes between the look and the lease is looked for again, and then missing.
     let mut tries = 3;
     let visible = loop {
-        let visible = service.metadata.visible_paths(&cache.names(), &hashes).await?;
+        let visible = match push.is_blind() {
+            true => HashMap::new(),
+            false => service.metadata.visible_paths(&cache.names(), &hashes).await?,
+        };
         let leased: Vec<(i64, StorePathHash)> = visible.iter().map(|(hash, path)| (path.id, *hash)).collect();
         match service.metadata.lease(push.id, &leased).await {
             Ok(()) => break visible,
@@ -99,7 +113,8 @@ async fn check_references(service: &Service, cache: &Cache, push: FoundPush) -> 
     let rest: HashSet<StorePath> = outside.into_iter().filter(|path| !is_visible(path)).collect();
     let upstreams = cache.config.upstreams.iter().map(|upstream| upstream.upstream.url.as_str());
     let since = upstream::counts_since(service.clock.now());
-    let there = service.metadata.at_upstreams(upstreams, &rest, since).await?;
+    let among = upstream::among(cache, push.name, push.is_blind());
+    let there = service.metadata.at_upstreams(among, upstreams, &rest, since).await?;
     let mut missing: Vec<StorePath> = rest.into_iter().filter(|path| !there.contains(path)).collect();
     if missing.is_empty() {
         return Ok(());
@@ -108,7 +123,17 @@ async fn check_references(service: &Service, cache: &Cache, push: FoundPush) -> 
     let count = missing.len();
     missing.truncate(MISSING_TOLD);
     Err(ApiError::missing_references(
-        format!("{count} references are in neither this push, the cache, nor an upstream; push them too"),
+        match push.is_blind() {
+            true => format!(
+                "{count} references are in neither this push nor an upstream, and what the cache has is not told to \
+                 whoever may not read it; push them too"
+            ),
+            false => {
+                format!(
+                    "{count} references are in neither this push, the cache, nor an upstream; push them too"
+                )
+            }
+        },
         missing,
     ))
 }

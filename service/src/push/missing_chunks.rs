@@ -20,7 +20,6 @@ pub(super) async fn missing_chunks(request: &PushRequest, body: &[u8]) -> Result
         return Err(ApiError::too_large("the question names more than 65,536 chunks; ask several"));
     }
     let names: Vec<ChunkId> = names.iter().map(|name| ChunkId(*name)).collect();
-    let stored =
-        request.service.metadata.stored_chunks(request.push.id, &request.cache.namespaces(), &names).await?;
+    let stored = request.stored_chunks(&names).await?;
     Ok(encode_missing(names.iter().map(|name| !stored.contains_key(name))))
 }

@@ -10,7 +10,7 @@ mod upstream;
 mod verify;
 mod workshop;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -19,8 +19,9 @@ use axum::{
     http::{HeaderMap, StatusCode},
     routing::post,
 };
-use larder_protocol::api::{
-    CacheName, CommittedPush, OpenedPush, Permission, PushId, RecipesAnswer, UploadAnswer,
+use larder_protocol::{
+    ChunkId,
+    api::{CacheName, CommittedPush, OpenedPush, Permission, PushId, RecipesAnswer, UploadAnswer},
 };
 
 pub(crate) use body::BodyReader;
@@ -34,7 +35,7 @@ use crate::{
     client::Client,
     config::ByteSize,
     error::ApiError,
-    metadata::FoundPush,
+    metadata::{FoundPush, StoredChunk},
     trust::{self, Grant},
 };
 
@@ -75,6 +76,8 @@ impl PushRequest {
         let now = service.clock.now();
         let push = service.metadata.find_push(&name, &push_name, &grant.identity.owner(), now).await?;
         let cache = caches::find(&service, &name).await?.ok_or_else(no_such_cache)?;
+        // What was opened under another grant of the same identity would tell this one too much.
+        let push = push.filter(|push| push.is_blind() == is_blind(&cache, &grant));
         let Some(push) = push else {
             let refusal = unknown();
             let reason = refusal.message().to_owned();
@@ -85,6 +88,16 @@ impl PushRequest {
         Ok(Self { push, cache, service, name: push_name, who })
     }
 
+    /// Where those of `names` lie of which this push may know.
+    async fn stored_chunks(&self, names: &[ChunkId]) -> Result<HashMap<ChunkId, StoredChunk>, ApiError> {
+        let sent_by = self.push.is_blind().then_some(self.push.id);
+        Ok(self
+            .service
+            .metadata
+            .stored_chunks(self.push.id, &self.cache.namespaces(), names, sent_by)
+            .await?)
+    }
+
     /// Refuses what only an open push takes.
     fn open(self) -> Result<Self, ApiError> {
         if self.push.committed {
@@ -92,6 +105,12 @@ impl PushRequest {
         }
         Ok(self)
     }
+}
+
+/// Whether whoever has this grant is told nothing of what the cache has: everything counts as missing, and what is
+/// pushed must be whole in itself.
+fn is_blind(cache: &Cache, grant: &Grant) -> bool {
+    !cache.is_public() && !grant.permits(Permission::Read)
 }
 
 /// Who may push to the cache, by the request's token. A refusal goes on record.

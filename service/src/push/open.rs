@@ -13,7 +13,11 @@ use larder_protocol::{
     content_address::{ContentHash, Method, Misfit},
 };
 
-use super::{commit::committed_push, upstream::UpstreamSays};
+use super::{
+    commit::committed_push,
+    is_blind,
+    upstream::{self, UpstreamSays},
+};
 use crate::{
     Service,
     audit::Who,
@@ -69,7 +73,11 @@ async fn try_open(
 ) -> Result<Option<OpenedPush>, ApiError> {
     let limits = &service.config.limits;
     let hashes: Vec<StorePathHash> = request.paths.iter().map(|info| info.path.hash()).collect();
-    let visible = service.metadata.visible_paths(&cache.names(), &hashes).await?;
+    let blind = is_blind(cache, grant);
+    let visible = match blind {
+        true => HashMap::new(),
+        false => service.metadata.visible_paths(&cache.names(), &hashes).await?,
+    };
     let ordered: HashSet<&StorePath> = request.replace.iter().collect();
     let mut plan = Plan::default();
     let mut asked: Vec<&PathInfo> = Vec::new();
@@ -92,11 +100,15 @@ async fn try_open(
             }
         }
     }
-    let says = service.upstreams.compare(service, cache, &asked).await?;
+    let name = PushId(random_bytes()?);
+    let says = service.upstreams.compare(service, cache, upstream::among(cache, name, blind), &asked).await?;
     plan.heed(&says, &visible);
     let Plan { staged, upstream, divergences, refused } = plan;
     let hashes: Vec<NarHash> = staged.iter().map(|info| info.nar_hash).collect();
-    let stored = service.metadata.stored_nars(&cache.namespaces(), &hashes).await?;
+    let stored = match blind {
+        true => HashMap::new(),
+        false => service.metadata.stored_nars(&cache.namespaces(), &hashes).await?,
+    };
     let staged: Vec<Staged<'_>> = staged
         .into_iter()
         .map(|info| {
@@ -123,14 +135,16 @@ async fn try_open(
     let present: Vec<StorePathHash> =
         visible.keys().copied().filter(|hash| !staged_hashes.contains(hash)).collect();
     let push = NewPush {
-        name: PushId(random_bytes()?),
+        name,
         cache: cache.name(),
+        public: cache.is_public(),
         isolated: isolated::room_for_paths(service, cache),
         owner: &grant.identity.owner(),
         provenance: &grant.identity.provenance(),
         who,
         run: retention::run_of(&grant.identity),
         rank: grant.rank,
+        blind,
         staged,
         leased: visible.values().map(|path| (path.id, path.path.hash())).collect(),
         roots: request.roots.iter().map(|root| root.hash()).collect::<HashSet<_>>().into_iter().collect(),

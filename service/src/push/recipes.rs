@@ -31,8 +31,7 @@ pub(super) async fn take_recipes(request: &PushRequest, body: &[u8]) -> Result<R
     let names: HashSet<ChunkId> =
         recipes.iter().flat_map(|recipe| recipe.chunks.iter().map(|chunk| chunk.id)).collect();
     let names: Vec<ChunkId> = names.into_iter().collect();
-    let stored =
-        request.service.metadata.stored_chunks(request.push.id, &request.cache.namespaces(), &names).await?;
+    let stored = request.stored_chunks(&names).await?;
 
     let max_chunks = request.service.config.limits.max_nar_chunks as usize;
     let mut answer = RecipesAnswer::default();
@@ -117,7 +116,7 @@ async fn note(request: &PushRequest, nars: &[VerifiedNar], recipes: &[Recipe]) -
         return Err(full);
     }
     service.storage.put(&key, Bytes::from(bytes)).await?;
-    service.metadata.finish_object(object, size, namespace, &[]).await?;
+    service.metadata.finish_object(object, size, namespace, &[], None).await?;
     service.metadata.note_nars(namespace, request.push.id, object, nars).await?;
     Ok(())
 }

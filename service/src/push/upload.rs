@@ -46,8 +46,7 @@ pub(super) async fn store_frames(request: PushRequest, body: Body) -> Result<Upl
 async fn store(request: PushRequest, body: &mut BodyReader) -> Result<UploadAnswer, ApiError> {
     let entries = read_index(body).await?;
     let names: Vec<ChunkId> = entries.iter().map(|entry| entry.id).collect();
-    let stored =
-        request.service.metadata.stored_chunks(request.push.id, &request.cache.namespaces(), &names).await?;
+    let stored = request.stored_chunks(&names).await?;
     let mut known: HashSet<ChunkId> = stored.into_keys().collect();
     let mut upload = Upload { request, object: None, written: Vec::new(), stored: 0, present: 0 };
     let taken = upload.take(body, entries, &mut known).await;
@@ -167,7 +166,9 @@ impl Upload {
                 }
                 let size = writer.finish().await?;
                 let namespace = self.request.cache.namespace();
-                self.request.service.metadata.finish_object(row, size, namespace, &written).await?;
+                let push = self.request.push;
+                let sent_by = push.is_blind().then_some(push.id);
+                self.request.service.metadata.finish_object(row, size, namespace, &written, sent_by).await?;
                 self.stored += written.len() as u64;
             }
         }

@@ -12,7 +12,7 @@ use std::{
 use futures_util::{StreamExt as _, stream};
 use larder_protocol::{
     NarHash, PublicKey, Signature, StorePathHash,
-    api::{PathInfo, Upstream},
+    api::{PathInfo, PushId, Upstream},
     narinfo::NarInfo,
     signature::fingerprint,
 };
@@ -20,7 +20,13 @@ use quick_cache::sync::Cache as QuickCache;
 use reqwest::StatusCode;
 use sha2::{Digest as _, Sha256};
 
-use crate::{Service, caches::Cache, config::Config, error::ApiError, metadata::UpstreamPath};
+use crate::{
+    Service,
+    caches::Cache,
+    config::Config,
+    error::ApiError,
+    metadata::{Among, Namespace, UpstreamPath},
+};
 
 /// How many questions are under way at once.
 const PARALLEL: usize = 64;
@@ -50,9 +56,31 @@ pub struct UpstreamClient {
 /// What is remembered of an upstream.
 struct Known {
     /// Paths that it has not, and until when that holds.
-    absent: QuickCache<StorePathHash, i64>,
+    absent: QuickCache<(Namespace, StorePathHash), i64>,
     /// Until when it is not asked.
     silent_until: AtomicI64,
+}
+
+impl Known {
+    fn is_absent(&self, among: Among, hash: StorePathHash, now: i64) -> bool {
+        let Among::Namespace(namespace) = among else { return false };
+        self.absent.get(&(namespace, hash)).is_some_and(|until| until > now)
+    }
+
+    fn note_absent(&self, among: Among, hash: StorePathHash, now: i64) {
+        if let Among::Namespace(namespace) = among {
+            self.absent.insert((namespace, hash), now + ABSENT_FOR);
+        }
+    }
+}
+
+/// Among whom it is remembered what an upstream said to a push. A pull request's own cache is no source for its parent,
+/// but what it asks upstreams is the same, and whoever pushes there may read that.
+pub(super) fn among(cache: &Cache, push: PushId, blind: bool) -> Among {
+    match blind {
+        true => Among::Push(push),
+        false => Among::Namespace(cache.parent().map_or(cache, |parent| parent.as_ref()).namespace()),
+    }
 }
 
 /// What upstreams say of paths that somebody wants to push.
@@ -103,6 +131,7 @@ impl UpstreamClient {
         &self,
         service: &Service,
         cache: &Cache,
+        among: Among,
         paths: &[&PathInfo],
     ) -> Result<UpstreamSays, ApiError> {
         let now = service.clock.now();
@@ -127,10 +156,11 @@ impl UpstreamClient {
                 tokio::task::yield_now().await;
             }
             let hashes: Vec<StorePathHash> = open.iter().map(|info| info.path.hash()).collect();
-            let mut found = service.metadata.seen_upstream(&upstream.url, &hashes, now - PRESENT_FOR).await?;
+            let mut found =
+                service.metadata.seen_upstream(among, &upstream.url, &hashes, now - PRESENT_FOR).await?;
             open.retain(|info| !found.contains_key(&info.path.hash()));
-            let (new, unanswered) = self.ask(upstream, &open, now).await;
-            service.metadata.note_upstream(&upstream.url, &new, now, counts_since(now)).await?;
+            let (new, unanswered) = self.ask(among, upstream, &open, now).await;
+            service.metadata.note_upstream(among, &upstream.url, &new, now, counts_since(now)).await?;
             found.extend(new.into_iter().map(|path| (path.path.hash(), path)));
             // What the upstream itself has signed cannot be in the place of what it has signed.
             let unasked = unanswered.iter().filter(|hash| !signed.contains(hash)).count();
@@ -157,6 +187,7 @@ impl UpstreamClient {
     /// What an upstream has of paths, and of which it does not say whether it has them.
     async fn ask(
         &self,
+        among: Among,
         upstream: &Upstream,
         paths: &[&PathInfo],
         now: i64,
@@ -164,7 +195,7 @@ impl UpstreamClient {
         let hashes = paths.iter().map(|info| info.path.hash());
         let Some(known) = self.known.get(&upstream.url) else { return (Vec::new(), hashes.collect()) };
         let mut open: HashSet<StorePathHash> =
-            hashes.filter(|hash| known.absent.get(hash).is_none_or(|until| until <= now)).collect();
+            hashes.filter(|hash| !known.is_absent(among, *hash, now)).collect();
         let mut found = Vec::new();
         if known.silent_until.load(Ordering::Relaxed) > now {
             return (found, open);
@@ -176,7 +207,7 @@ impl UpstreamClient {
             while let Some((hash, answer)) = answers.next().await {
                 match answer {
                     Answer::Signed(path) => found.push(path),
-                    Answer::Absent => known.absent.insert(hash, now + ABSENT_FOR),
+                    Answer::Absent => known.note_absent(among, hash, now),
                     Answer::None => {
                         failures += 1;
                         if failures >= FAILURES && !answered {

@@ -33,7 +33,13 @@ async fn authorize(
     let unknown = || ApiError::not_found("there is no such cache");
     let name: CacheName = cache.parse().map_err(|_| unknown())?;
     let grant = trust::authorize(service, headers, &name, Permission::Pin).await?;
-    Ok((service.caches.get(&name).ok_or_else(unknown)?.clone(), grant))
+    let cache = service.caches.get(&name).ok_or_else(unknown)?.clone();
+    if !cache.is_public() && !grant.permits(Permission::Read) {
+        return Err(ApiError::denied(format!(
+            "pinning tells what the private cache {name} has, so that the token must permit read, too"
+        )));
+    }
+    Ok((cache, grant))
 }
 
 fn pin_name(name: &str) -> Result<PinName, ApiError> {

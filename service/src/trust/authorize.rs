@@ -3,8 +3,12 @@
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
+use data_encoding::BASE64;
 use http::{HeaderMap, header, request::Parts};
-use larder_protocol::api::{CacheName, Permission};
+use larder_protocol::{
+    api::{CacheName, Permission},
+    token::NotAToken,
+};
 
 use super::{Grant, SecretToken, TokenHash};
 use crate::{Service, caches::name_in_path, error::ApiError};
@@ -21,7 +25,11 @@ pub async fn authorize(
     cache: &CacheName,
     permission: Permission,
 ) -> Result<Grant, ApiError> {
-    let (_, grant) = authenticate(service, headers).await?;
+    let token = match permission {
+        Permission::Read => readers_token(headers)?,
+        _ => bearer(headers)?,
+    };
+    let grant = grant_of(service, &token).await?;
     // A grant for the cache of a pull request is none for that cache's parent.
     if !grant.permits_in(cache, permission) {
         return Err(ApiError::denied(format!(
@@ -38,13 +46,19 @@ pub(super) async fn authenticate(
     headers: &HeaderMap,
 ) -> Result<(SecretToken, Grant), ApiError> {
     let token = bearer(headers)?;
+    let grant = grant_of(service, &token).await?;
+    Ok((token, grant))
+}
+
+/// What a token grants.
+async fn grant_of(service: &Service, token: &SecretToken) -> Result<Grant, ApiError> {
     let Some(grant) = service.metadata.grant_of(token.hash(), service.clock.now()).await? else {
         return Err(ApiError::unauthorized(
             "the token is not known, or has ended. Sessions last 15 minutes: exchange a new ID token. A person's \
              token is made by `larderd token create`",
         ));
     };
-    Ok((token, grant))
+    Ok(grant)
 }
 
 /// The cache that the request's token lets its bearer read, where what is asked for is not named by its cache.
@@ -68,18 +82,30 @@ fn bearer(headers: &HeaderMap) -> Result<SecretToken, ApiError> {
              token create`",
         ));
     };
-    value
-        .to_str()
-        .ok()
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .and_then(|(_, token)| SecretToken::read(token.trim()))
-        .ok_or_else(|| {
-            ApiError::unauthorized(
-                "that is not a token of this service: it takes `Authorization: Bearer larder_…`. An ID token is \
-                 exchanged at /api/v1/token first",
-            )
-        })
+    let value = value.to_str().ok().and_then(|value| value.split_once(' '));
+    let token = value.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    read_token(token.map_or("", |(_, token)| token.trim()))
+}
+
+fn read_token(text: &str) -> Result<SecretToken, ApiError> {
+    SecretToken::read(text).map_err(|error| match error {
+        NotAToken::Damaged => ApiError::unauthorized(format!("{error}. Copy it again, whole")),
+        NotAToken::Other => ApiError::unauthorized(
+            "that is not a token of this service: it takes `Authorization: Bearer larder_…`. An ID token is \
+             exchanged at /api/v1/token first",
+        ),
+    })
+}
+
+/// The token that a reader brought: as others do, or as Nix does by its netrc, as the password of whatever user.
+fn readers_token(headers: &HeaderMap) -> Result<SecretToken, ApiError> {
+    let basic = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_once(' '));
+    let Some((_, value)) = basic.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic")) else {
+        return bearer(headers);
+    };
+    let decoded = BASE64.decode(value.trim().as_bytes()).unwrap_or_default();
+    let password = std::str::from_utf8(&decoded).ok().and_then(|text| text.split_once(':'));
+    read_token(password.map_or("", |(_, password)| password))
 }
 
 /// The grant to push to the `{cache}` of the route, as an argument of a handler.

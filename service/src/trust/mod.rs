@@ -10,6 +10,7 @@ mod pattern;
 pub mod people;
 mod pull_request;
 mod rank;
+mod read;
 mod resolve;
 mod rule;
 mod rules;
@@ -26,6 +27,7 @@ pub use self::{
     pattern::{InvalidPattern, Pattern, RefPattern, RepositoryPattern, WorkflowPattern},
     pull_request::PullRequest,
     rank::{InvalidRank, Rank},
+    read::{permits_reading, readable},
     resolve::resolve_names,
     rule::TrustRule,
     rules::{Decision, TrustRules},

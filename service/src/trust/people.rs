@@ -2,7 +2,7 @@
 
 use larder_protocol::api::{CacheName, Permission};
 
-use super::{Grant, GrantedTo, Rank, SecretToken, secret::PERSON_PREFIX};
+use super::{Grant, GrantedTo, Rank, SecretToken, secret::NAMED_PREFIX};
 use crate::{
     audit::{Entry, Event, Who},
     clock::Clock,
@@ -26,32 +26,50 @@ pub enum TokenError {
     Random(#[from] getrandom::Error),
 }
 
-/// What a person's token permits unless somebody says otherwise.
-pub const PUSH_AND_READ: [Permission; 2] = [Permission::Push, Permission::Read];
+/// A token that is to be made.
+#[derive(Debug, Clone)]
+pub struct NewToken<'a> {
+    /// What it is called.
+    pub name: &'a str,
+    /// The one cache that it is for.
+    pub cache: &'a CacheName,
+    /// What it permits there.
+    pub permissions: Vec<Permission>,
+    /// How much what is pushed by it counts.
+    pub rank: Rank,
+    /// How many seconds it lives.
+    pub lifetime: i64,
+}
 
-/// Makes a token that permits this in `cache` for `lifetime` seconds.
+impl<'a> NewToken<'a> {
+    /// A token by which one can push and read.
+    pub fn pushing(name: &'a str, cache: &'a CacheName, lifetime: i64) -> Self {
+        let permissions = vec![Permission::Push, Permission::Read];
+        Self { name, cache, permissions, rank: Rank::default(), lifetime }
+    }
+}
+
+/// Makes a token for a person or a machine.
 ///
 /// # Errors
 /// When the name will not do or is taken, or the database fails.
 pub async fn create_token(
     metadata: &Metadata,
     clock: &Clock,
-    name: &str,
-    cache: &CacheName,
-    lifetime: i64,
-    permissions: &[Permission],
+    new: NewToken<'_>,
 ) -> Result<SecretToken, TokenError> {
+    let NewToken { name, cache, permissions, rank, lifetime } = new;
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.@".contains(&b);
     if !(1..=64).contains(&name.len()) || !name.bytes().all(plain) {
         return Err(TokenError::Name(name.to_owned()));
     }
-    let token = SecretToken::generate(PERSON_PREFIX)?;
+    let token = SecretToken::generate(NAMED_PREFIX)?;
     let hash = token.hash();
     let grant = Grant {
         cache: cache.clone(),
-        permissions: permissions.to_vec(),
+        permissions,
         identity: GrantedTo::Person { name: name.to_owned(), token: hash.short() },
-        rank: Rank::default(),
+        rank,
         isolated: None,
     };
     let now = clock.now();

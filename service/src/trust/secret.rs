@@ -2,15 +2,10 @@
 
 use std::fmt;
 
-use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use data_encoding::HEXLOWER;
+use larder_protocol::token::{self, NotAToken, RANDOM};
+pub(super) use larder_protocol::token::{NAMED_PREFIX, SESSION_PREFIX};
 use sha2::{Digest, Sha256};
-
-/// What session tokens begin with, so that people and scanners recognise one that got out.
-pub const SESSION_PREFIX: &str = "larder_s_";
-/// What people's tokens begin with.
-pub const PERSON_PREFIX: &str = "larder_t_";
-
-const RANDOM_BYTES: usize = 32;
 
 /// A token in the clear. Its `Debug` form hides it, and it has no `Display`.
 #[derive(Clone)]
@@ -22,21 +17,27 @@ pub struct SecretToken(String);
 pub struct TokenHash(pub [u8; 32]);
 
 impl SecretToken {
-    /// A new token of 32 random bytes.
+    /// A new token.
     ///
     /// # Errors
     /// When the system has no random numbers.
     pub fn generate(prefix: &str) -> Result<Self, getrandom::Error> {
-        let mut bytes = [0; RANDOM_BYTES];
-        getrandom::fill(&mut bytes)?;
-        Ok(Self(format!("{prefix}{}", BASE64URL_NOPAD.encode(&bytes))))
+        loop {
+            // Some are of no use; twice as many as are needed suffice but once in 10^40 times.
+            let mut bytes = [0; 2 * RANDOM];
+            getrandom::fill(&mut bytes)?;
+            if let Some(token) = token::make(prefix, bytes) {
+                return Ok(Self(token));
+            }
+        }
     }
 
     /// The token that a request brought, if it can be one at all.
-    pub fn read(text: &str) -> Option<Self> {
-        let random = text.strip_prefix(SESSION_PREFIX).or_else(|| text.strip_prefix(PERSON_PREFIX))?;
-        let length = BASE64URL_NOPAD.encode_len(RANDOM_BYTES);
-        (random.len() == length).then(|| Self(text.to_owned()))
+    ///
+    /// # Errors
+    /// Whether it is something else, or was mistyped.
+    pub fn read(text: &str) -> Result<Self, NotAToken> {
+        token::check(text).map(|()| Self(text.to_owned()))
     }
 
     /// What is stored of it.

@@ -109,26 +109,10 @@ async fn a_storm_of_denials_is_one_row_an_hour_for_each_who_makes_it() {
 async fn tokens_for_people_are_on_record() {
     let world = World::new().await;
     let (metadata, clock) = (&world.service.metadata, &world.service.clock);
-    let token = trust::people::create_token(
-        metadata,
-        clock,
-        "anna",
-        &"main".parse().unwrap(),
-        60,
-        &trust::people::PUSH_AND_READ,
-    )
-    .await
-    .unwrap();
-    trust::people::create_token(
-        metadata,
-        clock,
-        "anna",
-        &"main".parse().unwrap(),
-        60,
-        &trust::people::PUSH_AND_READ,
-    )
-    .await
-    .unwrap_err();
+    let main = "main".parse().unwrap();
+    let new = trust::people::NewToken::pushing("anna", &main, 60);
+    let token = trust::people::create_token(metadata, clock, new.clone()).await.unwrap();
+    trust::people::create_token(metadata, clock, new.clone()).await.unwrap_err();
     world.pass(1);
     assert!(trust::people::revoke_token(metadata, clock, "anna").await.unwrap());
     assert!(!trust::people::revoke_token(metadata, clock, "anna").await.unwrap());

@@ -47,10 +47,13 @@ async fn a_session_of_another_identity_finds_no_push_in_any_route() {
         strangers.push((claim, answer["token"].as_str().unwrap().to_owned()));
     }
     let (metadata, clock) = (&world.service.metadata, &world.service.clock);
-    let person =
-        people::create_token(metadata, clock, "anna", &"main".parse().unwrap(), 60, &people::PUSH_AND_READ)
-            .await
-            .unwrap();
+    let person = people::create_token(
+        metadata,
+        clock,
+        people::NewToken::pushing("anna", &"main".parse().unwrap(), 60),
+    )
+    .await
+    .unwrap();
     strangers.push(("a person's token", person.expose().to_owned()));
 
     let never = "0123456789abcdef0123456789abcdef";

@@ -96,7 +96,7 @@ async fn a_person_can_push_by_a_token_until_it_ends_or_is_revoked() {
     let clock = &world.service.clock;
     let main = "main".parse().unwrap();
     let create = |name: &'static str| {
-        trust::people::create_token(metadata, clock, name, &main, 1000, &trust::people::PUSH_AND_READ)
+        trust::people::create_token(metadata, clock, trust::people::NewToken::pushing(name, &main, 1000))
     };
     let token = create("anna").await.unwrap();
     let grant = world.may(token.expose(), "main", Permission::Push).await.unwrap();

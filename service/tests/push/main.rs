@@ -6,6 +6,7 @@ mod audit;
 mod content_address;
 mod limits;
 mod nar;
+mod private;
 mod races;
 mod refused;
 mod stands;

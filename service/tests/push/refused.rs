@@ -89,10 +89,7 @@ async fn a_push_belongs_to_who_opened_it() {
     let other = people::create_token(
         &world.service.metadata,
         &world.service.clock,
-        "other",
-        &main,
-        60,
-        &people::PUSH_AND_READ,
+        people::NewToken::pushing("other", &main, 60),
     )
     .await
     .unwrap();

@@ -48,10 +48,7 @@ impl World {
         let token = people::create_token(
             &service.metadata,
             &service.clock,
-            "test",
-            &main,
-            3600,
-            &people::PUSH_AND_READ,
+            people::NewToken::pushing("test", &main, 3600),
         )
         .await
         .unwrap();

@@ -175,7 +175,7 @@ impl World {
         let Service { metadata, clock, .. } = &*self.service;
         let main = "main".parse().unwrap();
         let name = name();
-        people::create_token(metadata, clock, &name, &main, 100 * DAY, &people::PUSH_AND_READ)
+        people::create_token(metadata, clock, people::NewToken::pushing(&name, &main, 100 * DAY))
             .await
             .unwrap()
             .expose()

@@ -38,7 +38,16 @@ impl Metadata {
                  SELECT l.push, l.path FROM leases l JOIN pushes u ON u.id = l.push
                  WHERE u.abandoned_at IS NOT NULL OR u.state = 'committed' AND u.cache NOT LIKE '%~%' LIMIT ?)",
         )
-        .bind(ROWS / 2)
+        .bind(ROWS / 4)
+        .execute(&mut *transaction)
+        .await?
+        .rows_affected();
+        rows += sqlx::query(
+            "DELETE FROM sent_chunks WHERE (push, chunk) IN (
+                 SELECT s.push, s.chunk FROM sent_chunks s JOIN pushes u ON u.id = s.push
+                 WHERE u.abandoned_at IS NOT NULL OR u.state = 'committed' LIMIT ?)",
+        )
+        .bind(ROWS / 4)
         .execute(&mut *transaction)
         .await?
         .rows_affected();
