@@ -39,7 +39,7 @@ use crate::{
     caches::Caches,
     clock::Clock,
     config::Config,
-    forge::Inbox,
+    forge::{ForgeError, GitHub, Inbox},
     identity::Issuers,
     keys::KeyError,
     metadata::{Metadata, MetadataError, Settled},
@@ -83,6 +83,8 @@ pub struct Service {
     pub queue: Queue,
     /// Where webhooks come in.
     pub inbox: Inbox,
+    /// GitHub's API.
+    pub github: GitHub,
 }
 
 /// The service cannot start. The text names the remedy.
@@ -135,6 +137,9 @@ pub enum StartError {
          their file in SSL_CERT_FILE"
     )]
     Tls(reqwest::Error),
+    /// GitHub's API cannot be asked.
+    #[error("GitHub's API: {0}. See github.api_url in larder.toml")]
+    GitHub(#[from] ForgeError),
 }
 
 impl Service {
@@ -166,6 +171,7 @@ impl Service {
         let audit = Audit::start(metadata.clone(), clock.clone(), config.audit.clone());
         let (reads, workshop) = (ReadMemory::default(), Workshop::new(&config.limits)?);
         let queue = Queue::new(metadata.clone(), clock.clone());
+        let github = GitHub::new(&config.github, clock.clone())?;
         let inbox = Inbox::open(metadata.clone(), clock.clone(), queue.clone());
         Ok(Arc::new(Self {
             config,
@@ -182,6 +188,7 @@ impl Service {
             retention: Retention::default(),
             queue,
             inbox,
+            github,
         }))
     }
 }

@@ -10,7 +10,8 @@ use crate::identity::{IssuerKind, SigningAlgorithm};
 
 /// GitHub's issuer, the one that is trusted when none is configured.
 pub const GITHUB: &str = "https://token.actions.githubusercontent.com";
-const GITHUB_API: &str = "https://api.github.com";
+/// Its API.
+pub(super) const GITHUB_API: &str = "https://api.github.com";
 
 /// An issuer's URL, exactly as its tokens say it in `iss`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]

@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod cache;
 pub mod environment;
+pub mod github;
 pub mod isolated;
 pub mod issuer;
 pub mod limits;
@@ -29,6 +30,7 @@ pub use self::{
     audit::AuditConfig,
     cache::CacheConfig,
     environment::Environment,
+    github::{AppConfig, GitHubConfig},
     isolated::IsolatedLimits,
     issuer::{IssuerConfig, IssuerUrl},
     limits::{Limits, OpenPushes, Pacing},
@@ -62,6 +64,8 @@ pub struct Config {
     pub audit: AuditConfig,
     /// Whose deliveries are taken.
     pub webhooks: Vec<WebhookRule>,
+    /// GitHub's API.
+    pub github: GitHubConfig,
     /// How long deliveries are kept.
     pub keep_deliveries: Period,
     /// The proxies whose `X-Forwarded-For` is believed.
@@ -125,6 +129,8 @@ struct File {
     audit: audit::File,
     #[serde(default)]
     webhook: Vec<webhook::File>,
+    #[serde(default)]
+    github: github::File,
     #[serde(default)]
     deliveries: webhook::DeliveriesFile,
     trusted_proxies: Option<Vec<String>>,
@@ -213,6 +219,7 @@ impl Config {
             limits: Limits::check(file.limits, environment)?,
             audit: audit::check(file.audit)?,
             webhooks: webhook::check(file.webhook, environment)?,
+            github: GitHubConfig::check(file.github)?,
             keep_deliveries: file.deliveries.keep.unwrap_or(webhook::KEEP),
             trusted_proxies: trusted_proxies(file.trusted_proxies)?,
             retention: Retention::check(file.retention)?,
@@ -233,6 +240,7 @@ impl Config {
             limits: Limits::default(),
             audit: AuditConfig::default(),
             webhooks: Vec::new(),
+            github: GitHubConfig::default(),
             keep_deliveries: webhook::KEEP,
             trusted_proxies: client::loopback(),
             retention: Retention::default(),

@@ -8,6 +8,7 @@ use octocrab::Octocrab;
 use serde::Deserialize;
 use url::Url;
 
+use super::github::{ForgeError, no_answer};
 use crate::{
     config::public_url::is_loopback,
     identity::RepositoryName,
@@ -21,23 +22,6 @@ const MAX_ANSWER: usize = 256 * 1024;
 
 /// GitHub's API, asked without a credential.
 pub struct Forge(Octocrab);
-
-/// GitHub could not be asked, or did not answer.
-#[derive(Debug, thiserror::Error)]
-pub enum ForgeError {
-    /// No client could be made.
-    #[error("no connection could be made: {0}")]
-    Client(#[from] reqwest::Error),
-    /// No answer.
-    #[error("no answer: {0}")]
-    NoAnswer(Box<octocrab::Error>),
-    /// An answer that says nothing about the name; 403 and 429: too many were asked about.
-    #[error("it answered {0}")]
-    Status(StatusCode),
-    /// An answer that cannot be read.
-    #[error("its answer cannot be read")]
-    Unreadable,
-}
 
 #[derive(Deserialize)]
 struct Repository {
@@ -105,8 +89,4 @@ impl Forge {
         };
         Ok(RepositoryName::same(&found, name.as_str()).then_some(numbers))
     }
-}
-
-fn no_answer(error: octocrab::Error) -> ForgeError {
-    ForgeError::NoAnswer(Box::new(error))
 }

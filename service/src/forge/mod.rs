@@ -1,9 +1,13 @@
 //! GitHub: its API, and its webhooks. A delivery is verified, stored, answered, and only then acted on.
 
 mod api;
+mod app;
+mod contents;
 mod delivery;
 mod events;
+mod github;
 mod inbox;
+mod limits;
 mod payload;
 mod replay;
 mod signature;
@@ -22,8 +26,10 @@ use serde_json::{Value, json};
 
 pub(crate) use self::delivery::NewDelivery;
 pub use self::{
-    api::{Forge, ForgeError},
+    api::Forge,
+    app::Needs,
     delivery::{DeliveryCount, DeliveryOutcome, DeliveryRow, StoredDelivery},
+    github::{ForgeError, GitHub},
     inbox::Inbox,
     payload::Conclusion,
     replay::{ReplayError, replay},

@@ -1,7 +1,7 @@
 //! An issuer's keys, and tokens signed with them, rightly and wrongly.
 
 use aws_lc_rs::{
-    encoding::{AsDer, PublicKeyX509Der},
+    encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der},
     hmac,
     rand::SystemRandom,
     rsa::{KeyPair, KeySize},
@@ -62,6 +62,15 @@ impl Key {
         let der = AsDer::<PublicKeyX509Der<'_>>::as_der(self.pair.public_key()).unwrap();
         let text = BASE64_MIME.encode(der.as_ref()).replace("\r\n", "\n");
         format!("-----BEGIN PUBLIC KEY-----\n{text}-----END PUBLIC KEY-----\n")
+    }
+
+    /// The private key in PEM, as GitHub gives an App's: PKCS #1.
+    pub fn private_pem(&self) -> String {
+        /// What PKCS #8 puts before an RSA key of 2048 bits.
+        const FRAME: usize = 26;
+        let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&self.pair).unwrap();
+        let text = BASE64_MIME.encode(&der.as_ref()[FRAME..]).replace("\r\n", "\n");
+        format!("-----BEGIN RSA PRIVATE KEY-----\n{text}-----END RSA PRIVATE KEY-----\n")
     }
 
     /// A token.

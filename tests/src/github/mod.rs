@@ -1,9 +1,10 @@
-//! A stand-in for GitHub: the issuer of ID tokens (discovery, keys that rotate) and the endpoint at which
-//! the runner's steps ask for one.
+//! A stand-in for GitHub: the issuer of ID tokens (discovery, keys that rotate), the endpoint at which the runner's
+//! steps ask for one, and the REST API.
 //!
 //! A test that asks for anything else, or for a token that it may not have, fails when the stand-in is
 //! dropped.
 
+mod api;
 mod job;
 mod key;
 
@@ -13,6 +14,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+pub use api::{App, CheckRun, Delivery, HookOf, RepositoryId};
 use axum::{
     Json, Router,
     extract::{Path, Query, Request, State},
@@ -68,9 +70,12 @@ pub struct StartedJob {
 }
 
 struct Hub {
+    /// Where all pages are.
+    origin: String,
     issuer: String,
     clock: Clock,
     inner: Mutex<Inner>,
+    api: Mutex<api::State>,
 }
 
 #[derive(Default)]
@@ -115,9 +120,11 @@ impl GitHub {
 
     async fn start_as(address: SocketAddr, issuer_path: &str, clock: Clock) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
-        let issuer = format!("http://{}{issuer_path}", listener.local_addr().unwrap());
+        let origin = format!("http://{}", listener.local_addr().unwrap());
+        let issuer = format!("{origin}{issuer_path}");
         let inner = Mutex::new(Inner { keys: vec![Key::generate()], ..Inner::default() });
-        let mut this = Self { hub: Arc::new(Hub { issuer, clock, inner }), servers: Vec::new() };
+        let hub = Hub { origin, issuer, clock, inner, api: Mutex::default() };
+        let mut this = Self { hub: Arc::new(hub), servers: Vec::new() };
         this.serve(listener);
         this
     }
@@ -138,6 +145,7 @@ impl GitHub {
         let router = Router::new()
             .nest(ENTERPRISE_SERVER, pages.clone())
             .merge(pages)
+            .merge(api::pages(&self.hub))
             .fallback(elsewhere)
             .layer(from_fn_with_state(self.hub.clone(), trouble))
             .with_state(self.hub.clone());
