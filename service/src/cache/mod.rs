@@ -1,5 +1,6 @@
 //! Reading: what Nix asks of a binary cache.
 
+mod frames;
 mod memory;
 mod nar;
 mod narinfo;

@@ -6,16 +6,10 @@ use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header},
 };
-use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
 use larder_protocol::{NarHash, StorePathHash};
 
-use crate::{
-    Service,
-    caches::Cache,
-    metadata::Encoding,
-    storage::{Ingredient, StorageError, batches},
-};
+use super::frames::body;
+use crate::{Service, caches::Cache, metadata::Encoding};
 
 /// For how long, in seconds, the NAR of a path stays readable that one of higher rank has replaced: Nix asks for
 /// narinfos first, and for the NARs of a large closure some time later.
@@ -96,7 +90,7 @@ pub(super) async fn serve(
         tracing::error!(nar = %file.hash, "a recipe's frames have another length than its NAR's row says");
         return None;
     }
-    let body = body(service.clone(), recipe, range).await;
+    let body = body(service.clone(), nar, recipe, range).await;
     let body =
         body.inspect_err(|error| tracing::error!(%error, nar = %file.hash, "a NAR cannot be read")).ok()?;
     response.body(body).ok()
@@ -131,51 +125,4 @@ fn unsatisfiable(length: u64) -> Option<Response<Body>> {
         .header(header::CONTENT_RANGE, format!("bytes */{length}"))
         .body(Body::empty())
         .ok()
-}
-
-/// The bytes of a range. The first are read before this returns: what cannot be read at all is no 200.
-async fn body(
-    service: Arc<Service>,
-    mut recipe: Vec<Ingredient>,
-    range: Range<u64>,
-) -> Result<Body, StorageError> {
-    let skip = trim(&mut recipe, &range);
-    let batches = batches(&recipe);
-    let recipe = Arc::new(recipe);
-    let mut pieces = stream::iter(batches)
-        .map(move |batch| {
-            let (service, recipe) = (service.clone(), recipe.clone());
-            async move { service.storage.read_frames(&recipe[batch]).await.map(Bytes::from) }
-        })
-        // One is read while the one before is sent.
-        .buffered(2);
-    let Some(first) = pieces.next().await.transpose()? else { return Ok(Body::empty()) };
-    let mut skip = skip;
-    let mut left = range.end - range.start;
-    let pieces = stream::once(async { Ok(first) }).chain(pieces).map(move |piece| {
-        let mut piece: Bytes = piece.inspect_err(|error| tracing::error!(%error, "a NAR was cut off"))?;
-        let unwanted = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
-        skip -= unwanted as u64;
-        let _ = piece.split_to(unwanted);
-        piece.truncate(usize::try_from(left).unwrap_or(usize::MAX).min(piece.len()));
-        left -= piece.len() as u64;
-        Ok::<_, StorageError>(piece)
-    });
-    Ok(Body::from_stream(pieces))
-}
-
-/// Keeps the frames that a range touches; tells how many bytes of the first lie before it.
-fn trim(recipe: &mut Vec<Ingredient>, range: &Range<u64>) -> u64 {
-    let mut at = 0;
-    let mut skip = None;
-    recipe.retain(|(chunk, _)| {
-        let start = at;
-        at += u64::from(chunk.frame_len);
-        let touched = start < range.end && at > range.start;
-        if touched && skip.is_none() {
-            skip = Some(range.start - start);
-        }
-        touched
-    });
-    skip.unwrap_or(0)
 }

@@ -88,7 +88,7 @@ fn encode_holes(holes: &[FrameHole]) -> Option<Vec<u8>> {
     (!holes.is_empty()).then(|| holes.iter().flat_map(bytes).collect())
 }
 
-fn decode_holes(bytes: &[u8]) -> Result<Box<[FrameHole]>, MetadataError> {
+pub(super) fn decode_holes(bytes: &[u8]) -> Result<Box<[FrameHole]>, MetadataError> {
     let (pairs, []) = bytes.as_chunks::<8>() else {
         return Err(MetadataError::Damaged("a chunk's holes are cut short"));
     };
@@ -156,23 +156,18 @@ impl Metadata {
         let (mut batch, mut rest) = frames.split_at(frames.len().min(BATCH));
         loop {
             let mut transaction = self.write().await?;
-            hold_writing(&mut transaction, object).await?;
+            // With the first frames already: whatever ends this in its middle, a sweep looks through what is stored.
+            note_stored(&mut transaction, object, size).await?;
             if !batch.is_empty() {
                 insert_frames(&mut transaction, object, namespace, batch).await?;
                 if let Some(push) = sent_by {
                     note_sent(&mut transaction, push, namespace, batch).await?;
                 }
             }
+            transaction.commit().await?;
             if rest.is_empty() {
-                sqlx::query("UPDATE objects SET state = 'stored', size = ? WHERE id = ?")
-                    .bind(i64::try_from(size).unwrap_or(i64::MAX))
-                    .bind(object.0)
-                    .execute(&mut *transaction)
-                    .await?;
-                transaction.commit().await?;
                 return Ok(());
             }
-            transaction.commit().await?;
             (batch, rest) = rest.split_at(rest.len().min(BATCH));
         }
     }
@@ -202,14 +197,16 @@ async fn insert_frames(
     unsettle(transaction, object, namespace, batch).await
 }
 
-/// Makes sure that frames may be noted of an object: its push is open, and nobody has given it up.
-async fn hold_writing(
+/// Notes that an object is on disk, if frames may be noted of it: its push is open, and nobody has given it up.
+async fn note_stored(
     transaction: &mut Transaction<'static, Sqlite>,
     object: ObjectId,
+    size: u64,
 ) -> Result<(), MetadataError> {
     let push: Option<i64> = sqlx::query_scalar(
-        "SELECT push FROM objects WHERE id = ? AND state = 'writing' AND doomed_at IS NULL",
+        "UPDATE objects SET state = 'stored', size = ? WHERE id = ? AND doomed_at IS NULL RETURNING push",
     )
+    .bind(i64::try_from(size).unwrap_or(i64::MAX))
     .bind(object.0)
     .fetch_optional(&mut **transaction)
     .await?

@@ -6,6 +6,7 @@
 pub(crate) mod audit;
 mod chunks;
 mod claims;
+mod compaction;
 mod deliveries;
 mod divergences;
 mod gone;
@@ -43,6 +44,7 @@ use sqlx::{
 
 pub use audit::{AuditFilter, AuditRow};
 pub use chunks::{Namespace, StoredChunk};
+pub use compaction::{Holding, MovedFrame, MovedRecipe, PlacedFrame, UsedObject};
 pub use divergences::{DivergenceFilter, NewDivergence, NotedDivergence, Outcome};
 pub use gone::GonePath;
 pub use isolated::{IsolatedCache, IsolatedOutcome, OpenIsolated, WantedIsolated};

@@ -1,6 +1,6 @@
 //! Rows of NARs and their recipes.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use futures_util::TryStreamExt as _;
 use larder_protocol::{NarHash, StorePathHash, api::CacheName};
@@ -10,6 +10,7 @@ use super::{
     BATCH, Metadata, MetadataError, Namespace, ObjectId, StoredChunk, batches, blob, chunks::Keys,
     claims::list, number, sweeping::hold_open,
 };
+use crate::storage::Ingredient;
 
 /// The digest of a `.nar.zst` as it is served: BLAKE3, its first 20 bytes, so that it is written like a store
 /// path's hash.
@@ -153,22 +154,33 @@ impl Metadata {
     }
 
     /// A NAR's chunks in order, each with what fills its holes. None if the NAR has gone.
-    pub async fn recipe(
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn recipe(&self, nar: &StoredNar) -> Result<Vec<Ingredient>, MetadataError> {
+        self.recipe_part(nar, 0..usize::MAX).await
+    }
+
+    /// The same of a part of its recipe.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn recipe_part(
         &self,
         nar: &StoredNar,
-    ) -> Result<Vec<(StoredChunk, Box<[StorePathHash]>)>, MetadataError> {
+        part: Range<usize>,
+    ) -> Result<Vec<Ingredient>, MetadataError> {
         let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
         query.push(StoredChunk::COLUMNS);
         query.push(
             ", r.hashes FROM nar_chunks r JOIN chunks c ON c.id = r.chunk JOIN objects o ON o.id = c.object
              JOIN nars n ON n.id = r.nar WHERE r.nar = ",
         );
+        let position = |at: usize| i64::try_from(at).unwrap_or(i64::MAX);
         // Another may have got its number.
-        query
-            .push_bind(nar.id)
-            .push(" AND n.encoding = ")
-            .push_bind(&nar.encoding.0[..])
-            .push(" ORDER BY r.position");
+        query.push_bind(nar.id).push(" AND n.encoding = ").push_bind(&nar.encoding.0[..]);
+        query.push(" AND r.position >= ").push_bind(position(part.start));
+        query.push(" AND r.position < ").push_bind(position(part.end)).push(" ORDER BY r.position");
         // One after the other: a row takes several times the memory of what is made of it.
         let mut rows = query.build().fetch(self.reader());
         let mut keys = Keys::default();

@@ -2,8 +2,9 @@
 //!
 //! Roots keep closures ([`roots`]): the last runs of each line, pins, pushes under way, what was pushed or read lately. A
 //! sweep marks what they reach ([`mark`]), notes what nothing keeps, and takes what an earlier sweep found so long enough
-//! ago ([`sweep`]).
+//! ago ([`sweep`]). Then it rewrites objects of which little is in use, and merges small ones ([`compaction`]).
 
+mod compaction;
 mod mark;
 mod pace;
 pub mod pins;
@@ -17,8 +18,9 @@ mod why;
 use tokio::sync::Mutex;
 
 pub use self::{
+    compaction::plan_compaction,
     reads::LastReads,
-    report::{CacheReport, SweepReport},
+    report::{CacheReport, CompactionReport, SweepReport},
     roots::{kept, run_of},
     sweep::sweep,
     why::{Fate, Plan, fate, plan},

@@ -19,6 +19,30 @@ pub struct SweepReport {
     pub objects: u64,
     /// The bytes of those files.
     pub object_bytes: u64,
+    /// What was rewritten.
+    #[serde(default)]
+    pub compaction: CompactionReport,
+}
+
+/// Which objects were rewritten.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompactionReport {
+    /// Objects from which all that is in use was copied; their files go an hour later.
+    pub replaced: u64,
+    /// The bytes of those.
+    pub replaced_bytes: u64,
+    /// Objects that were written.
+    pub written: u64,
+    /// The bytes of those.
+    pub written_bytes: u64,
+}
+
+impl CompactionReport {
+    /// Counts what was written by one of its steps.
+    pub(super) fn add(&mut self, step: Self) {
+        self.written += step.written;
+        self.written_bytes += step.written_bytes;
+    }
 }
 
 /// What a sweep did in one cache.

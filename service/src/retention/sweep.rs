@@ -2,6 +2,7 @@
 //! chunks before objects. See `metadata::sweeping` for what decides against those who want to keep it.
 
 use super::{
+    compaction::compact,
     mark::{self, Marked},
     pace::Pace,
     report::{CacheReport, SweepReport},
@@ -46,6 +47,7 @@ pub(super) async fn sweep_asked(service: &Service, id: i64) -> Result<SweepRepor
         chunks = report.chunks,
         chunk_bytes = report.chunk_bytes,
         object_bytes = report.object_bytes,
+        rewritten_bytes = report.compaction.replaced_bytes,
         "swept"
     );
     Ok(report)
@@ -74,6 +76,7 @@ impl Sweep<'_> {
             .await?;
         self.chunks().await?;
         self.objects().await?;
+        self.report.compaction = compact(self.service, &mut self.pace).await?;
         while self.service.metadata.forget_gone(self.now - REMEMBERED).await? > 0 {
             self.pace.rest().await;
         }
@@ -211,7 +214,9 @@ impl Sweep<'_> {
             let objects = metadata.empty_objects(after).await?;
             let Some(last) = objects.last() else { break };
             after = *last;
-            self.report.objects_emptied += metadata.doom_objects(&objects, self.now).await?;
+            // A sweep may take long, and readers have their hour from now on.
+            let now = self.service.clock.now();
+            self.report.objects_emptied += metadata.doom_objects(&objects, now).await?.rows;
             self.pace.rest().await;
         }
         loop {

@@ -40,7 +40,7 @@ pub async fn cut_off(future: impl Future, mut polls: u32) -> bool {
 }
 
 /// Runs both, the second from when the first was polled so often. Whether it was.
-async fn meanwhile<T>(first: impl Future, polls: u32, second: impl Future<Output = T>) -> (bool, T) {
+pub async fn meanwhile<T>(first: impl Future, polls: u32, second: impl Future<Output = T>) -> (bool, T) {
     let (begin, begun) = oneshot::channel::<()>();
     let mut begin = Some(begin);
     let mut first = pin!(first);
@@ -64,7 +64,7 @@ async fn meanwhile<T>(first: impl Future, polls: u32, second: impl Future<Output
 }
 
 /// Some first polls, then fewer and fewer of them.
-fn next(polls: u32) -> u32 {
+pub fn next(polls: u32) -> u32 {
     polls + 1 + polls / 5
 }
 

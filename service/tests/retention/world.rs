@@ -1,8 +1,12 @@
 //! A service without a listener, a clock, and jobs that push.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use axum::body::Body;
@@ -26,6 +30,7 @@ use larder_service::{
     router,
     trust::{Grant, GrantedTo, Rank, SecretToken},
 };
+use sqlx::{ConnectOptions as _, sqlite::SqliteConnectOptions};
 use tower::ServiceExt as _;
 
 use crate::nar::{TestNar, decompress};
@@ -273,11 +278,52 @@ impl World {
 
     /// The files below the folder of objects, parts of unfinished ones too.
     pub fn files(&self) -> usize {
-        fn count(folder: &std::path::Path) -> usize {
-            let entries = std::fs::read_dir(folder).into_iter().flatten().map(Result::unwrap);
-            entries.map(|entry| if entry.path().is_dir() { count(&entry.path()) } else { 1 }).sum()
+        self.file_sizes().len()
+    }
+
+    /// Each file below the folder of objects by its key, and its length.
+    pub fn file_sizes(&self) -> BTreeMap<String, u64> {
+        fn walk(folder: &Path, key: &str, found: &mut BTreeMap<String, u64>) {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().map(Result::unwrap) {
+                let key = format!("{key}{}", entry.file_name().to_str().unwrap());
+                if entry.path().is_dir() {
+                    walk(&entry.path(), &format!("{key}/"), found);
+                } else {
+                    found.insert(key, entry.metadata().unwrap().len());
+                }
+            }
         }
-        count(&self.data.path().join("objects"))
+        let mut found = BTreeMap::new();
+        walk(&self.data.path().join("objects"), "", &mut found);
+        found
+    }
+
+    /// Rows and files say the same: no file is without a row, no row that is not doomed without its file, and what lies in
+    /// an object lies within it.
+    pub async fn assert_storage_fits(&self) {
+        let mut database = SqliteConnectOptions::new()
+            .filename(self.data.path().join("larder.db"))
+            .read_only(true)
+            .connect()
+            .await
+            .unwrap();
+        let rows: Vec<(String, i64, bool, Option<i64>)> = sqlx::query_as(
+            "SELECT key, size, state = 'stored' AND doomed_at IS NULL,
+                 (SELECT max(frame_offset + frame_len) FROM chunks WHERE object = objects.id) FROM objects",
+        )
+        .fetch_all(&mut database)
+        .await
+        .unwrap();
+        let mut files = self.file_sizes();
+        for (key, size, stays, end) in rows {
+            let file = files.remove(&key).map(|length| i64::try_from(length).unwrap());
+            if stays {
+                assert_eq!(file, Some(size), "{key} is not as its row says");
+            }
+            assert!(end.is_none() || file >= end, "what lies in {key} is not there");
+            files.retain(|file, _| !file.starts_with(&format!("{key}#")));
+        }
+        assert!(files.is_empty(), "{files:?} have no row");
     }
 }
 

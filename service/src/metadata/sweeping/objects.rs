@@ -4,7 +4,7 @@ use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use super::{
     super::{Metadata, MetadataError, ObjectId, claims::list, number},
-    ROWS,
+    ROWS, Removed,
 };
 
 impl Metadata {
@@ -18,11 +18,11 @@ impl Metadata {
         Ok(query.build_query_scalar().fetch_all(self.reader()).await?)
     }
 
-    /// Dooms objects in which nothing lies: nobody can put anything there any more. Tells how many.
+    /// Dooms those objects in which nothing lies: nobody can put anything there any more. Tells how many, and their bytes.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn doom_objects(&self, objects: &[i64], now: i64) -> Result<u64, MetadataError> {
+    pub async fn doom_objects(&self, objects: &[i64], now: i64) -> Result<Removed, MetadataError> {
         let mut transaction = self.write().await?;
         let mut update = QueryBuilder::<Sqlite>::new("UPDATE objects SET doomed_at = ");
         update
@@ -31,8 +31,12 @@ impl Metadata {
             .push(EMPTY)
             .push(" AND o.id IN (");
         list(&mut update, objects);
-        update.push("))");
-        let doomed = update.build().persistent(false).execute(&mut *transaction).await?.rows_affected();
+        update.push(")) RETURNING size");
+        let rows = update.build().persistent(false).fetch_all(&mut *transaction).await?;
+        let mut doomed = Removed { rows: rows.len() as u64, bytes: 0 };
+        for row in &rows {
+            doomed.bytes += number(row.try_get(0)?)?;
+        }
         transaction.commit().await?;
         Ok(doomed)
     }

@@ -1,0 +1,122 @@
+//! Sending the frames of a NAR, wherever they lie by then: what is being read may move to another object meanwhile, and its
+//! old one may go. Their bytes are the same wherever they lie.
+
+use std::{ops::Range, sync::Arc};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+
+use crate::{
+    Service,
+    metadata::StoredNar,
+    storage::{Ingredient, StorageError, batches},
+};
+
+/// How often frames are looked up again that move while they are looked up.
+const TRIES: usize = 3;
+
+/// The frames of a NAR that are being sent.
+struct Frames {
+    service: Arc<Service>,
+    nar: StoredNar,
+    recipe: Vec<Ingredient>,
+    /// Where in the NAR's recipe this one begins.
+    first: usize,
+}
+
+impl Frames {
+    async fn read(&self, batch: Range<usize>) -> Result<Bytes, StorageError> {
+        let storage = &self.service.storage;
+        let frames = &self.recipe[batch.clone()];
+        let mut failed = match storage.read_frames(frames).await {
+            Ok(bytes) => return Ok(bytes.into()),
+            Err(error) => error,
+        };
+        let mut known: Option<Vec<Ingredient>> = None;
+        for _ in 0..TRIES {
+            let places = self.first + batch.start..self.first + batch.end;
+            let now = match self.service.metadata.recipe_part(&self.nar, places).await {
+                Ok(now) => now,
+                Err(error) => {
+                    tracing::error!(%error, "where frames lie now could not be looked up");
+                    return Err(failed);
+                }
+            };
+            let before = known.as_deref().unwrap_or(frames);
+            if !are_same_frames(before, &now) || lie_where_they_lay(before, &now) {
+                return Err(failed);
+            }
+            match storage.read_frames(&now).await {
+                Ok(bytes) => return Ok(bytes.into()),
+                Err(error) => failed = error,
+            }
+            known = Some(now);
+        }
+        Err(failed)
+    }
+}
+
+fn are_same_frames(before: &[Ingredient], now: &[Ingredient]) -> bool {
+    let same = |((before, _), (now, _)): (&Ingredient, &Ingredient)| {
+        before.id == now.id && before.frame_len == now.frame_len
+    };
+    before.len() == now.len() && before.iter().zip(now).all(same)
+}
+
+fn lie_where_they_lay(before: &[Ingredient], now: &[Ingredient]) -> bool {
+    let same = |((before, _), (now, _)): (&Ingredient, &Ingredient)| {
+        before.object == now.object && before.frame_offset == now.frame_offset
+    };
+    before.iter().zip(now).all(same)
+}
+
+/// The bytes of a range. The first are read before this returns: what cannot be read at all is no 200.
+pub(super) async fn body(
+    service: Arc<Service>,
+    nar: StoredNar,
+    mut recipe: Vec<Ingredient>,
+    range: Range<u64>,
+) -> Result<Body, StorageError> {
+    let (first, mut skip) = trim(&mut recipe, &range);
+    let batches = batches(&recipe);
+    let frames = Arc::new(Frames { service, nar, recipe, first });
+    let mut pieces = stream::iter(batches)
+        .map(move |batch| {
+            let frames = frames.clone();
+            async move { frames.read(batch).await }
+        })
+        // One is read while the one before is sent.
+        .buffered(2);
+    let Some(first) = pieces.next().await.transpose()? else { return Ok(Body::empty()) };
+    let mut left = range.end - range.start;
+    let pieces = stream::once(async { Ok(first) }).chain(pieces).map(move |piece| {
+        let mut piece: Bytes = piece.inspect_err(|error| tracing::error!(%error, "a NAR was cut off"))?;
+        let unwanted = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
+        skip -= unwanted as u64;
+        let _ = piece.split_to(unwanted);
+        piece.truncate(usize::try_from(left).unwrap_or(usize::MAX).min(piece.len()));
+        left -= piece.len() as u64;
+        Ok::<_, StorageError>(piece)
+    });
+    Ok(Body::from_stream(pieces))
+}
+
+/// Keeps the frames that a range touches; tells how many frames lie before them, and how many bytes of the first kept one
+/// lie before the range.
+fn trim(recipe: &mut Vec<Ingredient>, range: &Range<u64>) -> (usize, u64) {
+    let mut at = 0;
+    let (mut first, mut skip) = (0, None);
+    recipe.retain(|(chunk, _)| {
+        let start = at;
+        at += u64::from(chunk.frame_len);
+        let touched = start < range.end && at > range.start;
+        match skip {
+            None if touched => skip = Some(range.start - start),
+            None => first += 1,
+            Some(_) => {}
+        }
+        touched
+    });
+    (first, skip.unwrap_or(0))
+}

@@ -1,0 +1,195 @@
+//! Objects of which little is in use are rewritten, small ones merged; nobody who reads notices.
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::Request;
+use http_body_util::BodyExt as _;
+use larder_protocol::{
+    chunk::CutChunk,
+    recipe,
+    upload::{FrameEntry, decode_index},
+};
+use tower::ServiceExt as _;
+
+use crate::{
+    nar::{TestNar, contents, decompress, path},
+    roots::nar,
+    world::{DAY, HOUR, Pusher, World},
+};
+
+/// Nothing but the last run of each branch counts.
+pub async fn world() -> World {
+    World::with(|config| {
+        let rules = &mut config.caches[0].retention;
+        rules.keep_days = 0;
+        rules.keep_runs = 1;
+        rules.keep_runs_main = 1;
+    })
+    .await
+}
+
+/// Pushes paths, all of whose chunks go into one object, chunk about chunk.
+pub async fn push_into_one_object(world: &World, who: &Pusher, nars: &[&TestNar]) {
+    let opened = world.open(who, nars).await;
+    let longest = nars.iter().map(|nar| nar.chunks.len()).max().unwrap();
+    let mixed: Vec<CutChunk> =
+        (0..longest).flat_map(|n| nars.iter().filter_map(move |nar| nar.chunks.get(n))).cloned().collect();
+    assert_eq!(world.upload(who, &opened, &mixed).await, 200);
+    assert!(world.send_recipes(who, &opened, nars).await.unwrap().rejected.is_empty());
+    world.commit(who, &opened).await.unwrap();
+}
+
+/// Two paths in one object, of which one is kept and makes up less than half.
+pub async fn half_dead(world: &World) -> TestNar {
+    let kept = TestNar::new(path(1, "kept"), &contents(1, 1_500_000, &[]), &[]);
+    let goes = TestNar::new(path(2, "goes"), &contents(2, 4_000_000, &[]), &[]);
+    push_into_one_object(world, &world.job("topic", 1).await, &[&goes, &kept]).await;
+    world.push(&world.job("main", 1).await, &[&kept]).await;
+    world.push(&world.job("topic", 2).await, &[&nar(99, &[])]).await;
+    kept
+}
+
+/// What a path's file is, as Nix downloads it.
+async fn compressed(world: &World, nar: &TestNar) -> Bytes {
+    let url = world.narinfo(nar).await.unwrap().url;
+    let (status, bytes) = world.get(&url).await;
+    assert_eq!(status, 200);
+    bytes
+}
+
+/// The entries of the index at an object's end.
+fn index(object: &[u8]) -> Vec<FrameEntry> {
+    let (rest, end) = object.split_at(object.len() - 16);
+    assert_eq!(end[8..], *b"LARDEROX");
+    let length = usize::try_from(u64::from_le_bytes(end[..8].try_into().unwrap())).unwrap();
+    let (entries, read) = decode_index(&rest[rest.len() - length..]).unwrap().unwrap();
+    assert_eq!(read, length);
+    let frames: usize = entries.iter().map(|entry| entry.frame_len as usize).sum();
+    assert_eq!(frames, rest.len() - length, "frames, index, end, and nothing between");
+    entries
+}
+
+#[tokio::test]
+async fn what_is_mostly_dead_is_rewritten_and_its_file_goes_an_hour_later() {
+    let world = world().await;
+    let kept = half_dead(&world).await;
+    let before = compressed(&world, &kept).await;
+    let old = largest(&world);
+    world.sweep().await;
+    world.pass(DAY + 1);
+    let report = world.sweep().await;
+    assert_eq!((report.caches[0].deleted, report.compaction.replaced), (1, 1), "{report:?}");
+    assert!(report.compaction.replaced_bytes > 5_000_000 && report.compaction.written_bytes < 2_000_000);
+    assert!(world.file_sizes().contains_key(&old), "readers under way keep it for an hour");
+    assert_eq!(compressed(&world, &kept).await, before, "not one byte is another");
+    world.pass(HOUR);
+    world.sweep().await;
+    assert!(!world.file_sizes().contains_key(&old));
+    assert_eq!(compressed(&world, &kept).await, before);
+    world.assert_storage_fits().await;
+
+    // The new one can be found again by itself.
+    let object = std::fs::read(world.data.path().join("objects").join(largest(&world))).unwrap();
+    let named: Vec<_> = index(&object).into_iter().map(|entry| entry.id).collect();
+    assert_eq!(named, kept.chunks.iter().map(|chunk| chunk.id).collect::<Vec<_>>());
+    // Once is enough.
+    let report = world.sweep().await;
+    assert_eq!(report.compaction.written, 0, "{report:?}");
+}
+
+fn largest(world: &World) -> String {
+    world.file_sizes().into_iter().max_by_key(|(_, size)| *size).unwrap().0
+}
+
+#[tokio::test]
+async fn many_small_objects_become_few() {
+    let world = World::new().await;
+    let anna = world.person().await;
+    let nars: Vec<TestNar> = (1..12).map(|seed| nar(seed, &[])).collect();
+    for nar in &nars {
+        world.push(&anna, &[nar]).await;
+    }
+    assert_eq!(world.files(), 22);
+    let mut before = Vec::new();
+    for nar in &nars {
+        before.push(compressed(&world, nar).await);
+    }
+    // For as long as the grace, a push that was cut off may go on with what is there.
+    world.pass(DAY - 1);
+    assert_eq!(world.sweep().await.compaction.written, 0);
+    world.pass(2);
+    world.sweep().await;
+    world.pass(HOUR);
+    world.sweep().await;
+    assert_eq!(world.files(), 2, "{:?}", world.file_sizes());
+    world.assert_storage_fits().await;
+    for (nar, before) in nars.iter().zip(before) {
+        assert_eq!(compressed(&world, nar).await, before);
+    }
+
+    // The recipes too: all of them, whole.
+    let key = world.file_sizes().into_keys().find(|key| key.starts_with("recipes/")).unwrap();
+    let recipes = std::fs::read(world.data.path().join("objects").join(key)).unwrap();
+    let mut recipes = recipe::decode(&recipes).unwrap();
+    let mut expected: Vec<_> = nars.iter().map(TestNar::recipe).collect();
+    recipes.sort_by_key(|recipe| recipe.nar_hash.0);
+    expected.sort_by_key(|recipe| recipe.nar_hash.0);
+    assert_eq!(recipes, expected);
+}
+
+/// A reader that has had the first bytes when all the rest moves, and the file that it came from goes.
+#[tokio::test]
+async fn a_reader_under_way_does_not_notice_that_what_it_reads_moves() {
+    for range in [None, Some(700_000)] {
+        let world = world().await;
+        let kept = half_dead(&world).await;
+        let whole = compressed(&world, &kept).await;
+        let url = world.narinfo(&kept).await.unwrap().url;
+        let mut request = Request::get(format!("/main/{url}"));
+        if let Some(from) = range {
+            request = request.header("range", format!("bytes={from}-"));
+        }
+        let answer = larder_service::router(world.service.clone())
+            .oneshot(request.body(Body::empty()).unwrap())
+            .await
+            .unwrap();
+        let mut body = answer.into_body();
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        let old = largest(&world);
+        world.sweep().await;
+        world.pass(DAY + 1);
+        assert_eq!(world.sweep().await.compaction.replaced, 1);
+        world.pass(HOUR);
+        world.sweep().await;
+        assert!(!world.file_sizes().contains_key(&old));
+        let rest = body.collect().await.unwrap().to_bytes();
+        assert!([&first[..], &rest[..]].concat() == whole[range.unwrap_or(0)..]);
+        assert!(decompress(&whole) == kept.bytes);
+    }
+}
+
+/// As if a sweep had deleted the file between the look at the rows and the first byte.
+#[tokio::test]
+async fn a_reader_that_begins_while_what_it_reads_moves_twice_is_served() {
+    let world = world().await;
+    let kept = half_dead(&world).await;
+    let before = compressed(&world, &kept).await;
+    world.sweep().await;
+    world.pass(DAY + 1);
+    let url = world.narinfo(&kept).await.unwrap().url;
+    // Whatever the moment: the request is polled so often, then a whole sweep and the next run, then it goes on.
+    for polls in 1..40 {
+        let (_, (status, bytes)) = crate::races::meanwhile(
+            async {
+                world.sweep().await;
+                world.pass(HOUR);
+                world.sweep().await;
+            },
+            polls,
+            world.get(&url),
+        )
+        .await;
+        assert_eq!(status, 200);
+        assert_eq!(bytes, before);
+    }
+}
