@@ -10,7 +10,7 @@ use futures_util::{StreamExt as _, stream};
 use crate::{
     Service,
     metadata::StoredNar,
-    storage::{Ingredient, StorageError, batches},
+    storage::{Ingredient, StorageError, batches, have_moved},
 };
 
 /// How often frames are looked up again that move while they are looked up.
@@ -44,7 +44,7 @@ impl Frames {
                 }
             };
             let before = known.as_deref().unwrap_or(frames);
-            if !are_same_frames(before, &now) || lie_where_they_lay(before, &now) {
+            if !have_moved(before, &now) {
                 return Err(failed);
             }
             match storage.read_frames(&now).await {
@@ -55,20 +55,6 @@ impl Frames {
         }
         Err(failed)
     }
-}
-
-fn are_same_frames(before: &[Ingredient], now: &[Ingredient]) -> bool {
-    let same = |((before, _), (now, _)): (&Ingredient, &Ingredient)| {
-        before.id == now.id && before.frame_len == now.frame_len
-    };
-    before.len() == now.len() && before.iter().zip(now).all(same)
-}
-
-fn lie_where_they_lay(before: &[Ingredient], now: &[Ingredient]) -> bool {
-    let same = |((before, _), (now, _)): (&Ingredient, &Ingredient)| {
-        before.object == now.object && before.frame_offset == now.frame_offset
-    };
-    before.iter().zip(now).all(same)
 }
 
 /// The bytes of a range. The first are read before this returns: what cannot be read at all is no 200.

@@ -12,7 +12,7 @@ use crate::{
     clock::{Clock, to_date},
     config::Config,
     metadata::Metadata,
-    retention::{self, Plan, SweepReport},
+    retention::{self, CompactionReport, Plan, SweepReport},
 };
 
 /// How often a running service is asked whether it is done.
@@ -20,8 +20,9 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 
 const AFTER_HELP: &str = "\
 A sweep takes the paths that nothing has kept for the cache's grace, and then the NARs, chunks and
-files that nothing uses. What nothing keeps is noted by one sweep and taken by a later one. Where
-the service runs, it does the sweep and this waits for it.
+files that nothing uses. What nothing keeps is noted by one sweep and taken by a later one. At its
+end it compacts: files of which less than half is in use are rewritten, and many small ones become
+one. Where the service runs, it does the sweep and this waits for it.
 
 Examples:
   larderd sweep --dry-run
@@ -72,6 +73,14 @@ pub(super) async fn run(arguments: Arguments, config: Config) -> Result<(), Fail
         "{} chunks ({} bytes) went, and {} files ({} bytes)",
         report.chunks, report.chunk_bytes, report.objects, report.object_bytes
     );
+    let CompactionReport { replaced, replaced_bytes, written, written_bytes } = report.compaction;
+    if replaced + written > 0 {
+        let _ = writeln!(
+            text,
+            "{replaced} files ({replaced_bytes} bytes) were rewritten as {written} ({written_bytes} bytes), and go in an \
+             hour"
+        );
+    }
     print::out(&text);
     Ok(())
 }
@@ -101,10 +110,11 @@ async fn dry_run(arguments: &Arguments, config: &Config) -> Result<(), Failure> 
             retention::plan(&metadata, &cache.name, &cache.retention, now).await.map_err(Failure::because)?;
         plans.push((cache.name.to_string(), plan));
     }
+    let compaction = retention::plan_compaction(&metadata).await.map_err(Failure::because)?;
     metadata.close().await;
     if arguments.json {
         let caches: Vec<_> = plans.iter().map(|(name, plan)| object(name, plan)).collect();
-        print::json(&format!("{}\n", json!({ "caches": caches })));
+        print::json(&format!("{}\n", json!({ "caches": caches, "compaction": compaction })));
         return Ok(());
     }
     let mut text = String::new();
@@ -122,6 +132,13 @@ async fn dry_run(arguments: &Arguments, config: &Config) -> Result<(), Failure> 
             text,
             "{name}: {} paths ({} bytes) would go and free {} bytes, {} ({} bytes) would stay",
             plan.dying.paths, plan.dying.nar_bytes, plan.frame_bytes, plan.kept.paths, plan.kept.nar_bytes
+        );
+    }
+    let CompactionReport { replaced, replaced_bytes, written, written_bytes } = compaction;
+    if replaced > 0 {
+        let _ = writeln!(
+            text,
+            "{replaced} files ({replaced_bytes} bytes) would be rewritten as about {written} ({written_bytes} bytes)"
         );
     }
     print::out(&text);

@@ -1,7 +1,9 @@
 //! Verifying a NAR by reading its frames back in order.
 
+use std::ops::Range;
+
 use larder_protocol::{
-    ContentAddress, StorePath, StorePathHash,
+    ChunkId, ContentAddress, StorePath, StorePathHash,
     chunk::FrameDecoder,
     content_address::{ContentChecker, ContentHash, Method},
     nar::NarChecker,
@@ -13,7 +15,7 @@ use super::PushRequest;
 use crate::{
     error::ApiError,
     metadata::Encoding,
-    storage::{Ingredient, batches},
+    storage::{Ingredient, batches, have_moved},
 };
 
 /// By how many content addresses a NAR is checked at most. A NAR has one for each way and algorithm, and so has no
@@ -73,7 +75,7 @@ pub(super) async fn read_back(
     for (number, batch) in batches.iter().enumerate() {
         let frames = match ahead.take() {
             Some(frames) => frames,
-            None => service.storage.read_frames(&ingredients[batch.clone()]).await?,
+            None => read(request, recipe, ingredients, batch.clone()).await?,
         };
         let lengths: Vec<(u32, u32)> = ingredients[batch.clone()]
             .iter()
@@ -86,7 +88,7 @@ pub(super) async fn read_back(
         // The next frames are read while these are decoded.
         let read = async {
             match batches.get(number + 1) {
-                Some(next) => service.storage.read_frames(&ingredients[next.clone()]).await.map(Some),
+                Some(next) => read(request, recipe, ingredients, next.clone()).await.map(Some),
                 None => Ok(None),
             }
         };
@@ -113,6 +115,29 @@ pub(super) async fn read_back(
     let mut encoding = [0; 20];
     encoding.copy_from_slice(&reading.encoding.finalize().as_bytes()[..20]);
     Ok(Ok((StorePathHash(encoding), reading.file_size)))
+}
+
+/// Reads frames; where they have moved since they were looked up, from where they lie now.
+async fn read(
+    request: &PushRequest,
+    recipe: &Recipe,
+    ingredients: &[Ingredient],
+    batch: Range<usize>,
+) -> Result<Vec<u8>, ApiError> {
+    let before = &ingredients[batch.clone()];
+    let storage = &request.service.storage;
+    let error = match storage.read_frames(before).await {
+        Ok(frames) => return Ok(frames),
+        Err(error) => error,
+    };
+    let names: Vec<ChunkId> = recipe.chunks[batch].iter().map(|chunk| chunk.id).collect();
+    let stored = request.stored_chunks(&names).await?;
+    let now =
+        names.iter().zip(before).map(|(name, (_, hashes))| Some((stored.get(name)?.clone(), hashes.clone())));
+    match now.collect::<Option<Vec<Ingredient>>>() {
+        Some(now) if have_moved(before, &now) => Ok(storage.read_frames(&now).await?),
+        _ => Err(error.into()),
+    }
 }
 
 /// What checks each of the content addresses, those once that many paths have.

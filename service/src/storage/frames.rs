@@ -31,6 +31,14 @@ pub fn batches(recipe: &[Ingredient]) -> Vec<Range<usize>> {
     batches
 }
 
+/// Whether these are the same frames, of which some lie elsewhere now.
+pub fn have_moved(before: &[Ingredient], now: &[Ingredient]) -> bool {
+    let pairs = || before.iter().zip(now).map(|((before, _), (now, _))| (before, now));
+    before.len() == now.len()
+        && pairs().all(|(before, now)| before.id == now.id && before.frame_len == now.frame_len)
+        && pairs().any(|(before, now)| before.object != now.object || before.frame_offset != now.frame_offset)
+}
+
 impl Storage {
     /// Reads frames, one behind the other, with their holes filled.
     ///

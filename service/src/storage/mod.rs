@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use object_store::{ObjectStoreExt as _, local::LocalFileSystem, path::Path as Key};
 
-pub use frames::{Ingredient, batches};
+pub use frames::{Ingredient, batches, have_moved};
 pub use object::ObjectWriter;
 
 /// Storage failed.
