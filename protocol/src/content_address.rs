@@ -8,10 +8,22 @@ use md5::Md5;
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 
-use crate::{StorePath, StorePathHash, base32, store_path::STORE_DIR};
+use crate::{
+    NarHash, StorePath, StorePathHash, base32,
+    store_path::{InvalidStorePath, STORE_DIR},
+};
 
 /// How often a NAR may name its own path where its content address leaves that out: each time is 8 bytes of memory.
 const MAX_OWN_NAMES: usize = 1 << 20;
+
+/// The store path of that name whose contents have this NAR, and that refers to nothing: what Nix makes of a source
+/// that it fetches, by its SHA-256 (`makeFixedOutputPath`).
+///
+/// # Errors
+/// When Nix takes no such name.
+pub fn source_path(name: &str, nar: NarHash) -> Result<StorePath, InvalidStorePath> {
+    made("source", &HEXLOWER.encode(&nar.0), name)
+}
 
 /// A content address as Nix writes it: `text:sha256:…`, `fixed:[r:|git:]<algorithm>:…`, the hash in Nix's base-32.
 /// Nix refuses a whole narinfo over one in another form.
@@ -141,6 +153,11 @@ impl fmt::Display for ContentAddress {
 }
 
 impl ContentAddress {
+    /// The address of a path by its whole NAR, for one that does not name itself.
+    pub fn of_nar(hash: NarHash) -> Self {
+        Self { method: Method::Nar, hash: ContentHash::Sha256(hash.0) }
+    }
+
     /// Checks that `path` is the store path that this address, its name and its references give. `references` are
     /// sorted, and have the path itself where it refers to itself.
     ///
@@ -168,15 +185,19 @@ impl ContentAddress {
         if refers_to_itself {
             kind.push_str(":self");
         }
-        let fingerprint = format!("{kind}:sha256:{inner}:{STORE_DIR}:{}", path.name());
-        let hash = compress(&Sha256::digest(fingerprint).into());
-        match StorePath::new(hash, path.name()) {
+        match made(&kind, &inner, path.name()) {
             Ok(right) if right == *path => Ok(()),
             Ok(right) => Err(Misfit::Path(right)),
             // A path's name is one that Nix takes.
             Err(_) => Err(Misfit::References),
         }
     }
+}
+
+/// The store path of a name and of what its hash is made of (`makeStorePath`).
+fn made(kind: &str, inner: &str, name: &str) -> Result<StorePath, InvalidStorePath> {
+    let fingerprint = format!("{kind}:sha256:{inner}:{STORE_DIR}:{name}");
+    StorePath::new(compress(&Sha256::digest(fingerprint).into()), name)
 }
 
 /// A SHA-256 folded to the length of a store path's hash (`compressHash`).

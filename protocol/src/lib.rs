@@ -8,6 +8,7 @@ pub mod base32;
 pub mod chunk;
 pub mod content_address;
 pub mod envelope;
+pub mod flake_lock;
 pub mod manifest;
 pub mod nar;
 pub mod nar_hash;

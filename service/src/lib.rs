@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 mod connections;
 pub mod error;
+pub mod flake;
 pub mod forge;
 pub mod identity;
 pub mod isolated;
@@ -39,6 +40,7 @@ use crate::{
     caches::Caches,
     clock::Clock,
     config::Config,
+    flake::{Fetcher, Internet},
     forge::{ForgeError, GitHub, Inbox},
     identity::Issuers,
     keys::KeyError,
@@ -79,6 +81,8 @@ pub struct Service {
     pub upstreams: UpstreamClient,
     /// What retention holds in memory.
     pub retention: Retention,
+    /// Who fetches what flakes need.
+    pub fetcher: Fetcher,
     /// What is to be done later.
     pub queue: Queue,
     /// Where webhooks come in.
@@ -148,6 +152,14 @@ impl Service {
     /// # Errors
     /// When one of them cannot be used.
     pub async fn open(config: Config, clock: Clock) -> Result<Arc<Self>, StartError> {
+        Self::open_on(config, clock, Internet::default()).await
+    }
+
+    /// The same on an internet of a test's making.
+    ///
+    /// # Errors
+    /// When something cannot be used.
+    pub async fn open_on(config: Config, clock: Clock, internet: Internet) -> Result<Arc<Self>, StartError> {
         let metadata = open_metadata(&config).await?;
         let unusable = |source| StartError::Metadata { file: config.data_dir.join(DATABASE), source };
         let mut namespaces = Vec::new();
@@ -167,6 +179,7 @@ impl Service {
         let issuers = Issuers::new(&config.issuers).map_err(StartError::Tls)?;
         let storage = Storage::open_folder(&config.data_dir.join("objects"))?;
         let upstreams = UpstreamClient::new(&config).map_err(StartError::Tls)?;
+        let fetcher = Fetcher::new(&config, &internet).map_err(StartError::Tls)?;
         let paces = Paces::new(&config.limits);
         let audit = Audit::start(metadata.clone(), clock.clone(), config.audit.clone());
         let (reads, workshop) = (ReadMemory::default(), Workshop::new(&config.limits)?);
@@ -185,6 +198,7 @@ impl Service {
             reads,
             workshop,
             upstreams,
+            fetcher,
             retention: Retention::default(),
             queue,
             inbox,

@@ -4,6 +4,7 @@
 //! A scene that cannot be set fails its test on the spot, so this crate unwraps where the programs may not.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "see above")]
 
+pub mod archive_host;
 pub mod client;
 pub mod cutting_proxy;
 pub mod front_proxy;

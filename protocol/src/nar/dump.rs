@@ -3,14 +3,13 @@
 use std::{
     ffi::OsString,
     fs::{self, File, FileType},
-    io::{self, Read as _},
+    io,
     os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
     vec,
 };
 
-/// How many bytes are handed over at once, but for the last.
-const PIECE: usize = 256 << 10;
+use super::write::{ContentsError, NarWriter};
 
 /// Why a path cannot be dumped.
 #[derive(Debug, thiserror::Error)]
@@ -48,38 +47,34 @@ pub enum DumpError {
 /// # Errors
 /// See [`DumpError`].
 pub fn dump(path: &Path, out: impl FnMut(&[u8]) -> io::Result<()>) -> Result<u64, DumpError> {
-    let mut dump = Dump { out, buffer: vec![0; PIECE], filled: 0, written: 0, path: path.to_owned() };
+    let nar = NarWriter::new(out).map_err(DumpError::Write)?;
+    let mut dump = Dump { nar, path: path.to_owned() };
     let kind = fs::symlink_metadata(path).map_err(|error| dump.unreadable(error))?.file_type();
-    dump.string(b"nix-archive-1")?;
     // A directory on the way down, with the names in it that are still to come. Not a recursion: a
     // thread's stack is smaller than a tree may be deep.
     let mut open: Vec<vec::IntoIter<(OsString, FileType)>> = Vec::new();
     open.extend(dump.node(kind)?);
     while let Some(entries) = open.last_mut() {
         if let Some((name, kind)) = entries.next() {
-            dump.strings(&[b"entry", b"(", b"name", name.as_bytes(), b"node"])?;
+            dump.nar.begin_entry(name.as_bytes()).map_err(DumpError::Write)?;
             dump.path.push(name);
             match dump.node(kind)? {
                 Some(entries) => open.push(entries),
                 None => dump.leave_entry()?,
             }
         } else {
-            dump.string(b")")?;
+            dump.nar.end().map_err(DumpError::Write)?;
             open.pop();
             if !open.is_empty() {
                 dump.leave_entry()?;
             }
         }
     }
-    dump.flush()?;
-    Ok(dump.written)
+    dump.nar.finish().map_err(DumpError::Write)
 }
 
 struct Dump<W> {
-    out: W,
-    buffer: Vec<u8>,
-    filled: usize,
-    written: u64,
+    nar: NarWriter<W>,
     path: PathBuf,
 }
 
@@ -87,14 +82,13 @@ impl<W: FnMut(&[u8]) -> io::Result<()>> Dump<W> {
     /// Writes the node at the current path; if that is a directory, only its beginning, and returns its
     /// entries.
     fn node(&mut self, kind: FileType) -> Result<Option<vec::IntoIter<(OsString, FileType)>>, DumpError> {
-        self.strings(&[b"(", b"type"])?;
         if kind.is_file() {
             self.regular()?;
         } else if kind.is_symlink() {
             let target = fs::read_link(&self.path).map_err(|error| self.unreadable(error))?;
-            self.strings(&[b"symlink", b"target", target.into_os_string().as_bytes(), b")"])?;
+            self.nar.symlink(target.into_os_string().as_bytes()).map_err(DumpError::Write)?;
         } else if kind.is_dir() {
-            self.string(b"directory")?;
+            self.nar.begin_directory().map_err(DumpError::Write)?;
             return Ok(Some(self.entries().map_err(|error| self.unreadable(error))?.into_iter()));
         } else {
             return Err(DumpError::Kind { path: self.path.clone() });
@@ -104,7 +98,7 @@ impl<W: FnMut(&[u8]) -> io::Result<()>> Dump<W> {
 
     fn leave_entry(&mut self) -> Result<(), DumpError> {
         self.path.pop();
-        self.string(b")")
+        self.nar.end().map_err(DumpError::Write)
     }
 
     /// The names in the directory at the current path, sorted by their bytes.
@@ -124,76 +118,12 @@ impl<W: FnMut(&[u8]) -> io::Result<()>> Dump<W> {
         if !metadata.is_file() {
             return Err(self.changed());
         }
-        self.string(b"regular")?;
-        if metadata.permissions().mode() & 0o100 != 0 {
-            self.strings(&[b"executable", b""])?;
-        }
-        self.string(b"contents")?;
-        let len = metadata.len();
-        self.write(&len.to_le_bytes())?;
-        self.contents(&mut file, len)?;
-        self.pad(len)?;
-        self.string(b")")
-    }
-
-    /// Copies a file's contents, read straight into the buffer.
-    fn contents(&mut self, file: &mut File, len: u64) -> Result<(), DumpError> {
-        let mut left = len;
-        loop {
-            if self.filled == PIECE {
-                self.flush()?;
-            }
-            // One byte more than there should be, to see that there is none.
-            let room = PIECE - self.filled;
-            let asked = usize::try_from(left.saturating_add(1)).unwrap_or(usize::MAX).min(room);
-            let read = match file.read(&mut self.buffer[self.filled..self.filled + asked]) {
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(self.unreadable(error)),
-            };
-            if read as u64 > left || read == 0 && left > 0 {
-                return Err(self.changed());
-            }
-            self.filled += read;
-            left -= read as u64;
-            if left == 0 && read < asked {
-                return Ok(());
-            }
-        }
-    }
-
-    fn strings(&mut self, strings: &[&[u8]]) -> Result<(), DumpError> {
-        strings.iter().try_for_each(|string| self.string(string))
-    }
-
-    fn string(&mut self, string: &[u8]) -> Result<(), DumpError> {
-        self.write(&(string.len() as u64).to_le_bytes())?;
-        self.write(string)?;
-        self.pad(string.len() as u64)
-    }
-
-    fn pad(&mut self, len: u64) -> Result<(), DumpError> {
-        self.write(&[0; 7][..(len.wrapping_neg() % 8) as usize])
-    }
-
-    fn write(&mut self, mut bytes: &[u8]) -> Result<(), DumpError> {
-        while !bytes.is_empty() {
-            if self.filled == PIECE {
-                self.flush()?;
-            }
-            let (now, later) = bytes.split_at(bytes.len().min(PIECE - self.filled));
-            self.buffer[self.filled..self.filled + now.len()].copy_from_slice(now);
-            self.filled += now.len();
-            bytes = later;
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), DumpError> {
-        (self.out)(&self.buffer[..self.filled]).map_err(DumpError::Write)?;
-        self.written += self.filled as u64;
-        self.filled = 0;
-        Ok(())
+        let executable = metadata.permissions().mode() & 0o100 != 0;
+        self.nar.file(executable, metadata.len(), &mut file).map_err(|error| match error {
+            ContentsError::Read(source) => self.unreadable(source),
+            ContentsError::Length => self.changed(),
+            ContentsError::Write(error) => DumpError::Write(error),
+        })
     }
 
     fn unreadable(&self, source: io::Error) -> DumpError {

@@ -2,6 +2,8 @@
 
 mod check;
 mod dump;
+mod write;
 
 pub use check::{NarChecker, NarError};
 pub use dump::{DumpError, dump};
+pub use write::{ContentsError, NarWriter};

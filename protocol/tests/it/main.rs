@@ -5,6 +5,7 @@
 mod bytes;
 mod chunks;
 mod content_address;
+mod flake_lock;
 mod frames;
 mod mutations;
 mod names;

@@ -10,6 +10,7 @@ pub mod isolated;
 pub mod issuer;
 pub mod limits;
 pub mod period;
+pub mod prefetch;
 pub mod public_url;
 pub mod retention;
 pub mod size;
@@ -35,6 +36,7 @@ pub use self::{
     issuer::{IssuerConfig, IssuerUrl},
     limits::{Limits, OpenPushes, Pacing},
     period::Period,
+    prefetch::{PrefetchConfig, PrefetchHost},
     public_url::PublicUrl,
     retention::{CacheRetention, Retention},
     size::ByteSize,
@@ -74,6 +76,8 @@ pub struct Config {
     pub retention: Retention,
     /// What pull requests' own caches may take.
     pub isolated: IsolatedLimits,
+    /// What is fetched of flakes' inputs.
+    pub prefetch: PrefetchConfig,
 }
 
 /// The configuration cannot be used. The text says which key, which value and what to write instead.
@@ -138,6 +142,8 @@ struct File {
     retention: retention::File,
     #[serde(default)]
     isolated: isolated::File,
+    #[serde(default)]
+    prefetch: prefetch::File,
 }
 
 fn listen_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
@@ -224,6 +230,7 @@ impl Config {
             trusted_proxies: trusted_proxies(file.trusted_proxies)?,
             retention: Retention::check(file.retention)?,
             isolated: IsolatedLimits::check(file.isolated)?,
+            prefetch: PrefetchConfig::check(file.prefetch)?,
         };
         config.check()?;
         Ok(config)
@@ -245,6 +252,7 @@ impl Config {
             trusted_proxies: client::loopback(),
             retention: Retention::default(),
             isolated: IsolatedLimits::default(),
+            prefetch: PrefetchConfig::default(),
         }
     }
 

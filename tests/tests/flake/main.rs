@@ -1,0 +1,5 @@
+//! Inputs of flakes: fetched from where they may be, and from nowhere else.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
+mod hosts;
