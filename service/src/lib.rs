@@ -28,6 +28,7 @@ pub mod random;
 pub mod retention;
 pub mod router;
 pub mod serve;
+pub mod stats;
 pub mod storage;
 pub mod trust;
 
@@ -49,6 +50,7 @@ use crate::{
     push::{UpstreamClient, Workshop},
     queue::Queue,
     retention::Retention,
+    stats::Stats,
     storage::{Storage, StorageError},
 };
 
@@ -83,6 +85,8 @@ pub struct Service {
     pub retention: Retention,
     /// Who fetches what flakes need.
     pub fetcher: Fetcher,
+    /// What is counted, and what it comes to over time.
+    pub stats: Stats,
     /// What is to be done later.
     pub queue: Queue,
     /// Where webhooks come in.
@@ -186,6 +190,7 @@ impl Service {
         let queue = Queue::new(metadata.clone(), clock.clone());
         let github = GitHub::new(&config.github, clock.clone())?;
         let inbox = Inbox::open(metadata.clone(), clock.clone(), queue.clone());
+        let stats = Stats::new(&caches);
         Ok(Arc::new(Self {
             config,
             metadata,
@@ -200,6 +205,7 @@ impl Service {
             upstreams,
             fetcher,
             retention: Retention::default(),
+            stats,
             queue,
             inbox,
             github,

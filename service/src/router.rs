@@ -14,7 +14,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
     Service, cache, caches::CacheInPath, config::ByteSize, error::ApiError, forge, log, manifests,
-    provenance, push, retention::pins, trust,
+    provenance, push, retention::pins, stats, trust,
 };
 
 /// For requests that carry little and ask for little. Longer than an issuer's keys may take.
@@ -40,16 +40,17 @@ pub fn router(service: Arc<Service>) -> Router {
         .merge(provenance::routes())
         .merge(cache::routes())
         .with_state(service.clone());
-    around(router, service.config.limits.max_head)
+    around(router, service.config.limits.max_head, service.stats.latencies.clone())
 }
 
 /// What holds for every page.
-fn around(router: Router, max_head: ByteSize) -> Router {
+fn around(router: Router, max_head: ByteSize, latencies: Arc<stats::Latencies>) -> Router {
     router
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .fallback(async || ApiError::not_found("there is no such page"))
         .layer(middleware::from_fn_with_state(max_head, within_head))
         .layer(CatchPanicLayer::custom(|_| ApiError::logged_already().into_response()))
+        .layer(middleware::from_fn_with_state(latencies, stats::measure))
         .layer(middleware::from_fn(log::request))
 }
 
@@ -108,7 +109,7 @@ mod tests {
         async fn broken() -> &'static str {
             panic!("a secret")
         }
-        let router = around(Router::new().route("/", get(broken)), ByteSize::mebibytes(1));
+        let router = around(Router::new().route("/", get(broken)), ByteSize::mebibytes(1), Arc::default());
         let request = Request::builder().uri("/").body(Body::empty()).unwrap();
         let response = router.oneshot(request).await.unwrap();
         assert_eq!(response.status(), 500);

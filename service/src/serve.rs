@@ -15,7 +15,7 @@ use crate::{
     Service,
     client::Peer,
     connections::{BusyBody, Connection, Connections},
-    isolated, queue, retention, router, trust,
+    isolated, queue, retention, router, stats, trust,
 };
 
 /// A connection on which no whole request head arrives for so long is closed, idle ones too: one that sends a byte
@@ -43,6 +43,7 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     let (stop, serving) = (CancellationToken::new(), TaskTracker::new());
     let sweeping = tokio::spawn(retention::run(service.clone()));
     let tidying = tokio::spawn(isolated::run(service.clone()));
+    let sampling = tokio::spawn(stats::run(service.clone()));
     let workers = queue::start(&service).await;
 
     // Requests do not wait for it, nor does the end.
@@ -83,8 +84,10 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     // Whatever it is doing goes on at the next start.
     tidying.abort();
     sweeping.abort();
-    if let Err(error) = service.retention.reads.flush(&service).await {
-        tracing::error!(%error, "when paths were last read could not be noted");
+    sampling.abort();
+    // With what was read, and when.
+    if let Err(error) = stats::take_sample(&service).await {
+        tracing::error!(%error, "what was read lately could not be noted");
     }
     workers.end().await;
     service.audit.flush().await;

@@ -57,12 +57,13 @@ impl Frames {
     }
 }
 
-/// The bytes of a range. The first are read before this returns: what cannot be read at all is no 200.
+/// The bytes of a range; `sent` is told how many of them go out. The first are read before this returns: what cannot be read at all is no 200.
 pub(super) async fn body(
     service: Arc<Service>,
     nar: StoredNar,
     mut recipe: Vec<Ingredient>,
     range: Range<u64>,
+    sent: impl Fn(usize) + Send + 'static,
 ) -> Result<Body, StorageError> {
     let (first, mut skip) = trim(&mut recipe, &range);
     let batches = batches(&recipe);
@@ -83,6 +84,7 @@ pub(super) async fn body(
         let _ = piece.split_to(unwanted);
         piece.truncate(usize::try_from(left).unwrap_or(usize::MAX).min(piece.len()));
         left -= piece.len() as u64;
+        sent(piece.len());
         Ok::<_, StorageError>(piece)
     });
     Ok(Body::from_stream(pieces))

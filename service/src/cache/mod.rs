@@ -42,10 +42,14 @@ async fn file(
         return match StorePathHash::from_digits(digits.as_bytes()) {
             Some(hash) => match narinfo::narinfo(&service, cache, hash).await {
                 Some(text) => {
-                    service.retention.reads.path(cache, hash);
+                    service.retention.reads.path(cache, hash, text.len());
+                    service.stats.traffic.of(cache).hit(text.len());
                     found("text/x-nix-narinfo", text)
                 }
-                None => absent(),
+                None => {
+                    service.stats.traffic.of(cache).miss();
+                    absent()
+                }
             },
             None => absent(),
         };

@@ -35,7 +35,7 @@ impl NarFile {
 /// Answers a request for a NAR; `None` where it is not there, or cannot be served whole.
 pub(super) async fn serve(
     service: &Arc<Service>,
-    cache: &Cache,
+    cache: &Arc<Cache>,
     file: &NarFile,
     method: &Method,
     headers: &HeaderMap,
@@ -90,9 +90,19 @@ pub(super) async fn serve(
         tracing::error!(nar = %file.hash, "a recipe's frames have another length than its NAR's row says");
         return None;
     }
-    let body = body(service.clone(), nar, recipe, range).await;
+    let id = nar.id;
+    let count = {
+        let (service, cache) = (service.clone(), cache.clone());
+        move |bytes| {
+            service.retention.reads.sent(&cache, id, bytes);
+            service.stats.traffic.of(&cache).sent(bytes);
+        }
+    };
+    let body = body(service.clone(), nar, recipe, range, count).await;
     let body =
         body.inspect_err(|error| tracing::error!(%error, nar = %file.hash, "a NAR cannot be read")).ok()?;
+    service.retention.reads.sending(cache, id);
+    service.stats.traffic.of(cache).read();
     response.body(body).ok()
 }
 

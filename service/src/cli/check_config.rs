@@ -42,6 +42,9 @@ fn write(text: &mut String, config: &Config) -> std::fmt::Result {
         writeln!(text, "  proxy          {proxy}")?;
     }
     writeln!(text, "  audit log      {}, at most {} rows", config.audit.keep, config.audit.max_rows)?;
+    if let Some(address) = config.metrics_listen {
+        writeln!(text, "  metrics        http://{address}/metrics")?;
+    }
     for issuer in &config.issuers {
         writeln!(text, "  issuer         {} ({}, {})", issuer.url, issuer.kind, names(&issuer.algorithms))?;
     }

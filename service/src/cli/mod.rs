@@ -11,6 +11,7 @@ mod print;
 mod roots;
 mod rules;
 mod serve;
+mod stats;
 mod sweep;
 mod token;
 mod welcome;
@@ -119,6 +120,8 @@ enum Command {
     Audit(audit::Arguments),
     /// Give space back now, or say what would go
     Sweep(sweep::Arguments),
+    /// Say how the size goes, when it will be full, and who holds how much
+    Stats(stats::Arguments),
     /// List what keeps closures, and let go of a branch
     #[command(subcommand)]
     Roots(roots::Command),
@@ -199,6 +202,7 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Some(Command::Rules(arguments)) => runtime(false)?.block_on(rules::run(arguments, &config)),
         Some(Command::Audit(arguments)) => runtime(false)?.block_on(audit::run(arguments, &config)),
         Some(Command::Sweep(arguments)) => runtime(true)?.block_on(sweep::run(arguments, config)),
+        Some(Command::Stats(arguments)) => runtime(false)?.block_on(stats::run(arguments, &config)),
         Some(Command::Roots(command)) => runtime(false)?.block_on(roots::run(command, &config)),
         Some(Command::WhyAlive(arguments)) => runtime(false)?.block_on(why::alive(&arguments, &config)),
         Some(Command::WhyDead(arguments)) => runtime(false)?.block_on(why::dead(&arguments, &config)),

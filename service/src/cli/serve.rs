@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{Failure, print, welcome};
-use crate::{Service, clock::Clock, config::Config, keys};
+use crate::{Service, clock::Clock, config::Config, keys, stats::metrics};
 
 pub(super) async fn serve(mut config: Config) -> Result<(), Failure> {
     log_panics();
@@ -32,11 +32,23 @@ pub(super) async fn serve(mut config: Config) -> Result<(), Failure> {
         ))
     })?;
     config.listen = listener.local_addr().map_err(Failure::because)?;
+    let metrics = match config.metrics_listen {
+        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
+            Failure::Other(format!(
+                "cannot listen on {address}: {error}. Choose another address by `listen` under [metrics]"
+            ))
+        })?),
+        None => None,
+    };
     let service = Service::open(config, Clock::System).await.map_err(Failure::because)?;
+    let telling = metrics.map(|listener| tokio::spawn(metrics::serve(service.clone(), listener)));
     print::out(&welcome::text(&service));
     tracing::info!(listen = %service.config.listen, data = %service.config.data_dir.display(), "started");
 
     crate::serve(Arc::clone(&service), listener, stop).await;
+    if let Some(telling) = telling {
+        telling.abort();
+    }
     tracing::info!("stopped");
     Ok(())
 }

@@ -9,6 +9,7 @@ pub mod github;
 pub mod isolated;
 pub mod issuer;
 pub mod limits;
+mod metrics;
 pub mod period;
 pub mod prefetch;
 pub mod public_url;
@@ -78,6 +79,8 @@ pub struct Config {
     pub isolated: IsolatedLimits,
     /// What is fetched of flakes' inputs.
     pub prefetch: PrefetchConfig,
+    /// The address on which `/metrics` is answered, apart from all else: it names private caches.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// The configuration cannot be used. The text says which key, which value and what to write instead.
@@ -144,6 +147,7 @@ struct File {
     isolated: isolated::File,
     #[serde(default)]
     prefetch: prefetch::File,
+    metrics: metrics::File,
 }
 
 fn listen_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
@@ -231,6 +235,7 @@ impl Config {
             retention: Retention::check(file.retention)?,
             isolated: IsolatedLimits::check(file.isolated)?,
             prefetch: PrefetchConfig::check(file.prefetch)?,
+            metrics_listen: file.metrics.listen,
         };
         config.check()?;
         Ok(config)
@@ -253,10 +258,19 @@ impl Config {
             retention: Retention::default(),
             isolated: IsolatedLimits::default(),
             prefetch: PrefetchConfig::default(),
+            metrics_listen: None,
         }
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        if self.metrics_listen.is_some_and(|address| address == self.listen && address.port() != 0) {
+            let problem = format!(
+                "{} is where everybody reads and pushes, and the numbers name private caches. Write another port, \
+                 for example 127.0.0.1:9182",
+                self.listen
+            );
+            return Err(ConfigError::value("metrics.listen", problem));
+        }
         let mut names = HashSet::new();
         for cache in &self.caches {
             if cache.name.isolation().is_some() {

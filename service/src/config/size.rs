@@ -47,6 +47,20 @@ impl ByteSize {
         self.0
     }
 
+    /// The number, shortened for people: `34.5 MB`.
+    pub fn in_short(self) -> String {
+        #[expect(clippy::cast_precision_loss, reason = "one digit behind the point is shown")]
+        let (mut amount, mut unit) = (self.0 as f64, "B");
+        for larger in ["kB", "MB", "GB", "TB"] {
+            if amount < 999.95 {
+                break;
+            }
+            amount /= 1000.0;
+            unit = larger;
+        }
+        if unit == "B" { format!("{} B", self.0) } else { format!("{amount:.1} {unit}") }
+    }
+
     /// The number of bytes, as a length in memory.
     pub fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)

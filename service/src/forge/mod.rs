@@ -67,6 +67,26 @@ async fn receive(
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let answer = take(&service, headers, body).await;
+    let counters = &service.stats.counters;
+    match &answer {
+        Ok(Taken { new: true, .. }) => &counters.deliveries_stored,
+        Ok(Taken { new: false, .. }) => &counters.deliveries_repeated,
+        Err(_) => &counters.deliveries_refused,
+    }
+    .one();
+    let Taken { guid, outcome, new } = answer?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "delivery": guid, "outcome": outcome, "new": new }))))
+}
+
+/// What became of a delivery.
+struct Taken {
+    guid: String,
+    outcome: DeliveryOutcome,
+    new: bool,
+}
+
+async fn take(service: &Arc<Service>, headers: HeaderMap, body: Body) -> Result<Taken, ApiError> {
     let Some(signature) = Signature::of(&headers) else {
         inbox::drain(body).await;
         return Err(not_signed());
@@ -77,13 +97,13 @@ async fn receive(
         let checked = tokio::task::spawn_blocking(move || check(&service, signature, &headers, body));
         checked.await.map_err(|_| ApiError::internal("a delivery's check panicked"))??
     } else {
-        check(&service, signature, &headers, body)?
+        check(service, signature, &headers, body)?
     };
     let (guid, event, about) = (delivery.guid.clone(), delivery.event.clone(), delivery.about.clone());
     let (outcome, jobs) = (delivery.outcome, delivery.jobs.len());
     let new = service.inbox.store(delivery, room).await?;
     tracing::info!(guid, event, about, outcome = outcome.as_str(), jobs, new, "delivery");
-    Ok((StatusCode::ACCEPTED, Json(json!({ "delivery": guid, "outcome": outcome, "new": new }))))
+    Ok(Taken { guid, outcome, new })
 }
 
 /// Whose the delivery is, and what becomes of it. Nothing of the body is looked at before its signature holds.

@@ -461,7 +461,7 @@ impl Marks {
 }
 
 /// The hashes in a column of references.
-fn reference_hashes(refs: &str) -> impl Iterator<Item = Result<StorePathHash, MetadataError>> {
+pub(super) fn reference_hashes(refs: &str) -> impl Iterator<Item = Result<StorePathHash, MetadataError>> {
     refs.split_ascii_whitespace().map(|reference| {
         reference
             .parse::<StorePath>()

@@ -36,7 +36,7 @@ pub(super) async fn committed_push(
         // A task of its own: readers hear of it even if the client goes away in this moment.
         let published = tokio::spawn(publish(service.clone(), cache.clone(), push.id, who.clone())).await;
         match published.map_err(|_| ApiError::internal("a commit panicked"))?? {
-            CommitOutcome::Committed => {}
+            CommitOutcome::Committed => service.stats.counters.pushes_committed.one(),
             CommitOutcome::Unverified(count) => {
                 return Err(ApiError::invalid(format!(
                     "{count} paths of this push have no verified NAR yet; send their recipes first"
@@ -46,6 +46,9 @@ pub(super) async fn committed_push(
         }
     }
     let published = service.metadata.published_by(push.id).await?;
+    if !push.committed {
+        service.stats.counters.paths_published.add(published.len() as u64);
+    }
     // Also where it was committed before: that request may have failed between then and here.
     service.reads.withdrawn(cache, published.iter().map(|info| info.path.hash()));
     let mut divergences = service.metadata.divergences_of(push.id).await?;

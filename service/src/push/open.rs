@@ -163,6 +163,7 @@ async fn try_open(
         }
         Err(error) => return Err(error.into()),
     };
+    service.stats.counters.pushes_opened.one();
     tracing::info!(
         push = %push.name, cache = %cache.name(), owner = %push.owner, paths = request.paths.len(),
         missing = missing.len(), reused = reused.len(), present = present.len(), upstream = upstream.len(),

@@ -158,7 +158,7 @@ impl Upload {
             Some((_, writer)) if written.is_empty() => writer.abort().await,
             Some((row, writer)) => {
                 let Upload { request: PushRequest { service, cache, .. }, .. } = self;
-                let frames = written.iter().map(|(entry, _)| u64::from(entry.frame_len)).sum();
+                let frames: u64 = written.iter().map(|(entry, _)| u64::from(entry.frame_len)).sum();
                 if let Err(full) = isolated::count_bytes(service, cache, frames).await {
                     writer.abort().await;
                     service.metadata.forget_object(row).await?;
@@ -168,8 +168,9 @@ impl Upload {
                 let namespace = self.request.cache.namespace();
                 let push = self.request.push;
                 let sent_by = push.is_blind().then_some(push.id);
-                self.request.service.metadata.finish_object(row, size, namespace, &written, sent_by).await?;
+                service.metadata.finish_object(row, size, namespace, &written, sent_by).await?;
                 self.stored += written.len() as u64;
+                service.stats.counters.bytes_uploaded.add(frames);
             }
         }
         Ok(())

@@ -166,6 +166,11 @@ pub(crate) async fn start(service: &Arc<Service>) -> Workers {
     let performing = service.clone();
     Workers::start(service.queue.clone(), move |job| {
         let service = performing.clone();
-        async move { Work::perform(&service, &job).await }
+        async move {
+            let done = Work::perform(&service, &job).await;
+            let counters = &service.stats.counters;
+            if done.is_ok() { &counters.jobs_done } else { &counters.jobs_failed }.one();
+            done
+        }
     })
 }

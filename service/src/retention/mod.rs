@@ -21,7 +21,7 @@ pub use self::{
     compaction::plan_compaction,
     reads::LastReads,
     report::{CacheReport, CompactionReport, SweepReport},
-    roots::{kept, run_of},
+    roots::{kept, recent_since, run_of},
     sweep::sweep,
     why::{Fate, Plan, fate, plan},
 };

@@ -24,6 +24,7 @@ pub(crate) async fn run(service: Arc<Service>) {
             written = Instant::now();
         }
         if let Err(error) = sweep_if_due(&service).await {
+            service.stats.counters.sweeps_failed.one();
             tracing::error!(%error, "a sweep failed; the next goes on where it stopped");
             // What is asked for is asked for still: not at once again.
             tokio::time::sleep(WRITE_EVERY).await;

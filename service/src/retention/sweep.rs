@@ -40,6 +40,7 @@ pub(super) async fn sweep_asked(service: &Service, id: i64) -> Result<SweepRepor
     let mut sweep = Sweep { service, id, now, pace: Pace::begin(), report: SweepReport::default() };
     sweep.run().await?;
     let Sweep { report, .. } = sweep;
+    service.stats.counters.swept(&report);
     let text = serde_json::to_string(&report).unwrap_or_default();
     service.metadata.end_sweep(id, &text, service.clock.now()).await?;
     tracing::info!(

@@ -87,10 +87,27 @@ impl World {
     }
 
     pub async fn job_of_rank(&self, branch: &str, run: u64, rank: Rank) -> Pusher {
+        self.claimed("acme/flake", 42, branch, run, rank).await
+    }
+
+    /// A job of any repository.
+    pub async fn job_of(&self, repository: &str, repository_id: u64, branch: &str, run: u64) -> Pusher {
+        self.claimed(repository, repository_id, branch, run, Rank::default()).await
+    }
+
+    async fn claimed(
+        &self,
+        repository: &str,
+        repository_id: u64,
+        branch: &str,
+        run: u64,
+        rank: Rank,
+    ) -> Pusher {
         let claims = serde_json::json!({
-            "kind": "job", "iss": "https://issuer", "repository": "acme/flake", "repository_id": "42",
+            "kind": "job", "iss": "https://issuer", "repository": repository,
+            "repository_id": repository_id.to_string(),
             "ref": format!("refs/heads/{branch}"), "sha": "0123", "event_name": "push",
-            "workflow_ref": format!("acme/flake/.github/workflows/ci.yml@refs/heads/{branch}"),
+            "workflow_ref": format!("{repository}/.github/workflows/ci.yml@refs/heads/{branch}"),
             "run_id": run.to_string(), "run_attempt": "1",
         });
         self.pusher(serde_json::from_value(claims).unwrap(), run, rank).await

@@ -1,0 +1,79 @@
+//! `/metrics`.
+
+use axum::body::Body;
+use http::Request;
+use http_body_util::BodyExt as _;
+use larder_service::stats::{metrics, take_sample};
+use tower::ServiceExt as _;
+
+use crate::{package, world::World};
+
+async fn scrape(world: &World) -> String {
+    let request = Request::builder().uri("/metrics").body(Body::empty()).unwrap();
+    let answer = metrics::router(world.service.clone()).oneshot(request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let kind = answer.headers()["content-type"].to_str().unwrap();
+    assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
+    String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+/// The value of a line of the exposition.
+fn value(text: &str, name: &str) -> f64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+}
+
+#[tokio::test]
+async fn the_numbers_are_told_by_the_fields_conventions() {
+    let world = World::new().await;
+    let nar = package(1, &[]);
+    world.push(&world.job("main", 1).await, &[&nar]).await;
+    assert!(world.has(&nar).await);
+    assert!(world.narinfo(&package(2, &[])).await.is_none());
+    world.sweep().await;
+    assert_eq!(world.call(http::Method::POST, "/webhooks/github", None, Vec::new()).await.0, 403);
+    let whole = take_sample(&world.service).await.unwrap();
+    let text = scrape(&world).await;
+    for (name, is) in [
+        ("larder_pushes_opened_total", 1),
+        ("larder_pushes_committed_total", 1),
+        ("larder_paths_published_total", 1),
+        ("larder_sweeps_total{outcome=\"done\"}", 1),
+        ("larder_sweeps_total{outcome=\"failed\"}", 0),
+        ("larder_jobs_total{outcome=\"done\"}", 0),
+        ("larder_deliveries_total{outcome=\"refused\"}", 1),
+        ("larder_narinfo_reads_total{cache=\"main\",result=\"hit\"}", 1),
+        ("larder_narinfo_reads_total{cache=\"main\",result=\"miss\"}", 1),
+        ("larder_narinfo_reads_total{cache=\"main~\",result=\"miss\"}", 0),
+        ("larder_nar_reads_total{cache=\"main\"}", 1),
+        ("larder_served_bytes_total{cache=\"main\"}", whole.traffic.bytes_served),
+        ("larder_store_paths", 1),
+        ("larder_store_stored_bytes", whole.held.stored_bytes.unwrap()),
+        ("larder_cache_raw_bytes{cache=\"main\"}", nar.info.nar_size),
+        ("larder_cache_roots{cache=\"main\",kind=\"run\"}", 1),
+        ("larder_repository_paths{cache=\"main\",repository=\"acme/flake\"}", 1),
+        ("larder_http_request_duration_seconds_count{route=\"/{cache}/{file}\",status=\"2xx\"}", 1),
+        ("larder_http_request_duration_seconds_count{route=\"/{cache}/{file}\",status=\"4xx\"}", 1),
+        (
+            "larder_http_request_duration_seconds_bucket{le=\"+Inf\",route=\"/{cache}/nar/{file}\",status=\"2xx\"}",
+            1,
+        ),
+    ] {
+        assert_eq!(value(&text, name).to_string(), is.to_string(), "{name}");
+    }
+    assert!(value(&text, "larder_uploaded_bytes_total") > 50_000.0);
+    assert!(text.ends_with("# EOF\n"));
+}
+
+/// Strangers make no new lines, whatever they ask for, and cannot ask for the numbers.
+#[tokio::test]
+async fn what_strangers_ask_for_makes_no_label_and_tells_them_nothing() {
+    let world = World::new().await;
+    for page in ["/metrics", "/nowhere/at/all/a", "/nowhere/at/all/b", "/none/x.narinfo", "/api/v1/none"] {
+        assert_eq!(world.call(http::Method::GET, page, None, Vec::new()).await.0, 404, "{page}");
+    }
+    let text = scrape(&world).await;
+    assert!(!text.contains("nowhere") && !text.contains("cache=\"none\""), "{text}");
+    let none = "larder_http_request_duration_seconds_count{route=\"none\",status=\"4xx\"}";
+    assert_eq!(value(&text, none).to_string(), "4");
+}
