@@ -53,7 +53,7 @@ async fn people_see_a_chart_the_growth_and_who_holds_how_much() {
     let world = ten_days().await;
     let text = stats(&world, &[]);
     assert!(text.contains('█') && text.contains(" │") && text.contains("size: growing, +"), "{text}");
-    assert!(text.contains("12 paths in 7 closures") && text.contains("there is no budget"), "{text}");
+    assert!(text.contains("12 paths in 8 closures") && text.contains("there is no budget"), "{text}");
     assert!(text.contains("1 paths asked for (100 % there), 1 NARs read"), "{text}");
     assert!(text.contains("main pin web") && text.contains("main ref acme/flake refs/heads/topic"), "{text}");
     assert!(stats(&world, &["--cache", "main"]).contains("size: growing"));
