@@ -147,6 +147,7 @@ struct File {
     isolated: isolated::File,
     #[serde(default)]
     prefetch: prefetch::File,
+    #[serde(default)]
     metrics: metrics::File,
 }
 
