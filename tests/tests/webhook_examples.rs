@@ -15,7 +15,8 @@ use sha2::Sha256;
 
 const SECRET: &str = "a secret of this test alone";
 /// The events from which something may follow.
-const KNOWN: [&str; 9] = [
+const KNOWN: [&str; 10] = [
+    "create",
     "delete",
     "installation",
     "installation_repositories",

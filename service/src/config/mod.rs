@@ -41,7 +41,7 @@ pub use self::{
     public_url::PublicUrl,
     retention::{CacheRetention, Retention},
     size::ByteSize,
-    webhook::{WebhookRule, WebhookSecret},
+    webhook::{ActsOn, WebhookRule, WebhookSecret},
 };
 use crate::{client, trust::TrustRules};
 

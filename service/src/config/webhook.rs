@@ -6,7 +6,7 @@ use std::{fmt, fs, path::PathBuf};
 use serde::Deserialize;
 
 use super::{ConfigError, Environment, Period};
-use crate::trust::RepositoryPattern;
+use crate::{forge::About, trust::RepositoryPattern};
 
 /// As many rules as a delivery can be compared with in good time.
 const MAX_RULES: usize = 64;
@@ -16,6 +16,8 @@ const MAX_SECRETS: usize = 2;
 const MIN_SECRET: usize = 16;
 /// Longer than any secret; what is longer is another file.
 const MAX_SECRET: usize = 4096;
+/// How long what is gone may come back, unless the file says otherwise.
+const GRACE: Period = Period::days(1);
 const HOW_TO_MAKE: &str = "Make one by `openssl rand -hex 32`, and give the same to GitHub";
 
 /// Whose deliveries are taken by which secrets.
@@ -25,6 +27,58 @@ pub struct WebhookRule {
     pub repositories: Vec<RepositoryPattern>,
     /// One secret, or two while one replaces the other.
     pub secrets: Vec<WebhookSecret>,
+    /// The events that are acted on. `None`: all from which anything follows.
+    pub on: Option<Vec<ActsOn>>,
+    /// How long what a branch, a pull request or a repository needed is kept after it is gone: it may come back.
+    pub grace: Period,
+}
+
+/// An event that a rule may act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActsOn {
+    /// A branch or a tag is gone, or there again.
+    Delete,
+    /// A pull request was closed, or opened again.
+    PullRequest,
+    /// Commits came to a ref.
+    Push,
+    /// A release was published, or taken back.
+    Release,
+    /// A repository was deleted, renamed or transferred.
+    Repository,
+    /// A run is over.
+    WorkflowRun,
+}
+
+impl WebhookRule {
+    /// Whether anything is to follow from this event.
+    pub(crate) fn acts_on(&self, event: &str) -> bool {
+        let Some(on) = &self.on else { return true };
+        let wanted = match event {
+            "create" | "delete" => ActsOn::Delete,
+            "pull_request" => ActsOn::PullRequest,
+            "push" => ActsOn::Push,
+            "release" => ActsOn::Release,
+            "repository" => ActsOn::Repository,
+            "workflow_run" => ActsOn::WorkflowRun,
+            _ => return true,
+        };
+        on.contains(&wanted)
+    }
+
+    /// Whether its secrets are for what a delivery is about.
+    pub(crate) fn speaks_for(&self, about: &About) -> bool {
+        match about {
+            About::Repository(repository) => {
+                self.repositories.iter().any(|pattern| pattern.matches(repository))
+            }
+            About::Owner(owner) => {
+                self.repositories.iter().any(|pattern| pattern.owner().eq_ignore_ascii_case(owner))
+            }
+            About::Nobody => true,
+        }
+    }
 }
 
 /// What a delivery is signed with. `Debug` hides it.
@@ -52,6 +106,10 @@ pub(super) struct File {
     repositories: Vec<RepositoryPattern>,
     #[serde(default)]
     secrets: Vec<Source>,
+    #[serde(default)]
+    on: Option<Vec<ActsOn>>,
+    #[serde(default)]
+    grace: Option<Period>,
 }
 
 /// Where a secret lies: never in the configuration itself, which many may read.
@@ -89,7 +147,8 @@ fn rule(file: File, number: usize, environment: &Environment) -> Result<WebhookR
     let key = format!("{key}, secrets");
     let secrets =
         file.secrets.iter().map(|source| source.read(&key, environment)).collect::<Result<_, _>>()?;
-    Ok(WebhookRule { repositories: file.repositories, secrets })
+    let grace = file.grace.unwrap_or(GRACE);
+    Ok(WebhookRule { repositories: file.repositories, secrets, on: file.on, grace })
 }
 
 impl Source {

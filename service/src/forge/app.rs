@@ -156,6 +156,12 @@ impl App {
         lock(&self.installations).remove(place);
     }
 
+    /// Forgets everything.
+    pub(super) fn look_again(&self) {
+        lock(&self.tokens).clear();
+        lock(&self.installations).clear();
+    }
+
     async fn new_token(&self, github: &GitHub, place: &Place, needs: Needs) -> Result<Token, ForgeError> {
         let installation = self.installation(github, place).await?;
         let (permission, level) = needs.permission();

@@ -204,6 +204,13 @@ impl GitHub {
         self.app.is_some()
     }
 
+    /// Forgets where the App is installed, and what it was given there.
+    pub fn look_again(&self) {
+        if let Some(app) = &self.app {
+            app.look_again();
+        }
+    }
+
     /// Asks as the App itself.
     #[expect(dead_code, reason = "what asks for missed deliveries is next")]
     pub(super) async fn ask_as_app(&self, needs: Needs, question: Question) -> Result<Answer, ForgeError> {

@@ -5,6 +5,7 @@ mod app;
 mod contents;
 mod delivery;
 mod events;
+mod follow;
 mod github;
 mod inbox;
 mod limits;
@@ -24,7 +25,6 @@ use axum::{
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-pub(crate) use self::delivery::NewDelivery;
 pub use self::{
     api::Forge,
     app::Needs,
@@ -34,11 +34,9 @@ pub use self::{
     payload::Conclusion,
     replay::{ReplayError, replay},
 };
-use self::{
-    payload::{About, Envelope},
-    signature::Signature,
-};
-use crate::{Service, config::WebhookRule, error::ApiError};
+pub(crate) use self::{delivery::NewDelivery, follow::*, payload::About};
+use self::{payload::Envelope, signature::Signature};
+use crate::{Service, error::ApiError};
 
 /// What is longer is hashed and read on a thread that nobody else waits for.
 const KEEPS_OTHERS_WAITING: usize = 128 << 10;
@@ -125,8 +123,16 @@ fn check(
             "the payload cannot be read. Give the webhook the content type application/json",
         )
     })?;
-    let about = envelope.about();
-    let Some(rule) = rules.into_iter().find(|rule| speaks_for(rule, &about)) else {
+    let mut about = envelope.about();
+    let mut rule = rules.iter().find(|rule| rule.speaks_for(&about));
+    if rule.is_none() && event == "repository" {
+        // Of a repository that is called otherwise now, the secret may be for what it was called.
+        if let Some(former) = events::former_name(&body).map(About::Repository) {
+            rule = rules.iter().find(|rule| rule.speaks_for(&former));
+            about = if rule.is_some() { former } else { about };
+        }
+    }
+    let Some(rule) = rule else {
         tracing::info!(event, about = about.key(), "refused a delivery that its secret does not speak for");
         return Err(ApiError::denied(
             "the secret that signed this is not for what it is about. Whoever runs the service can add the \
@@ -144,16 +150,6 @@ fn check(
         event,
         jobs,
     })
-}
-
-fn speaks_for(rule: &WebhookRule, about: &About) -> bool {
-    match about {
-        About::Repository(repository) => rule.repositories.iter().any(|pattern| pattern.matches(repository)),
-        About::Owner(owner) => {
-            rule.repositories.iter().any(|pattern| pattern.owner().eq_ignore_ascii_case(owner))
-        }
-        About::Nobody => true,
-    }
 }
 
 /// Whatever is wrong with a signature, the answer is the same.

@@ -36,7 +36,7 @@ struct Installation {
 
 /// What a delivery is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum About {
+pub(crate) enum About {
     Repository(RepositoryName),
     /// An organisation or a user, as with an App's installation.
     Owner(String),

@@ -3,7 +3,6 @@
 use super::{
     DeliveryOutcome, StoredDelivery, events,
     payload::{About, Envelope},
-    speaks_for,
 };
 use crate::{
     config::WebhookRule,
@@ -49,8 +48,14 @@ pub async fn replay(
     };
     let unreadable = || ReplayError::Unreadable(row.guid.clone());
     let envelope: Envelope = serde_json::from_slice(payload).map_err(|_| unreadable())?;
-    let about: About = envelope.about();
-    let rule = rules.iter().find(|rule| speaks_for(rule, &about));
+    let mut about: About = envelope.about();
+    // A repository that is called otherwise now: it was taken for what it was called.
+    if about.key() != row.about
+        && let Some(former) = events::former_name(payload).map(About::Repository)
+    {
+        about = former;
+    }
+    let rule = rules.iter().find(|rule| rule.speaks_for(&about));
     let rule = rule.ok_or_else(|| ReplayError::NoRule(row.guid.clone()))?;
     let (outcome, jobs) = events::decide(&row.event, &envelope, &about, rule, payload, row.received_at);
     if outcome == DeliveryOutcome::Unreadable {

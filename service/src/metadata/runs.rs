@@ -34,6 +34,8 @@ pub struct PushedRun {
     pub run: PushingRun,
     /// When it last committed a push.
     pub pushed_at: i64,
+    /// Whether it is known to have failed, or to have been cancelled.
+    pub failed: bool,
 }
 
 /// Notes the run that a push is of, and tells its row.
@@ -78,6 +80,15 @@ pub(super) async fn note_committed(
         .bind(run)
         .execute(&mut **transaction)
         .await?;
+    super::concluded::reopen_run(transaction, run).await?;
+    keep_line_anew(transaction, run).await
+}
+
+/// Has sweeps that are under way know that runs of this run's line may keep what they pushed, though it was found dead.
+pub(super) async fn keep_line_anew(
+    transaction: &mut Transaction<'static, Sqlite>,
+    run: i64,
+) -> Result<(), MetadataError> {
     sqlx::query(
         "INSERT INTO claimed_paths (path)
          SELECT DISTINCT p.id FROM runs r
@@ -108,7 +119,8 @@ impl Metadata {
     /// When the database fails.
     pub async fn pushed_runs(&self, cache: &CacheName) -> Result<Vec<PushedRun>, MetadataError> {
         let rows = sqlx::query(
-            "SELECT id, issuer, repository_id, repository, git_ref, ref_protected, workflow, run_id, pushed_at
+            "SELECT id, issuer, repository_id, repository, git_ref, ref_protected, workflow, run_id, pushed_at,
+                 coalesce(conclusion, 'success') <> 'success' AS failed
              FROM runs WHERE cache = ? AND pushed_at IS NOT NULL AND dropped_at IS NULL
              ORDER BY issuer, repository_id, git_ref, workflow, pushed_at DESC, id DESC",
         )
@@ -129,6 +141,7 @@ impl Metadata {
                         run_id: row.try_get("run_id")?,
                     },
                     pushed_at: row.try_get("pushed_at")?,
+                    failed: row.try_get("failed")?,
                 })
             })
             .collect()

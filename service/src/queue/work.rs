@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{ClaimedJob, NewJob, Performed, Priority, tidy};
 use crate::{
     Service,
-    forge::Conclusion,
+    forge::{self, Conclusion},
     identity::{GitRef, RepositoryName},
     metadata::MetadataError,
 };
@@ -16,7 +16,7 @@ use crate::{
 pub enum Work {
     /// Forgets what is too old to be of use. One such job is always there.
     Tidy,
-    /// A ref was deleted: forgets what its jobs reported before then.
+    /// A ref was deleted: forgets what its jobs reported before then, and lets go of what they pushed.
     ForgetRef {
         /// The repository.
         repository: RepositoryName,
@@ -25,13 +25,58 @@ pub enum Work {
         /// When it was deleted, in seconds since 1970.
         before: i64,
     },
-    /// A repository was deleted: forgets what its jobs reported before then.
+    /// A ref is there again: nothing of it is forgotten.
+    KeepRef {
+        /// The repository.
+        repository: RepositoryName,
+        /// The ref.
+        git_ref: GitRef,
+        /// Since when.
+        since: i64,
+    },
+    /// A repository was deleted: forgets what its jobs reported before then, and lets go of what they pushed.
     ForgetRepository {
         /// The repository.
         repository: RepositoryName,
         /// When it was deleted.
         before: i64,
     },
+    /// A repository is there again: nothing of it is forgotten.
+    KeepRepository {
+        /// The repository.
+        repository: RepositoryName,
+        /// Since when.
+        since: i64,
+    },
+    /// A repository is called otherwise.
+    RenameRepository {
+        /// What it was called.
+        from: RepositoryName,
+        /// What it is called.
+        to: RepositoryName,
+        /// Its number.
+        id: u64,
+    },
+    /// A repository is another owner's.
+    SuspendRepository {
+        /// What it was called.
+        repository: RepositoryName,
+        /// Its number.
+        id: u64,
+        /// The number of whoever owns it now.
+        owner: u64,
+    },
+    /// A release was published or taken back.
+    Release {
+        /// The repository.
+        repository: RepositoryName,
+        /// The tag.
+        tag: String,
+        /// Whether it is there.
+        published: bool,
+    },
+    /// Where the App is installed has changed.
+    LookAgain,
     /// An attempt at a run is over.
     ConcludeRun {
         /// The repository.
@@ -53,6 +98,22 @@ impl Work {
             Self::ForgetRef { repository, git_ref, before } => {
                 ("forget-ref", format!(" {repository} {git_ref} {before}"), Priority::EVENT)
             }
+            Self::KeepRef { repository, git_ref, since } => {
+                ("keep-ref", format!(" {repository} {git_ref} {since}"), Priority::EVENT)
+            }
+            Self::KeepRepository { repository, since } => {
+                ("keep-repository", format!(" {repository} {since}"), Priority::EVENT)
+            }
+            Self::RenameRepository { from, to, id } => {
+                ("rename-repository", format!(" {from} {to} {id}"), Priority::EVENT)
+            }
+            Self::SuspendRepository { repository, id, owner } => {
+                ("suspend-repository", format!(" {repository} {id} {owner}"), Priority::EVENT)
+            }
+            Self::Release { repository, tag, published } => {
+                ("release", format!(" {repository} {tag} {published}"), Priority::EVENT)
+            }
+            Self::LookAgain => ("look-again", String::new(), Priority::EVENT),
             Self::ForgetRepository { repository, before } => {
                 ("forget-repository", format!(" {repository} {before}"), Priority::EVENT)
             }
@@ -61,7 +122,23 @@ impl Work {
             }
         };
         let work = serde_json::to_string(self).unwrap_or_default();
-        NewJob { kind: kind.to_owned(), work, key: format!("{kind}{what}"), subject: None, priority, due_at }
+        let (key, subject) = (format!("{kind}{what}"), self.subject());
+        NewJob { kind: kind.to_owned(), work, key, subject, priority, due_at }
+    }
+
+    /// What it is about, where something newer makes it pointless.
+    fn subject(&self) -> Option<String> {
+        let name = |repository: &RepositoryName| repository.as_str().to_ascii_lowercase();
+        match self {
+            Self::ForgetRef { repository, git_ref, .. } | Self::KeepRef { repository, git_ref, .. } => {
+                Some(format!("ref {} {git_ref}", name(repository)))
+            }
+            Self::ForgetRepository { repository, .. } | Self::KeepRepository { repository, .. } => {
+                Some(format!("repository {}", name(repository)))
+            }
+            Self::Release { repository, tag, .. } => Some(format!("release {} {tag}", name(repository))),
+            _ => None,
+        }
     }
 
     /// Does a job of the service.
@@ -75,17 +152,26 @@ impl Work {
     }
 
     async fn carry_out(&self, service: &Service) -> Result<Performed, MetadataError> {
-        let metadata = &service.metadata;
         match self {
             Self::Tidy => return tidy::tidy(service).await,
             Self::ForgetRef { repository, git_ref, before } => {
-                metadata.forget_manifests_of(repository, Some(git_ref), *before).await?;
+                forge::forget(service, repository, Some(git_ref), *before).await?;
             }
             Self::ForgetRepository { repository, before } => {
-                metadata.forget_manifests_of(repository, None, *before).await?;
+                forge::forget(service, repository, None, *before).await?;
             }
+            // That they were stored has ended what would have forgotten.
+            Self::KeepRef { .. } | Self::KeepRepository { .. } => {}
+            Self::RenameRepository { from, to, id } => forge::rename(service, from, to, *id).await?,
+            Self::SuspendRepository { repository, id, owner } => {
+                forge::suspend(service, repository, *id, *owner).await?;
+            }
+            Self::Release { repository, tag, published } => {
+                forge::release(service, repository, tag, *published).await?;
+            }
+            Self::LookAgain => service.github.look_again(),
             Self::ConcludeRun { repository, run, attempt, conclusion } => {
-                metadata.conclude_run(repository, *run, *attempt, *conclusion).await?;
+                forge::conclude_run(service, repository, *run, *attempt, *conclusion).await?;
             }
         }
         Ok(Performed::Done)

@@ -40,11 +40,12 @@ pub struct KeptRuns {
     pub displaced: Vec<PushedRun>,
 }
 
-/// Decides which runs keep what they pushed. `runs` come line by line (issuer, repository, ref, workflow), of each line
+/// Decides which runs keep what they pushed. One that failed takes nobody's place: it keeps what it pushed while it is
+/// the latest of its line, for a rerun. `runs` come line by line (issuer, repository, ref, workflow), of each line
 /// the latest first.
 pub fn kept_runs(runs: Vec<PushedRun>, rules: &CacheRetention, now: i64) -> KeptRuns {
     let mut decided = KeptRuns::default();
-    // The line that is being gone through: its first run, whether it is idle, and how many more of it are kept.
+    // The line that is being gone through: its first run, and how many more of it are kept.
     let mut line: Option<(PushingRun, u32)> = None;
     for run in runs {
         let same = |first: &PushingRun| {
@@ -53,8 +54,8 @@ pub fn kept_runs(runs: Vec<PushedRun>, rules: &CacheRetention, now: i64) -> Kept
                 && first.git_ref == run.run.git_ref
                 && first.workflow == run.run.workflow
         };
-        let left = match &mut line {
-            Some((first, left)) if same(first) => left,
+        let (latest, left) = match &mut line {
+            Some((first, left)) if same(first) => (false, left),
             _ => {
                 let keep = if is_main(&run.run, rules) {
                     rules.keep_runs_main
@@ -63,11 +64,13 @@ pub fn kept_runs(runs: Vec<PushedRun>, rules: &CacheRetention, now: i64) -> Kept
                 } else {
                     rules.keep_runs
                 };
-                &mut line.insert((run.run.clone(), keep)).1
+                (true, &mut line.insert((run.run.clone(), keep)).1)
             }
         };
-        if *left > 0 {
-            *left -= 1;
+        if *left > 0 && (latest || !run.failed) {
+            if !run.failed {
+                *left -= 1;
+            }
             decided.kept.push(run);
         } else {
             decided.displaced.push(run);
@@ -118,7 +121,7 @@ mod tests {
             workflow: ".github/workflows/ci.yml".to_owned(),
             run_id: run_id.to_string(),
         };
-        PushedRun { id: run_id.into(), run, pushed_at }
+        PushedRun { id: run_id.into(), run, pushed_at, failed: false }
     }
 
     fn ids(runs: &[PushedRun]) -> Vec<i64> {
@@ -143,6 +146,20 @@ mod tests {
         let rules = CacheRetention { idle_refs: Period::days(30), ..rules };
         assert_eq!(ids(&kept_runs(vec![other(1, 30)], &rules, now).displaced), [1]);
         assert_eq!(ids(&kept_runs(vec![other(1, 29)], &rules, now).kept), [1]);
+    }
+
+    #[test]
+    fn a_run_that_failed_takes_nobodys_place() {
+        let rules = CacheRetention { keep_runs: 2, ..CacheRetention::default() };
+        let now = 100 * DAY;
+        let run = |id: u32, failed| PushedRun { failed, ..run("refs/heads/topic", id, now - i64::from(id)) };
+        let kept = |failed: &[bool]| {
+            let runs = (1..).zip(failed).map(|(id, failed)| run(id, *failed)).collect();
+            ids(&kept_runs(runs, &rules, now).kept)
+        };
+        assert_eq!(kept(&[true, false, true, false, false]), [1, 2, 4]);
+        assert_eq!(kept(&[false, true, true, false]), [1, 4]);
+        assert_eq!(kept(&[true, true, true]), [1]);
     }
 
     #[test]

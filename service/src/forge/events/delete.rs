@@ -1,32 +1,39 @@
-//! `delete`: a branch or a tag is gone.
+//! `delete`: a branch or a tag is gone. `create`: it is there, perhaps again.
 
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::{Event, Follows, Unreadable};
-use crate::{identity::GitRef, queue::Work};
+use super::{Event, Follows, Unreadable, refs};
 
 #[derive(Debug, Deserialize)]
-struct Delete {
+struct Payload {
     /// Without `refs/heads/`.
     #[serde(rename = "ref")]
     name: String,
     ref_type: String,
+    #[serde(default)]
+    repository: Option<Repository>,
 }
 
-impl Delete {
-    /// The whole ref.
-    fn git_ref(&self) -> Option<GitRef> {
-        let folder = match self.ref_type.as_str() {
-            "branch" => "heads",
-            "tag" => "tags",
-            _ => return None,
-        };
-        format!("refs/{folder}/{}", self.name).parse().ok()
-    }
+#[derive(Debug, Deserialize)]
+struct Repository {
+    /// When something was last pushed: the deletion is a push.
+    #[serde(default)]
+    pushed_at: Option<Value>,
 }
 
 pub(super) fn follow(event: &Event<'_>) -> Follows {
-    let Some(repository) = event.repository.cloned() else { return Ok(Vec::new()) };
-    let git_ref = event.read::<Delete>()?.git_ref().ok_or(Unreadable)?;
-    Ok(vec![(Work::ForgetRef { repository, git_ref, before: event.now }, event.after_grace())])
+    let Some(repository) = event.repository else { return Ok(Vec::new()) };
+    let payload: Payload = event.read()?;
+    let git_ref = refs::named(&payload.ref_type, &payload.name).ok_or(Unreadable)?;
+    let pushed_at = payload.repository.and_then(|repository| repository.pushed_at);
+    Ok(vec![refs::gone(event, repository, git_ref, refs::happened_at(event, pushed_at.as_ref()))])
+}
+
+pub(super) fn follow_create(event: &Event<'_>) -> Follows {
+    let Some(repository) = event.repository else { return Ok(Vec::new()) };
+    let payload: Payload = event.read()?;
+    // A repository is created too, by this event's own account.
+    let git_ref = refs::named(&payload.ref_type, &payload.name);
+    Ok(git_ref.map(|git_ref| refs::there(event, repository, git_ref)).into_iter().collect())
 }

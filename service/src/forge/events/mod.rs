@@ -5,12 +5,14 @@ mod delete;
 mod installation;
 mod pull_request;
 mod push;
+mod refs;
 mod release;
 mod repository;
 mod workflow_run;
 
 use serde::de::DeserializeOwned;
 
+pub(super) use self::repository::former_name;
 use super::{
     delivery::DeliveryOutcome,
     payload::{About, Envelope},
@@ -20,9 +22,6 @@ use crate::{
     identity::RepositoryName,
     queue::{NewJob, Work},
 };
-
-/// How long what a ref needed is kept after it was deleted, in seconds: it may come back.
-const GRACE: i64 = 24 * 60 * 60;
 
 /// An event, as a delivery tells of it.
 struct Event<'a> {
@@ -34,7 +33,6 @@ struct Event<'a> {
     /// When it was received, in seconds since 1970.
     now: i64,
     /// The rule by one of whose secrets it was signed.
-    #[expect(dead_code, reason = "no rule says yet what is to follow")]
     rule: &'a WebhookRule,
 }
 
@@ -56,6 +54,9 @@ pub(super) fn decide(
     let Some(follow) = consequences(event) else {
         return (DeliveryOutcome::Ignored, Vec::new());
     };
+    if !rule.acts_on(event) {
+        return (DeliveryOutcome::Taken, Vec::new());
+    }
     let repository = match about {
         About::Repository(repository) => Some(repository),
         About::Owner(_) | About::Nobody => None,
@@ -71,6 +72,7 @@ pub(super) fn decide(
 /// The events from which something follows, now or after an action that has not been seen yet.
 fn consequences(event: &str) -> Option<fn(&Event<'_>) -> Follows> {
     Some(match event {
+        "create" => delete::follow_create,
         "delete" => delete::follow,
         "installation" | "installation_repositories" => installation::follow,
         "ping" => |_| Ok(Vec::new()),
@@ -89,6 +91,6 @@ impl Event<'_> {
     }
 
     fn after_grace(&self) -> i64 {
-        self.now.saturating_add(GRACE)
+        self.now.saturating_add(self.rule.grace.seconds())
     }
 }

@@ -1,7 +1,82 @@
-//! `repository`: it was deleted, or is called otherwise.
+//! `repository`: it was deleted, is called otherwise, or is another owner's.
 
-use super::{Event, Follows};
-use crate::queue::Work;
+use serde::Deserialize;
+
+use super::{Event, Follows, Unreadable};
+use crate::{config::WebhookRule, forge::payload::About, identity::RepositoryName, queue::Work};
+
+#[derive(Debug, Deserialize)]
+struct Payload {
+    repository: Repository,
+    #[serde(default)]
+    changes: Option<Changes>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Repository {
+    id: u64,
+    full_name: RepositoryName,
+    owner: Owner,
+}
+
+#[derive(Debug, Deserialize)]
+struct Owner {
+    id: u64,
+}
+
+/// What it was before.
+#[derive(Debug, Deserialize)]
+struct Changes {
+    #[serde(default)]
+    repository: Option<ChangedName>,
+    #[serde(default)]
+    owner: Option<ChangedOwner>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ChangedName {
+    name: From,
+}
+
+#[derive(Debug, Deserialize)]
+struct From {
+    from: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct ChangedOwner {
+    from: FormerOwner,
+}
+
+#[derive(Debug, Deserialize)]
+struct FormerOwner {
+    #[serde(default)]
+    user: Option<Login>,
+    #[serde(default)]
+    organization: Option<Login>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Login {
+    login: String,
+}
+
+/// What the repository was called before, if it is called otherwise now.
+pub(in crate::forge) fn former_name(payload: &[u8]) -> Option<RepositoryName> {
+    former(&serde_json::from_slice(payload).ok()?)
+}
+
+fn former(payload: &Payload) -> Option<RepositoryName> {
+    let (owner, name) = payload.repository.full_name.as_str().split_once('/')?;
+    let changes = payload.changes.as_ref()?;
+    let former_owner = changes.owner.as_ref().map(|owner| {
+        let login = owner.from.organization.as_ref().or(owner.from.user.as_ref());
+        login.map(|login| login.login.as_str())
+    });
+    let owner = former_owner.unwrap_or(Some(owner))?;
+    let name = changes.repository.as_ref().map_or(name, |changed| &changed.name.from);
+    format!("{owner}/{name}").parse().ok()
+}
 
 pub(super) fn follow(event: &Event<'_>) -> Follows {
     let Some(repository) = event.repository.cloned() else { return Ok(Vec::new()) };
@@ -9,6 +84,34 @@ pub(super) fn follow(event: &Event<'_>) -> Follows {
         Some("deleted") => {
             vec![(Work::ForgetRepository { repository, before: event.now }, event.after_grace())]
         }
+        Some("created") => vec![(Work::KeepRepository { repository, since: event.now }, event.now)],
+        Some("renamed") => {
+            let payload: Payload = event.read()?;
+            let from = former(&payload).ok_or(Unreadable)?;
+            let (id, to) = (payload.repository.id, payload.repository.full_name);
+            // Of what no secret speaks for nothing follows.
+            let spoken_for = from.owner().eq_ignore_ascii_case(to.owner())
+                && [&from, &to].into_iter().all(|name| covers(event.rule, name));
+            let rename = Work::RenameRepository { from, to, id };
+            if spoken_for { vec![(rename, event.now)] } else { Vec::new() }
+        }
+        Some("transferred") => {
+            let payload: Payload = event.read()?;
+            let from = former(&payload).ok_or(Unreadable)?;
+            let Repository { id, full_name: to, owner } = payload.repository;
+            let mut follows = Vec::new();
+            if covers(event.rule, &from) {
+                if covers(event.rule, &to) {
+                    follows.push((Work::RenameRepository { from: from.clone(), to, id }, event.now));
+                }
+                follows.push((Work::SuspendRepository { repository: from, id, owner: owner.id }, event.now));
+            }
+            follows
+        }
         _ => Vec::new(),
     })
+}
+
+fn covers(rule: &WebhookRule, name: &RepositoryName) -> bool {
+    rule.speaks_for(&About::Repository(name.clone()))
 }
