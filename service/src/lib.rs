@@ -31,6 +31,7 @@ pub mod serve;
 pub mod stats;
 pub mod storage;
 pub mod trust;
+pub mod verification;
 
 use std::{fs::OpenOptions, io, os::unix::fs::OpenOptionsExt, path::PathBuf, sync::Arc};
 
@@ -52,6 +53,7 @@ use crate::{
     retention::Retention,
     stats::Stats,
     storage::{Storage, StorageError},
+    verification::Verification,
 };
 
 /// The database's file in the data directory.
@@ -87,6 +89,8 @@ pub struct Service {
     pub fetcher: Fetcher,
     /// What is counted, and what it comes to over time.
     pub stats: Stats,
+    /// What verification holds in memory.
+    pub verification: Verification,
     /// What is to be done later.
     pub queue: Queue,
     /// Where webhooks come in.
@@ -206,6 +210,7 @@ impl Service {
             fetcher,
             retention: Retention::default(),
             stats,
+            verification: Verification::default(),
             queue,
             inbox,
             github,

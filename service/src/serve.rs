@@ -15,7 +15,7 @@ use crate::{
     Service,
     client::Peer,
     connections::{BusyBody, Connection, Connections},
-    isolated, queue, retention, router, stats, trust,
+    isolated, queue, retention, router, stats, trust, verification,
 };
 
 /// A connection on which no whole request head arrives for so long is closed, idle ones too: one that sends a byte
@@ -42,6 +42,10 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     let mut connections = Connections::new(service.config.limits.max_connections);
     let (stop, serving) = (CancellationToken::new(), TaskTracker::new());
     let sweeping = tokio::spawn(retention::run(service.clone()));
+    let verifying = [
+        tokio::spawn(verification::run(service.clone())),
+        tokio::spawn(verification::run_scrub(service.clone())),
+    ];
     let tidying = tokio::spawn(isolated::run(service.clone()));
     let sampling = tokio::spawn(stats::run(service.clone()));
     let workers = queue::start(&service).await;
@@ -84,6 +88,7 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     // Whatever it is doing goes on at the next start.
     tidying.abort();
     sweeping.abort();
+    verifying.iter().for_each(tokio::task::JoinHandle::abort);
     sampling.abort();
     // With what was read, and when.
     if let Err(error) = stats::take_sample(&service).await {

@@ -111,6 +111,11 @@ pub enum Event {
         /// How many.
         paths: u64,
     },
+    /// Paths were taken from readers, since what is stored of them is damaged.
+    PathsWithdrawn {
+        /// How many.
+        paths: u64,
+    },
     /// What a repository's runs keep was let go.
     RootsDropped {
         /// The repository.
@@ -173,6 +178,8 @@ pub enum Kind {
     NameUnbound,
     /// A sweep deleted paths that nothing kept
     PathsSwept,
+    /// Paths were withdrawn.
+    PathsWithdrawn,
     /// What a repository's runs keep was let go
     RootsDropped,
     /// A path was pinned
@@ -202,6 +209,7 @@ impl Event {
             Self::NameConfirmed { .. } => Kind::NameConfirmed,
             Self::NameUnbound { .. } => Kind::NameUnbound,
             Self::PathsSwept { .. } => Kind::PathsSwept,
+            Self::PathsWithdrawn { .. } => Kind::PathsWithdrawn,
             Self::RootsDropped { .. } => Kind::RootsDropped,
             Self::Pinned { .. } => Kind::Pinned,
             Self::Unpinned { .. } => Kind::Unpinned,
@@ -250,6 +258,7 @@ impl Event {
             Self::NameBound { name, numbers, source } => format!("{name}: {numbers}, by {source}"),
             Self::NameSuspended { name, found } => format!("{name}: now {found}"),
             Self::NameConfirmed { name, numbers } => format!("{name}: {numbers}"),
+            Self::PathsWithdrawn { paths } => format!("{paths} paths whose bytes are damaged"),
             Self::PathsSwept { paths } => format!("{paths} paths that nothing kept"),
             Self::RootsDropped { repository, git_ref, runs } => {
                 format!("{runs} runs of {repository}, {}", git_ref.as_deref().unwrap_or("all refs"))
@@ -279,6 +288,7 @@ impl Kind {
             Self::NameConfirmed => "name-confirmed",
             Self::NameUnbound => "name-unbound",
             Self::PathsSwept => "paths-swept",
+            Self::PathsWithdrawn => "paths-withdrawn",
             Self::RootsDropped => "roots-dropped",
             Self::Pinned => "pinned",
             Self::Unpinned => "unpinned",

@@ -14,6 +14,7 @@ mod serve;
 mod stats;
 mod sweep;
 mod token;
+mod verify;
 mod welcome;
 mod why;
 
@@ -122,6 +123,8 @@ enum Command {
     Sweep(sweep::Arguments),
     /// Say how the size goes, when it will be full, and who holds how much
     Stats(stats::Arguments),
+    /// Say whether what is stored is still right, and mend what is not
+    Verify(verify::Arguments),
     /// List what keeps closures, and let go of a branch
     #[command(subcommand)]
     Roots(roots::Command),
@@ -203,6 +206,7 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Some(Command::Audit(arguments)) => runtime(false)?.block_on(audit::run(arguments, &config)),
         Some(Command::Sweep(arguments)) => runtime(true)?.block_on(sweep::run(arguments, config)),
         Some(Command::Stats(arguments)) => runtime(false)?.block_on(stats::run(arguments, &config)),
+        Some(Command::Verify(arguments)) => runtime(true)?.block_on(verify::run(arguments, config)),
         Some(Command::Roots(command)) => runtime(false)?.block_on(roots::run(command, &config)),
         Some(Command::WhyAlive(arguments)) => runtime(false)?.block_on(why::alive(&arguments, &config)),
         Some(Command::WhyDead(arguments)) => runtime(false)?.block_on(why::dead(&arguments, &config)),

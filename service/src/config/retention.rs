@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{ConfigError, Period};
+use super::{ConfigError, Period, period::InvalidPeriod};
 use crate::trust::RefPattern;
 
 /// When a store is swept, checked.
@@ -12,11 +12,17 @@ pub struct Retention {
     pub sweep_every: Period,
     /// An open push that was silent for so long is given up.
     pub abandon_after: Period,
+    /// How often all that is stored is looked at, by and by. None: never.
+    pub scrub_every: Option<Period>,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { sweep_every: Period::hours(6), abandon_after: Period::hours(6) }
+        Self {
+            sweep_every: Period::hours(6),
+            abandon_after: Period::hours(6),
+            scrub_every: Some(Period::days(30)),
+        }
     }
 }
 
@@ -58,6 +64,20 @@ impl Default for CacheRetention {
 pub(super) struct File {
     sweep_every: Option<Period>,
     abandon_after: Option<Period>,
+    scrub_every: Option<ScrubEvery>,
+}
+
+/// A period, or `"never"`.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct ScrubEvery(Option<Period>);
+
+impl TryFrom<String> for ScrubEvery {
+    type Error = InvalidPeriod;
+
+    fn try_from(text: String) -> Result<Self, InvalidPeriod> {
+        if text == "never" { Ok(Self(None)) } else { Ok(Self(Some(text.parse()?))) }
+    }
 }
 
 /// `[cache.retention]`, as the file says it.
@@ -78,6 +98,7 @@ impl Retention {
         let checked = Self {
             sweep_every: file.sweep_every.unwrap_or(default.sweep_every),
             abandon_after: file.abandon_after.unwrap_or(default.abandon_after),
+            scrub_every: file.scrub_every.map_or(default.scrub_every, |every| every.0),
         };
         let at_least = |key: &str, span: Period, least: Period, why: &str| {
             if span < least {

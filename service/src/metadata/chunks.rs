@@ -82,7 +82,7 @@ impl StoredChunk {
     }
 }
 
-fn encode_holes(holes: &[FrameHole]) -> Option<Vec<u8>> {
+pub(super) fn encode_holes(holes: &[FrameHole]) -> Option<Vec<u8>> {
     let bytes =
         |hole: &FrameHole| [hole.content_offset.to_le_bytes(), hole.frame_offset.to_le_bytes()].concat();
     (!holes.is_empty()).then(|| holes.iter().flat_map(bytes).collect())

@@ -245,7 +245,7 @@ impl Metadata {
 }
 
 /// Notes that an object is on disk.
-async fn stored(
+pub(super) async fn stored(
     transaction: &mut Transaction<'static, Sqlite>,
     object: ObjectId,
     size: u64,

@@ -27,6 +27,7 @@ mod pins;
 mod provenance;
 mod pushes;
 mod reads;
+mod records;
 mod releases;
 mod runs;
 mod samples;
@@ -34,6 +35,9 @@ mod sweeping;
 mod sweeps;
 pub mod tokens;
 mod upstream_paths;
+mod verification;
+mod verifications;
+mod withdrawing;
 
 use std::{
     path::Path,
@@ -73,6 +77,9 @@ pub use samples::{Holdings, Sample, Traffic};
 pub use sweeping::{Deleted, Removed};
 pub use sweeps::AskedSweep;
 pub use upstream_paths::{Among, UpstreamPath};
+pub use verification::{FrameRow, NarRow, ObjectRow, PathRow, RecordRow};
+pub use verifications::{AskedVerification, ScrubPosition};
+pub use withdrawing::Withdrawn;
 
 use path_filter::PathFilter;
 

@@ -8,7 +8,7 @@ use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
 
 use super::{
     BATCH, Metadata, MetadataError, Namespace, ObjectId, StoredChunk, batches, blob, chunks::Keys,
-    claims::list, number, sweeping::hold_open,
+    claims::list, number, sweeping::hold_open, withdrawing::hold_undamaged,
 };
 use crate::storage::Ingredient;
 
@@ -242,8 +242,9 @@ async fn insert_chunks(
             .push_bind((!hashes.is_empty()).then_some(hashes));
     });
     insert.build().persistent(places.len() == BATCH).execute(&mut **transaction).await?;
-    // What a sweep condemned since the push was opened stays by this.
     let chunks: Vec<i64> = places.iter().map(|(_, (_, (chunk, _)))| *chunk).collect();
+    hold_undamaged(transaction, &chunks).await?;
+    // What a sweep condemned since the push was opened stays by this.
     let mut revive = QueryBuilder::<Sqlite>::new(
         "UPDATE chunks SET condemned_at = NULL, condemned_by = NULL WHERE condemned_at IS NOT NULL AND id IN (",
     );

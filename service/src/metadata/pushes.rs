@@ -9,12 +9,13 @@ use larder_protocol::{
 use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
 
 use super::{
-    BATCH, Metadata, MetadataError, Namespace, audit, blob,
+    BATCH, Metadata, MetadataError, Namespace, ObjectId, audit, blob,
     claims::{claim, list},
     divergences::{self, NewDivergence},
     isolated::count_paths,
     number,
     paths::{join, path_info, path_of},
+    records::note_record,
     runs::{PushingRun, note_committed, note_run},
     sweeping::hold_open,
 };
@@ -410,12 +411,26 @@ impl Metadata {
         Ok(())
     }
 
+    /// How many of an open push's paths have no verified NAR yet.
+    pub async fn unverified(&self, push: i64, namespaces: &[Namespace]) -> Result<u64, MetadataError> {
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "SELECT count(*) FROM paths p JOIN pushes u ON u.id = p.push AND u.state = 'open'
+             WHERE (p.unproven = 1 OR p.nar IS NULL AND NOT EXISTS (
+                 SELECT 1 FROM nars n WHERE n.complete = 1 AND n.hash = p.nar_hash AND n.namespace IN (",
+        );
+        list(&mut query, &namespaces.iter().map(|namespace| namespace.0).collect::<Vec<_>>());
+        query.push("))) AND p.push = ").push_bind(push);
+        let unverified: i64 = query.build_query_scalar().persistent(false).fetch_one(self.reader()).await?;
+        number(unverified)
+    }
+
     /// Makes all of a push's paths visible at one moment, but those for which the cache has one that stands against
-    /// them.
+    /// them. `record` is the object that tells what it publishes, and how long that is.
     pub async fn commit_push(
         &self,
         push: i64,
         namespaces: &[Namespace],
+        record: Option<(ObjectId, u64)>,
         now: i64,
         who: &Who,
     ) -> Result<CommitOutcome, MetadataError> {
@@ -459,6 +474,7 @@ impl Metadata {
         .await?;
         claim(&mut transaction, &stand).await?;
         note_committed(&mut transaction, push, now).await?;
+        note_record(&mut transaction, push, record).await?;
         sqlx::query("UPDATE pushes SET state = 'committed', committed_at = ?, active_at = ? WHERE id = ?")
             .bind(now)
             .bind(now)

@@ -1,13 +1,14 @@
 //! Rows of the workflow runs that pushed.
 
 use larder_protocol::api::CacheName;
+use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, Sqlite, Transaction};
 
 use super::{Metadata, MetadataError, audit};
 use crate::audit::{Entry, Event, Who};
 
 /// The run that a push is of, from its verified claims.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushingRun {
     /// Who says so.
     pub issuer: String,

@@ -7,7 +7,7 @@ use std::{
 
 use larder_protocol::{StorePath, StorePathHash, api::CommittedPush, signature::fingerprint};
 
-use super::{PushRequest, upstream};
+use super::{PushRequest, record, upstream};
 use crate::{
     Service,
     audit::Who,
@@ -85,7 +85,13 @@ async fn publish(
     who: Who,
 ) -> Result<CommitOutcome, ApiError> {
     let paths = service.metadata.staged_paths(push).await?;
-    let outcome = service.metadata.commit_push(push, &cache.namespaces(), service.clock.now(), &who).await;
+    let now = service.clock.now();
+    let unverified = service.metadata.unverified(push, &cache.namespaces()).await?;
+    if unverified > 0 {
+        return Ok(CommitOutcome::Unverified(unverified));
+    }
+    let record = record::write(&service, &cache, push, now).await?;
+    let outcome = service.metadata.commit_push(push, &cache.namespaces(), record, now, &who).await;
     // Also if it failed: nobody knows then whether it is in the database.
     service.reads.withdrawn(&cache, paths.into_iter());
     Ok(outcome?)

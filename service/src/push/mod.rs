@@ -5,9 +5,10 @@ mod commit;
 mod missing_chunks;
 mod open;
 mod recipes;
+mod record;
 mod upload;
 mod upstream;
-mod verify;
+pub(crate) mod verify;
 mod workshop;
 
 use std::{collections::HashMap, sync::Arc};
@@ -25,6 +26,7 @@ use larder_protocol::{
 };
 
 pub(crate) use body::BodyReader;
+pub use record::{FOLDER as RECORDS, InvalidRecord, PushRecord, RecordedPath};
 pub use upstream::UpstreamClient;
 pub use workshop::Workshop;
 

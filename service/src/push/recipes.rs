@@ -10,7 +10,7 @@ use larder_protocol::{
     recipe::{self, Recipe},
 };
 
-use super::{PushRequest, verify};
+use super::{PushRequest, verify::ReadBack};
 use crate::{
     error::ApiError,
     isolated,
@@ -68,14 +68,18 @@ pub(super) async fn take_recipes(request: &PushRequest, body: &[u8]) -> Result<R
     let mut results = stream::iter(ready)
         .map(|(recipe, ingredients)| async move {
             let addresses = addresses.get(&recipe.nar_hash).map(Vec::as_slice).unwrap_or_default();
-            let nar = verify::read_back(request, &recipe, &ingredients, addresses).await?;
+            let nar = ReadBack::from(request.service.as_ref()).nar(&ingredients, addresses).await?;
             Ok::<_, ApiError>(match nar {
-                Ok((encoding, file_size)) => Ok((
+                // Its size is its chunks'.
+                Ok(nar) if nar.hash != recipe.nar_hash => {
+                    Err(rejected(&recipe, "its SHA-256 is another than the push was opened with"))
+                }
+                Ok(nar) => Ok((
                     VerifiedNar {
                         hash: recipe.nar_hash,
                         size: recipe.nar_size,
-                        encoding,
-                        file_size,
+                        encoding: nar.encoding,
+                        file_size: nar.file_size,
                         chunks: ingredients
                             .into_iter()
                             .map(|(chunk, hashes)| (chunk.id, hashes.into_vec()))

@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::{StreamExt as _, stream};
 use larder_protocol::{
-    NarHash, PublicKey, Signature, StorePathHash,
+    NarHash, PublicKey, Signature, StorePath, StorePathHash,
     api::{PathInfo, PushId, Upstream},
     narinfo::NarInfo,
     signature::fingerprint,
@@ -94,6 +94,15 @@ pub(super) struct UpstreamSays {
     pub unasked: u64,
 }
 
+/// Of which paths no upstream says that it has them.
+#[derive(Debug, Default)]
+pub(crate) struct Lacking {
+    /// Those that none has.
+    pub absent: HashSet<StorePath>,
+    /// Those that none has of which answered, and one did not answer.
+    pub unanswered: HashSet<StorePath>,
+}
+
 /// An upstream's answer about one path.
 enum Answer {
     Signed(UpstreamPath),
@@ -159,7 +168,8 @@ impl UpstreamClient {
             let mut found =
                 service.metadata.seen_upstream(among, &upstream.url, &hashes, now - PRESENT_FOR).await?;
             open.retain(|info| !found.contains_key(&info.path.hash()));
-            let (new, unanswered) = self.ask(among, upstream, &open, now).await;
+            let asked = open.iter().map(|info| info.path.hash());
+            let (new, unanswered) = self.ask(among, upstream, asked, now).await;
             service.metadata.note_upstream(among, &upstream.url, &new, now, counts_since(now)).await?;
             found.extend(new.into_iter().map(|path| (path.path.hash(), path)));
             // What the upstream itself has signed cannot be in the place of what it has signed.
@@ -184,15 +194,48 @@ impl UpstreamClient {
         Ok(says)
     }
 
+    /// Which of these paths none of the cache's upstreams has, and which may be there, as one did not answer. Asks about
+    /// those that were not seen there lately.
+    pub(crate) async fn lacking(
+        &self,
+        service: &Service,
+        cache: &Cache,
+        paths: HashSet<StorePath>,
+    ) -> Result<Lacking, ApiError> {
+        let now = service.clock.now();
+        let among = Among::Namespace(cache.parent().map_or(cache, |parent| parent.as_ref()).namespace());
+        let mut lacking = Lacking { absent: paths, unanswered: HashSet::new() };
+        for configured in &cache.config.upstreams {
+            if lacking.absent.is_empty() {
+                break;
+            }
+            let upstream = &configured.upstream;
+            let seen = [upstream.url.as_str()].into_iter();
+            let there =
+                service.metadata.at_upstreams(among, seen, &lacking.absent, counts_since(now)).await?;
+            lacking.absent.retain(|path| !there.contains(path));
+            let hashes: Vec<StorePathHash> = lacking.absent.iter().map(StorePath::hash).collect();
+            let (found, unanswered) = match configured.check {
+                true => self.ask(among, upstream, hashes.iter().copied(), now).await,
+                false => (Vec::new(), hashes.into_iter().collect()),
+            };
+            service.metadata.note_upstream(among, &upstream.url, &found, now, counts_since(now)).await?;
+            lacking.absent.retain(|path| !found.iter().any(|found| found.path == *path));
+            let silent = lacking.absent.iter().filter(|path| unanswered.contains(&path.hash()));
+            lacking.unanswered.extend(silent.cloned());
+        }
+        lacking.unanswered.retain(|path| lacking.absent.remove(path));
+        Ok(lacking)
+    }
+
     /// What an upstream has of paths, and of which it does not say whether it has them.
     async fn ask(
         &self,
         among: Among,
         upstream: &Upstream,
-        paths: &[&PathInfo],
+        hashes: impl Iterator<Item = StorePathHash>,
         now: i64,
     ) -> (Vec<UpstreamPath>, HashSet<StorePathHash>) {
-        let hashes = paths.iter().map(|info| info.path.hash());
         let Some(known) = self.known.get(&upstream.url) else { return (Vec::new(), hashes.collect()) };
         let mut open: HashSet<StorePathHash> =
             hashes.filter(|hash| !known.is_absent(among, *hash, now)).collect();

@@ -1,21 +1,21 @@
 //! Verifying a NAR by reading its frames back in order.
 
-use std::ops::Range;
+use std::collections::HashMap;
 
 use larder_protocol::{
-    ChunkId, ContentAddress, StorePath, StorePathHash,
+    ContentAddress, NarHash, StorePath, StorePathHash,
     chunk::FrameDecoder,
     content_address::{ContentChecker, ContentHash, Method},
     nar::NarChecker,
-    recipe::Recipe,
 };
 use sha2::{Digest as _, Sha256};
 
-use super::PushRequest;
+use super::Workshop;
 use crate::{
+    Service,
     error::ApiError,
-    metadata::Encoding,
-    storage::{Ingredient, batches, have_moved},
+    metadata::{Encoding, Metadata, MetadataError, StoredChunk},
+    storage::{Ingredient, Storage, StorageError, batches, have_moved},
 };
 
 /// By how many content addresses a NAR is checked at most. A NAR has one for each way and algorithm, and so has no
@@ -56,87 +56,130 @@ impl Reading {
     }
 }
 
-/// Reads a NAR back: its structure, SHA-256 and size (which is its chunks') must be what the recipe says.
-/// Its contents must be those of the content addresses that paths claim for it. Tells the digest and length of its
-/// `.nar.zst`, or what is wrong with it.
-pub(super) async fn read_back(
-    request: &PushRequest,
-    recipe: &Recipe,
-    ingredients: &[Ingredient],
-    addresses: &[(StorePath, ContentAddress)],
-) -> Result<Result<(Encoding, u64), String>, ApiError> {
-    let service = &request.service;
-    let mut reading = match checkers(addresses) {
-        Ok(addresses) => Reading { addresses, ..Reading::default() },
-        Err(reason) => return Ok(Err(reason)),
-    };
-    let batches = batches(ingredients);
-    let mut ahead: Option<Vec<u8>> = None;
-    for (number, batch) in batches.iter().enumerate() {
-        let frames = match ahead.take() {
-            Some(frames) => frames,
-            None => read(request, recipe, ingredients, batch.clone()).await?,
-        };
-        let lengths: Vec<(u32, u32)> = ingredients[batch.clone()]
-            .iter()
-            .map(|(chunk, _)| (chunk.frame_len, chunk.content_len))
-            .collect();
-        let work = service.workshop.work(move |decoder| {
-            let result = reading.feed(decoder, &frames, lengths.into_iter());
-            (reading, result)
-        });
-        // The next frames are read while these are decoded.
-        let read = async {
-            match batches.get(number + 1) {
-                Some(next) => read(request, recipe, ingredients, next.clone()).await.map(Some),
-                None => Ok(None),
-            }
-        };
-        let (worked, read) = tokio::join!(work, read);
-        let (worked, result) = worked?;
-        if let Err(reason) = result {
-            return Ok(Err(reason));
-        }
-        reading = worked;
-        ahead = read?;
-    }
-    if let Err(error) = reading.structure.finish() {
-        return Ok(Err(error.to_string()));
-    }
-    let hash: [u8; 32] = reading.hash.finalize().into();
-    if hash != recipe.nar_hash.0 {
-        return Ok(Err("its SHA-256 is another than the push was opened with".to_owned()));
-    }
-    for (path, checker) in reading.addresses {
-        if let Err(misfit) = checker.finish() {
-            return Ok(Err(format!("{path}: {misfit}")));
-        }
-    }
-    let mut encoding = [0; 20];
-    encoding.copy_from_slice(&reading.encoding.finalize().as_bytes()[..20]);
-    Ok(Ok((StorePathHash(encoding), reading.file_size)))
+/// What a NAR's frames were found to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Contents {
+    /// The hash of the NAR.
+    pub hash: NarHash,
+    /// The digest of its `.nar.zst`.
+    pub encoding: Encoding,
+    /// The length of that.
+    pub file_size: u64,
 }
 
-/// Reads frames; where they have moved since they were looked up, from where they lie now.
-async fn read(
-    request: &PushRequest,
-    recipe: &Recipe,
-    ingredients: &[Ingredient],
-    batch: Range<usize>,
-) -> Result<Vec<u8>, ApiError> {
-    let before = &ingredients[batch.clone()];
-    let storage = &request.service.storage;
-    let error = match storage.read_frames(before).await {
-        Ok(frames) => return Ok(frames),
-        Err(error) => error,
-    };
-    let names: Vec<ChunkId> = recipe.chunks[batch].iter().map(|chunk| chunk.id).collect();
-    let stored = request.stored_chunks(&names).await?;
-    let now =
-        names.iter().zip(before).map(|(name, (_, hashes))| Some((stored.get(name)?.clone(), hashes.clone())));
-    match now.collect::<Option<Vec<Ingredient>>>() {
-        Some(now) if have_moved(before, &now) => Ok(storage.read_frames(&now).await?),
-        _ => Err(error.into()),
+/// A NAR could not be read back.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadBackError {
+    /// Its bytes are not there.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The database failed.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// The thread that decoded it ended.
+    #[error("a worker panicked")]
+    Panicked,
+}
+
+impl From<ReadBackError> for ApiError {
+    fn from(error: ReadBackError) -> Self {
+        match error {
+            ReadBackError::Storage(error) => error.into(),
+            ReadBackError::Metadata(error) => error.into(),
+            ReadBackError::Panicked => Self::logged_already(),
+        }
+    }
+}
+
+/// Where NARs are read back.
+#[derive(Clone, Copy)]
+pub(crate) struct ReadBack<'a> {
+    /// Where frames that have moved are looked for.
+    pub metadata: &'a Metadata,
+    /// Where they lie.
+    pub storage: &'a Storage,
+    /// Where they are decoded.
+    pub workshop: &'a Workshop,
+}
+
+impl<'a> From<&'a Service> for ReadBack<'a> {
+    fn from(service: &'a Service) -> Self {
+        Self { metadata: &service.metadata, storage: &service.storage, workshop: &service.workshop }
+    }
+}
+
+impl ReadBack<'_> {
+    /// Reads a NAR back from its frames, in order: its structure must be right, and its contents those of the content
+    /// addresses that paths claim for it. Tells what it is, or what is wrong with it.
+    pub async fn nar(
+        &self,
+        ingredients: &[Ingredient],
+        addresses: &[(StorePath, ContentAddress)],
+    ) -> Result<Result<Contents, String>, ReadBackError> {
+        let mut reading = match checkers(addresses) {
+            Ok(addresses) => Reading { addresses, ..Reading::default() },
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let batches = batches(ingredients);
+        let mut ahead: Option<Vec<u8>> = None;
+        for (number, batch) in batches.iter().enumerate() {
+            let frames = match ahead.take() {
+                Some(frames) => frames,
+                None => self.read(&ingredients[batch.clone()]).await?,
+            };
+            let lengths: Vec<(u32, u32)> = ingredients[batch.clone()]
+                .iter()
+                .map(|(chunk, _)| (chunk.frame_len, chunk.content_len))
+                .collect();
+            let work = self.workshop.work(move |decoder| {
+                let result = reading.feed(decoder, &frames, lengths.into_iter());
+                (reading, result)
+            });
+            // The next frames are read while these are decoded.
+            let read = async {
+                match batches.get(number + 1) {
+                    Some(next) => self.read(&ingredients[next.clone()]).await.map(Some),
+                    None => Ok(None),
+                }
+            };
+            let (worked, read) = tokio::join!(work, read);
+            let (worked, result) = worked.map_err(|_| ReadBackError::Panicked)?;
+            if let Err(reason) = result {
+                return Ok(Err(reason));
+            }
+            reading = worked;
+            ahead = read?;
+        }
+        if let Err(error) = reading.structure.finish() {
+            return Ok(Err(error.to_string()));
+        }
+        let hash = NarHash(reading.hash.finalize().into());
+        for (path, checker) in reading.addresses {
+            if let Err(misfit) = checker.finish() {
+                return Ok(Err(format!("{path}: {misfit}")));
+            }
+        }
+        let mut encoding = [0; 20];
+        encoding.copy_from_slice(&reading.encoding.finalize().as_bytes()[..20]);
+        Ok(Ok(Contents { hash, encoding: StorePathHash(encoding), file_size: reading.file_size }))
+    }
+
+    /// Reads frames; where they have moved since they were looked up, from where they lie now.
+    async fn read(&self, before: &[Ingredient]) -> Result<Vec<u8>, ReadBackError> {
+        let error = match self.storage.read_frames(before).await {
+            Ok(frames) => return Ok(frames),
+            Err(error) => error,
+        };
+        let chunks: Vec<i64> = before.iter().map(|(chunk, _)| chunk.id).collect();
+        let frames = self.metadata.frames_by_row(&chunks).await?;
+        let places: HashMap<i64, &StoredChunk> =
+            frames.iter().map(|frame| (frame.chunk.id, &frame.chunk)).collect();
+        let now =
+            before.iter().map(|(chunk, hashes)| Some(((*places.get(&chunk.id)?).clone(), hashes.clone())));
+        match now.collect::<Option<Vec<Ingredient>>>() {
+            Some(now) if have_moved(before, &now) => Ok(self.storage.read_frames(&now).await?),
+            _ => Err(error.into()),
+        }
     }
 }
 

@@ -93,7 +93,7 @@ impl Workshop {
     }
 
     /// Does work that keeps a core busy, off the async threads, when a core is free for it.
-    pub(super) async fn work<T: Send + 'static>(
+    pub(crate) async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut FrameDecoder) -> T + Send + 'static,
     ) -> Result<T, ApiError> {

@@ -5,6 +5,7 @@
 //! little-endian `u64`, then `LARDEROX`.
 
 mod frames;
+mod inspect;
 mod object;
 
 use std::{
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use object_store::{ObjectStoreExt as _, local::LocalFileSystem, path::Path as Key};
 
 pub use frames::{Ingredient, batches, have_moved};
+pub use inspect::IndexedFrame;
 pub use object::ObjectWriter;
 
 /// Storage failed.

@@ -6,7 +6,7 @@ use object_store::{MultipartUpload, PutPayload};
 
 use super::StorageError;
 
-const END: &[u8; 8] = b"LARDEROX";
+pub(super) const END: &[u8; 8] = b"LARDEROX";
 
 /// An object of frames that is being written. Dropped before [`ObjectWriter::finish`], it leaves nothing.
 pub struct ObjectWriter {

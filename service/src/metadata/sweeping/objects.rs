@@ -78,4 +78,5 @@ impl Metadata {
 /// Of objects `o`: nothing lies there, and its push has ended.
 const EMPTY: &str = "o.doomed_at IS NULL AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.object = o.id)
      AND NOT EXISTS (SELECT 1 FROM nars n WHERE n.recipe_object = o.id)
+     AND NOT EXISTS (SELECT 1 FROM pushes r WHERE r.record = o.id)
      AND NOT EXISTS (SELECT 1 FROM pushes u WHERE u.id = o.push AND u.state = 'open' AND u.abandoned_at IS NULL)";

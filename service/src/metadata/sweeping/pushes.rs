@@ -108,6 +108,14 @@ impl Metadata {
         delete.push(")");
         delete.build().persistent(false).execute(&mut *transaction).await?;
         if pushes.is_empty() {
+            // Of what a push brought nothing is left to be told.
+            sqlx::query(
+                "UPDATE pushes SET record = NULL WHERE id IN (SELECT u.id FROM pushes u WHERE u.record IS NOT NULL
+                 AND NOT EXISTS (SELECT 1 FROM paths p WHERE p.push = u.id) LIMIT ?)",
+            )
+            .bind(ROWS)
+            .execute(&mut *transaction)
+            .await?;
             sqlx::query(
                 "DELETE FROM runs WHERE id IN (SELECT r.id FROM runs r WHERE NOT EXISTS (
                      SELECT 1 FROM pushes u WHERE u.run = r.id) LIMIT ?)",
