@@ -85,6 +85,14 @@ impl World {
         Self::of(github, clock, scene).await
     }
 
+    /// A world whose configuration says something of its GitHub, such as an App; and of its own address.
+    pub async fn with_github(scene: impl FnOnce(&GitHub) -> Scene) -> Self {
+        let clock = Arc::new(AtomicI64::new(BEGINNING));
+        let github = GitHub::start(Clock::Set(clock.clone())).await;
+        let scene = scene(&github);
+        Self::of(github, clock, scene).await
+    }
+
     /// A world whose GitHub is an Enterprise Server.
     pub async fn of_enterprise_server(scene: Scene) -> Self {
         let clock = Arc::new(AtomicI64::new(BEGINNING));
@@ -104,11 +112,17 @@ impl World {
     /// Stops the service in good order and starts it again on what it has kept.
     pub async fn restart(&mut self) {
         self.stop().await;
+        self.start().await;
+    }
+
+    /// Starts the service again on what it has kept.
+    pub async fn start(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
         self.start_on(listener).await;
     }
 
-    async fn stop(&mut self) {
+    /// Stops the service in good order.
+    pub async fn stop(&mut self) {
         if let Some(Running { stop, stopped, .. }) = self.running.take() {
             let _ = stop.send(());
             stopped.await.unwrap();

@@ -65,7 +65,6 @@ pub(super) enum Place {
     /// In lower case.
     Repository(String),
     /// An organisation, in lower case.
-    #[expect(dead_code, reason = "what asks for missed deliveries is next")]
     Owner(String),
 }
 

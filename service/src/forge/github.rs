@@ -212,7 +212,6 @@ impl GitHub {
     }
 
     /// Asks as the App itself.
-    #[expect(dead_code, reason = "what asks for missed deliveries is next")]
     pub(super) async fn ask_as_app(&self, needs: Needs, question: Question) -> Result<Answer, ForgeError> {
         let app = self.app.as_ref().ok_or(ForgeError::NoApp(needs))?;
         let answer = self.ask(&app.itself(self.clock.now())?, question).await?;

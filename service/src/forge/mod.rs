@@ -7,8 +7,10 @@ mod delivery;
 mod events;
 mod follow;
 mod github;
+mod hooks;
 mod inbox;
 mod limits;
+mod missed;
 mod payload;
 mod replay;
 mod signature;
@@ -34,7 +36,7 @@ pub use self::{
     payload::Conclusion,
     replay::{ReplayError, replay},
 };
-pub(crate) use self::{delivery::NewDelivery, follow::*, payload::About};
+pub(crate) use self::{delivery::NewDelivery, follow::*, missed::ask_for_missed, payload::About};
 use self::{payload::Envelope, signature::Signature};
 use crate::{Service, error::ApiError};
 

@@ -159,9 +159,10 @@ impl Queue {
 
 /// Starts to do the service's jobs.
 pub(crate) async fn start(service: &Arc<Service>) -> Workers {
-    let tidy = Work::Tidy.job(service.clock.now());
-    if let Err(error) = service.queue.enqueue(&tidy).await {
-        tracing::error!(%error, "what is too old cannot be looked for");
+    for always in [Work::Tidy, Work::AskForMissed] {
+        if let Err(error) = service.queue.enqueue(&always.job(service.clock.now())).await {
+            tracing::error!(%error, ?always, "what is done again and again cannot be begun");
+        }
     }
     let performing = service.clone();
     Workers::start(service.queue.clone(), move |job| {

@@ -75,6 +75,8 @@ pub enum Work {
         /// Whether it is there.
         published: bool,
     },
+    /// Asks for deliveries that were missed. One such job is always there.
+    AskForMissed,
     /// Where the App is installed has changed.
     LookAgain,
     /// An attempt at a run is over.
@@ -113,6 +115,7 @@ impl Work {
             Self::Release { repository, tag, published } => {
                 ("release", format!(" {repository} {tag} {published}"), Priority::EVENT)
             }
+            Self::AskForMissed => ("ask-for-missed", String::new(), Priority::SCHEDULE),
             Self::LookAgain => ("look-again", String::new(), Priority::EVENT),
             Self::ForgetRepository { repository, before } => {
                 ("forget-repository", format!(" {repository} {before}"), Priority::EVENT)
@@ -154,6 +157,7 @@ impl Work {
     async fn carry_out(&self, service: &Service) -> Result<Performed, MetadataError> {
         match self {
             Self::Tidy => return tidy::tidy(service).await,
+            Self::AskForMissed => return forge::ask_for_missed(service).await,
             Self::ForgetRef { repository, git_ref, before } => {
                 forge::forget(service, repository, Some(git_ref), *before).await?;
             }

@@ -118,7 +118,10 @@ impl World {
     /// The keys of all jobs that wait, but for what is always there.
     pub async fn jobs(&self) -> Vec<String> {
         let jobs = self.service.metadata.jobs().await.unwrap();
-        jobs.into_iter().map(|job| job.key).filter(|key| key != "tidy").collect()
+        jobs.into_iter()
+            .map(|job| job.key)
+            .filter(|key| !["tidy", "ask-for-missed"].contains(&key.as_str()))
+            .collect()
     }
 
     /// What `larderd` says of the same data.

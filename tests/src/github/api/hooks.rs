@@ -42,6 +42,8 @@ pub(super) struct Hook {
     of: HookOf,
     url: String,
     secret: String,
+    /// Whether what is sent is lost.
+    lossy: bool,
     /// The newest last.
     deliveries: Vec<Delivery>,
 }
@@ -71,7 +73,7 @@ impl GitHub {
         let mut state = self.hub.api();
         let id = 290_000 + state.next_id();
         let (url, secret) = (url.to_owned(), secret.to_owned());
-        state.hooks.push(Hook { id, of, url, secret, deliveries: Vec::new() });
+        state.hooks.push(Hook { id, of, url, secret, lossy: false, deliveries: Vec::new() });
         id
     }
 
@@ -85,6 +87,25 @@ impl GitHub {
         let guid = guid();
         send(&self.hub, hook, event, payload, &guid, false).await;
         guid
+    }
+
+    /// Signs with another secret from now on.
+    pub fn change_secret(&self, hook: u64, secret: &str) {
+        self.change_hook(hook, |hook| secret.clone_into(&mut hook.secret));
+    }
+
+    /// Whether what is sent gets lost from now on.
+    pub fn lose_attempts(&self, hook: u64, lossy: bool) {
+        self.change_hook(hook, |hook| hook.lossy = lossy);
+    }
+
+    fn change_hook(&self, hook: u64, change: impl FnOnce(&mut Hook)) {
+        change(self.hub.api().hooks.iter_mut().find(|known| known.id == hook).unwrap());
+    }
+
+    /// An event that gets lost on its way.
+    pub fn lose(&self, hook: u64, event: &str, payload: &Value) {
+        note(&self.hub, hook, event, payload, &guid(), false, 502);
     }
 
     /// The attempts at a webhook's deliveries, in order.
@@ -107,11 +128,14 @@ fn guid() -> String {
 }
 
 async fn send(hub: &Arc<Hub>, hook: u64, event: &str, payload: &Value, guid: &str, redelivery: bool) {
-    let (of, url, secret) = {
+    let (of, url, secret, lossy) = {
         let state = hub.api();
         let hook = state.hooks.iter().find(|known| known.id == hook).unwrap();
-        (hook.of.clone(), hook.url.clone(), hook.secret.clone())
+        (hook.of.clone(), hook.url.clone(), hook.secret.clone(), hook.lossy)
     };
+    if lossy {
+        return note(hub, hook, event, payload, guid, redelivery, 502);
+    }
     let body = payload.to_string();
     let mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap().chain_update(&body);
     let target = match of {
@@ -130,6 +154,10 @@ async fn send(hub: &Arc<Hub>, hook: u64, event: &str, payload: &Value, guid: &st
         .header("X-Hub-Signature-256", format!("sha256={}", HEXLOWER.encode(&mac.finalize().into_bytes())))
         .body(body);
     let status_code = request.send().await.map_or(502, |answer| answer.status().as_u16());
+    note(hub, hook, event, payload, guid, redelivery, status_code);
+}
+
+fn note(hub: &Hub, hook: u64, event: &str, payload: &Value, guid: &str, redelivery: bool, status_code: u16) {
     let delivered_at = hub.clock.now();
     let mut state = hub.api();
     let id = 1_000_000 + state.next_id();
@@ -197,6 +225,17 @@ async fn attempt(hub: &Arc<Hub>, of: &HookOf, hook: Option<u64>, id: u64) -> Res
 }
 
 type Of<T> = (State<Arc<Hub>>, Path<T>, Extension<Caller>);
+
+/// `GET /app/hook/config`
+pub(super) async fn config_of_app(
+    State(hub): State<Arc<Hub>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Value>, Refusal> {
+    let of = HookOf::App(caller.app()?);
+    let state = hub.api();
+    let hook = state.hooks.iter().find(|hook| hook.of == of).ok_or_else(Refusal::not_found)?;
+    Ok(Json(json!({ "content_type": "json", "insecure_ssl": "0", "secret": "********", "url": hook.url })))
+}
 
 /// `GET /app/hook/deliveries`
 pub(super) async fn of_app(

@@ -40,6 +40,7 @@ pub(super) fn pages(hub: &Arc<Hub>) -> Router<Arc<Hub>> {
         .route("/app", get(apps::app))
         .route("/app/installations", get(apps::installations))
         .route("/app/installations/{id}/access_tokens", post(apps::access_token))
+        .route("/app/hook/config", get(hooks::config_of_app))
         .route("/app/hook/deliveries", get(hooks::of_app))
         .route("/app/hook/deliveries/{id}/attempts", post(hooks::attempt_of_app))
         .route("/orgs/{owner}/installation", get(apps::installation_of_owner))

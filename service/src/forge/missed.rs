@@ -1,0 +1,188 @@
+//! Deliveries that GitHub has and the service has not, because it was away, or said that it was busy: GitHub sends none
+//! again by itself, so the service asks for them.
+
+use std::collections::HashMap;
+
+use super::{
+    app::Place,
+    github::{ForgeError, GitHub},
+    hooks::{Attempt, Hook},
+};
+use crate::{
+    Service,
+    metadata::{AskedFor, MetadataError},
+    queue::Performed,
+};
+
+const MINUTE: i64 = 60;
+const HOUR: i64 = 60 * MINUTE;
+/// Seconds from one look to the next.
+const EVERY: i64 = 5 * MINUTE;
+/// The same while more is missing than was asked for.
+const SOON: i64 = MINUTE;
+/// How long GitHub keeps deliveries, in seconds.
+const KEPT: i64 = 3 * 24 * HOUR;
+/// A delivery that is younger may be under way.
+const UNDER_WAY: i64 = MINUTE;
+/// One delivery is asked for at most once in so many seconds.
+const ASK_EVERY: i64 = HOUR;
+/// And so often in all: of those that nobody took, and of those that were refused.
+const MOST_TIMES: u64 = 24;
+const MOST_TIMES_REFUSED: u64 = 2;
+/// What was looked through once is looked through again for so long: what was asked for comes as something new.
+const OVERLAP: i64 = HOUR;
+/// How many are asked for at one look: GitHub takes 80 writes a minute.
+const MOST_ASKED: usize = 60;
+/// How many pages of a hundred are read of one webhook at one look.
+const MOST_PAGES: usize = 200;
+/// In how many repositories and organisations webhooks are looked for.
+const MOST_PLACES: usize = 100;
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Forge(#[from] ForgeError),
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+}
+
+/// Looks for missed deliveries and asks for them. When to look again.
+pub(crate) async fn ask_for_missed(service: &Service) -> Result<Performed, MetadataError> {
+    if !service.github.has_app() || service.config.webhooks.is_empty() {
+        return Ok(Performed::Done);
+    }
+    let mut look = Look { service, now: service.clock.now(), left: MOST_ASKED, more: false };
+    let next = match look.everywhere().await {
+        Ok(()) => look.now.saturating_add(if look.more { SOON } else { EVERY }),
+        Err(Failure::Metadata(error)) => return Err(error),
+        Err(Failure::Forge(ForgeError::Limited { until })) => until,
+        Err(Failure::Forge(error)) => {
+            tracing::warn!(%error, "GitHub could not be asked for missed deliveries");
+            look.now.saturating_add(EVERY)
+        }
+    };
+    service.metadata.forget_missed(look.now.saturating_sub(2 * KEPT)).await?;
+    Ok(Performed::Again(next))
+}
+
+struct Look<'a> {
+    service: &'a Service,
+    now: i64,
+    /// How many may still be asked for.
+    left: usize,
+    /// Whether more are missing than that.
+    more: bool,
+}
+
+impl Look<'_> {
+    async fn everywhere(&mut self) -> Result<(), Failure> {
+        let Service { github, config, .. } = self.service;
+        if let Some(hook) = github.app_hook(config).await? {
+            self.through(github, &hook).await?;
+        }
+        for place in self.places() {
+            let hooks = match github.hooks_at(&place, config).await {
+                // With an App's own webhook there need be no other.
+                Err(error) if error.is_for_people() => {
+                    tracing::debug!(%error, "webhooks that are not the App's are not looked after there");
+                    continue;
+                }
+                hooks => hooks?,
+            };
+            for hook in hooks {
+                self.through(github, &hook).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The repositories that rules name, and the owners of those that they name by a pattern.
+    fn places(&self) -> Vec<Place> {
+        let mut places = Vec::new();
+        for pattern in self.service.config.webhooks.iter().flat_map(|rule| &rule.repositories) {
+            let place = match pattern.literal() {
+                Some(name) => Place::repository(&name),
+                None => Place::Owner(pattern.owner().to_ascii_lowercase()),
+            };
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        }
+        places.truncate(MOST_PLACES);
+        places
+    }
+
+    /// Looks through the deliveries of one webhook, and asks for those that are missing.
+    async fn through(&mut self, github: &GitHub, hook: &Hook) -> Result<(), Failure> {
+        let metadata = &self.service.metadata;
+        let oldest = self.now.saturating_sub(KEPT);
+        let settled = metadata.hook_settled_until(hook.key()).await?.unwrap_or(oldest);
+        let attempts = self.latest_attempts(github, hook, oldest.max(settled - OVERLAP)).await?;
+        let guids: Vec<&str> = attempts.iter().map(|attempt| attempt.guid.as_str()).collect();
+        let stored = metadata.stored_deliveries(&guids).await?;
+        let asked = metadata.asked_for(hook.key()).await?;
+        // What is younger is not settled, whatever GitHub says of it.
+        let mut settled = self.now.saturating_sub(UNDER_WAY);
+        let missing = attempts.iter().filter(|attempt| !stored.contains(&attempt.guid));
+        for attempt in missing.filter(|attempt| may_be_asked_for(attempt, asked.get(&attempt.guid))) {
+            let at = attempt.at().unwrap_or(self.now);
+            settled = settled.min(at);
+            let lately = asked.get(&attempt.guid).is_some_and(|asked| asked.at > self.now - ASK_EVERY);
+            if lately || at > self.now - UNDER_WAY {
+                continue;
+            }
+            if self.left == 0 {
+                self.more = true;
+                continue;
+            }
+            self.left -= 1;
+            metadata.ask_for(hook.key(), &attempt.guid, self.now).await?;
+            tracing::info!(
+                guid = attempt.guid,
+                hook = hook.key(),
+                "asking GitHub for a delivery that was missed"
+            );
+            match github.redeliver(hook, attempt.id).await {
+                Err(ForgeError::Status(status)) if status.is_client_error() => {
+                    tracing::warn!(guid = attempt.guid, %status, "GitHub does not deliver again");
+                }
+                done => done?,
+            }
+        }
+        metadata.settle_hook(hook.key(), settled).await?;
+        Ok(())
+    }
+
+    /// Of each delivery since then the latest attempt, the oldest first.
+    async fn latest_attempts(
+        &self,
+        github: &GitHub,
+        hook: &Hook,
+        since: i64,
+    ) -> Result<Vec<Attempt>, Failure> {
+        let mut latest: Vec<Attempt> = Vec::new();
+        let mut seen: HashMap<String, ()> = HashMap::new();
+        let mut cursor: Option<String> = None;
+        for _ in 0..MOST_PAGES {
+            let (page, next) = github.attempts(hook, cursor.as_deref()).await?;
+            let older = page.iter().any(|attempt| attempt.at().is_some_and(|at| at < since));
+            for attempt in page {
+                let fits = attempt.guid.len() <= 64 && attempt.at().is_some_and(|at| at >= since);
+                if fits && seen.insert(attempt.guid.clone(), ()).is_none() {
+                    latest.push(attempt);
+                }
+            }
+            cursor = next;
+            if older || cursor.is_none() {
+                break;
+            }
+        }
+        latest.reverse();
+        Ok(latest)
+    }
+}
+
+fn may_be_asked_for(attempt: &Attempt, asked: Option<&AskedFor>) -> bool {
+    let most = if attempt.was_refused() { MOST_TIMES_REFUSED } else { MOST_TIMES };
+    asked.is_none_or(|asked| asked.times < most)
+}

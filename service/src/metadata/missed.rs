@@ -1,0 +1,98 @@
+//! Rows about deliveries that the forge has and the service has not.
+
+use std::collections::{HashMap, HashSet};
+
+use sqlx::{QueryBuilder, Row as _, Sqlite};
+
+use super::{BATCH, Metadata, MetadataError, number};
+
+/// How often a delivery was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AskedFor {
+    /// When, the last time.
+    pub at: i64,
+    /// How many times.
+    pub times: u64,
+}
+
+impl Metadata {
+    /// Which of these deliveries are stored.
+    pub(crate) async fn stored_deliveries(&self, guids: &[&str]) -> Result<HashSet<String>, MetadataError> {
+        let mut stored = HashSet::new();
+        for batch in guids.chunks(BATCH) {
+            let mut query =
+                QueryBuilder::<Sqlite>::new("SELECT DISTINCT guid FROM deliveries WHERE guid IN (");
+            let mut list = query.separated(", ");
+            for guid in batch {
+                list.push_bind(*guid);
+            }
+            query.push(")");
+            stored.extend(query.build_query_scalar::<String>().fetch_all(self.reader()).await?);
+        }
+        Ok(stored)
+    }
+
+    /// Up to which second no delivery of a webhook is missing, as far as is known.
+    pub(crate) async fn hook_settled_until(&self, hook: &str) -> Result<Option<i64>, MetadataError> {
+        Ok(sqlx::query_scalar("SELECT settled_until FROM watched_hooks WHERE hook = ?")
+            .bind(hook)
+            .fetch_optional(self.reader())
+            .await?)
+    }
+
+    /// Notes that.
+    pub(crate) async fn settle_hook(&self, hook: &str, until: i64) -> Result<(), MetadataError> {
+        let mut transaction = self.write().await?;
+        sqlx::query(
+            "INSERT INTO watched_hooks (hook, settled_until) VALUES (?, ?)
+             ON CONFLICT (hook) DO UPDATE SET settled_until = excluded.settled_until",
+        )
+        .bind(hook)
+        .bind(until)
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Which deliveries of a webhook were asked for, and how often.
+    pub(crate) async fn asked_for(&self, hook: &str) -> Result<HashMap<String, AskedFor>, MetadataError> {
+        let rows = sqlx::query("SELECT guid, asked_at, times FROM missed_deliveries WHERE hook = ?")
+            .bind(hook)
+            .fetch_all(self.reader())
+            .await?;
+        rows.iter()
+            .map(|row| {
+                let times = number(row.try_get("times")?)?;
+                Ok((row.try_get("guid")?, AskedFor { at: row.try_get("asked_at")?, times }))
+            })
+            .collect()
+    }
+
+    /// Notes that one is asked for.
+    pub(crate) async fn ask_for(&self, hook: &str, guid: &str, now: i64) -> Result<(), MetadataError> {
+        let mut transaction = self.write().await?;
+        sqlx::query(
+            "INSERT INTO missed_deliveries (hook, guid, asked_at, times) VALUES (?, ?, ?, 1)
+             ON CONFLICT (hook, guid) DO UPDATE SET asked_at = excluded.asked_at, times = missed_deliveries.times + 1",
+        )
+        .bind(hook)
+        .bind(guid)
+        .bind(now)
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Forgets what was asked for before then: the forge has it no more.
+    pub(crate) async fn forget_missed(&self, before: i64) -> Result<(), MetadataError> {
+        let mut transaction = self.write().await?;
+        sqlx::query("DELETE FROM missed_deliveries WHERE asked_at < ?")
+            .bind(before)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+}
