@@ -58,6 +58,11 @@ pub enum PushedBy {
         /// The token's name.
         name: String,
     },
+    /// The service itself: it fetched the path.
+    Prefetch {
+        /// Where from: an upstream's URL.
+        from: String,
+    },
 }
 
 /// A job that pushed. All of it was written by others: see [`crate::plain`] before showing it.

@@ -180,7 +180,14 @@ impl Cache {
             store_dir: STORE_DIR.to_owned(),
             priority: self.config.priority,
             public_keys: self.public_keys(),
-            upstreams: self.config.upstreams.iter().map(|upstream| upstream.upstream.clone()).collect(),
+            // A folder on the service's machine is nothing to them.
+            upstreams: self
+                .config
+                .upstreams
+                .iter()
+                .filter(|upstream| upstream.folder().is_none())
+                .map(|upstream| upstream.upstream.clone())
+                .collect(),
         }
     }
 }

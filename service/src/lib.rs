@@ -21,6 +21,7 @@ pub mod log;
 pub mod manifests;
 pub mod metadata;
 pub mod pace;
+pub mod prefetch;
 pub mod provenance;
 pub mod push;
 pub mod queue;
@@ -48,6 +49,7 @@ use crate::{
     keys::KeyError,
     metadata::{Metadata, MetadataError, Settled},
     pace::Paces,
+    prefetch::Prefetching,
     push::{UpstreamClient, Workshop},
     queue::Queue,
     retention::Retention,
@@ -83,6 +85,8 @@ pub struct Service {
     pub workshop: Workshop,
     /// Whom to ask what upstreams have.
     pub upstreams: UpstreamClient,
+    /// What prefetches share.
+    pub prefetching: Prefetching,
     /// What retention holds in memory.
     pub retention: Retention,
     /// Who fetches what flakes need.
@@ -188,6 +192,7 @@ impl Service {
         let storage = Storage::open_folder(&config.data_dir.join("objects"))?;
         let upstreams = UpstreamClient::new(&config).map_err(StartError::Tls)?;
         let fetcher = Fetcher::new(&config, &internet).map_err(StartError::Tls)?;
+        let prefetching = Prefetching::new(&config).map_err(StartError::Tls)?;
         let paces = Paces::new(&config.limits);
         let audit = Audit::start(metadata.clone(), clock.clone(), config.audit.clone());
         let (reads, workshop) = (ReadMemory::default(), Workshop::new(&config.limits)?);
@@ -208,6 +213,7 @@ impl Service {
             workshop,
             upstreams,
             fetcher,
+            prefetching,
             retention: Retention::default(),
             stats,
             verification: Verification::default(),

@@ -108,6 +108,7 @@ impl Told {
                 (PushedBy::Subject { issuer, subject: subject.to_string() }, None)
             }
             GrantedTo::Subject { issuer, .. } => (PushedBy::Withheld { issuer }, None),
+            GrantedTo::Prefetch { from } => (PushedBy::Prefetch { from }, None),
         };
         let provenance = Provenance {
             cache: pushed.cache,
@@ -154,7 +155,7 @@ fn may_know(reader: Option<&Grant>, pusher: &GrantedTo) -> bool {
         (reader, pusher) => reader == pusher,
     };
     match pusher {
-        GrantedTo::Person { .. } => true,
+        GrantedTo::Person { .. } | GrantedTo::Prefetch { .. } => true,
         GrantedTo::Job(claims) if claims.is_public() => true,
         GrantedTo::Job(_) | GrantedTo::Subject { .. } => reader.is_some_and(own),
     }

@@ -134,6 +134,7 @@ pub(super) fn tell(provenance: &Provenance) -> Vec<String> {
             add("verified", &format!("by {issuer}"));
         }
         PushedBy::Person { name } => add("by", &format!("a person, with the token {name}")),
+        PushedBy::Prefetch { from } => add("by", &format!("the service itself, prefetched from {from}")),
     }
     if *reported_built {
         let from = deriver.as_ref().map(|path| format!(" from {}", path.absolute())).unwrap_or_default();

@@ -75,6 +75,9 @@ impl Who {
             GrantedTo::Person { name, token } => {
                 Self { actor: Some(name.clone()), token: Some(token.clone()), ..Self::default() }
             }
+            GrantedTo::Prefetch { from } => {
+                Self { actor: Some(format!("prefetch from {from}")), ..Self::default() }
+            }
         }
     }
 

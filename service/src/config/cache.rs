@@ -1,5 +1,7 @@
 //! `[[cache]]`: a named set of store paths with its own keys and rules.
 
+use std::{path::Path, time::Duration};
+
 use larder_protocol::{
     PublicKey,
     api::{CacheName, Upstream},
@@ -43,7 +45,27 @@ pub struct CheckedUpstream {
     /// Whether it is asked about every path that is pushed, so that nobody pushes something else in the place of what
     /// it has signed.
     pub check: bool,
+    /// How many NARs are fetched from it side by side.
+    pub connections: u32,
+    /// How long it may be silent while something is fetched from it.
+    pub timeout: Duration,
 }
+
+impl CheckedUpstream {
+    /// An upstream that is asked about every path, with the usual bounds.
+    pub fn new(upstream: Upstream) -> Self {
+        Self { upstream, check: true, connections: DEFAULT_CONNECTIONS, timeout: DEFAULT_TIMEOUT }
+    }
+
+    /// The folder that it is, where it is one on this machine.
+    pub fn folder(&self) -> Option<&Path> {
+        self.upstream.url.strip_prefix("file://").map(Path::new)
+    }
+}
+
+/// As many as Nix substitutes at once.
+const DEFAULT_CONNECTIONS: u32 = 16;
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Default for CacheConfig {
     fn default() -> Self {
@@ -98,6 +120,9 @@ pub(super) struct UpstreamFile {
     /// Whether to ask it about every path, not only those that carry its signature.
     #[serde(default = "always")]
     check: bool,
+    connections: Option<u32>,
+    /// In seconds.
+    timeout: Option<u64>,
 }
 
 #[expect(clippy::expect_used, reason = "constants, which a test reads")]
@@ -120,7 +145,7 @@ fn default_upstreams() -> Vec<CheckedUpstream> {
         url: "https://cache.nixos.org".to_owned(),
         public_keys: vec![key.parse().expect("a public key")],
     };
-    vec![CheckedUpstream { upstream, check: true }]
+    vec![CheckedUpstream::new(upstream)]
 }
 
 pub(super) fn check_priority(key: &str, priority: u32) -> Result<u32, ConfigError> {
@@ -146,7 +171,12 @@ pub(super) fn check_upstreams(
         .map(|upstream| {
             let url = upstream.url.trim_end_matches('/').to_owned();
             let fits = Url::parse(&url).is_ok_and(|url| {
-                matches!(url.scheme(), "https" | "http") && url.query().is_none() && url.username().is_empty()
+                let place = match url.scheme() {
+                    "https" | "http" => true,
+                    "file" => url.host().is_none() && url.path() != "/",
+                    _ => false,
+                };
+                place && url.query().is_none() && url.username().is_empty()
             });
             if !fits {
                 let problem = format!(
@@ -163,8 +193,23 @@ pub(super) fn check_upstreams(
                 );
                 return Err(ConfigError::value(format!("{key}, upstream.public_keys"), problem));
             }
-            let check = upstream.check;
-            Ok(CheckedUpstream { upstream: Upstream { url, public_keys: upstream.public_keys }, check })
+            let (check, bounds) = (upstream.check, format!("{key}, upstream {url}"));
+            let connections = match upstream.connections.unwrap_or(DEFAULT_CONNECTIONS) {
+                connections @ 1..=128 => connections,
+                other => {
+                    let problem = format!("{other} cannot be. Write a number from 1 to 128 (16 if you leave it out)");
+                    return Err(ConfigError::value(format!("{bounds}, connections"), problem));
+                }
+            };
+            let timeout = match upstream.timeout.unwrap_or(DEFAULT_TIMEOUT.as_secs()) {
+                seconds @ 1..=600 => Duration::from_secs(seconds),
+                other => {
+                    let problem = format!("{other} cannot be. Write seconds, from 1 to 600 (30 if you leave it out)");
+                    return Err(ConfigError::value(format!("{bounds}, timeout"), problem));
+                }
+            };
+            let upstream = Upstream { url, public_keys: upstream.public_keys };
+            Ok(CheckedUpstream { upstream, check, connections, timeout })
         })
         .collect()
 }

@@ -35,6 +35,15 @@ pub struct VisiblePath {
 }
 
 impl VisiblePath {
+    /// What it refers to.
+    ///
+    /// # Errors
+    /// When its row cannot be read.
+    pub fn references(&self) -> Result<Vec<StorePath>, MetadataError> {
+        let references = self.refs.split_ascii_whitespace().map(str::parse);
+        references.collect::<Result<_, _>>().map_err(|_| MetadataError::Damaged(DAMAGED))
+    }
+
     /// Whether it is what a push brings: the same path with the same contents and references.
     pub fn is(&self, info: &PathInfo) -> bool {
         self.path == info.path

@@ -397,6 +397,32 @@ impl Metadata {
         rows.await?.iter().map(|row| Ok(StorePathHash(blob(row.try_get(0)?)?))).collect()
     }
 
+    /// Takes staged paths out of an open push again.
+    ///
+    /// # Errors
+    /// [`MetadataError::Gone`] if the push is not open any more.
+    pub(crate) async fn unstage(
+        &self,
+        push: i64,
+        hashes: &HashSet<StorePathHash>,
+    ) -> Result<(), MetadataError> {
+        let hashes: Vec<&StorePathHash> = hashes.iter().collect();
+        for batch in hashes.chunks(BATCH) {
+            let mut transaction = self.write().await?;
+            hold_open(&mut transaction, push).await?;
+            let mut delete = QueryBuilder::<Sqlite>::new("DELETE FROM paths WHERE push = ");
+            delete.push_bind(push).push(" AND hash IN (");
+            let mut list = delete.separated(", ");
+            for hash in batch {
+                list.push_bind(&hash.0[..]);
+            }
+            delete.push(")");
+            delete.build().persistent(false).execute(&mut *transaction).await?;
+            transaction.commit().await?;
+        }
+        Ok(())
+    }
+
     /// Leases visible paths by their rows, so that they stay until the push ends.
     ///
     /// # Errors

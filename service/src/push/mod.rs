@@ -2,6 +2,7 @@
 
 mod body;
 mod commit;
+mod intake;
 mod missing_chunks;
 mod open;
 mod recipes;
@@ -27,7 +28,10 @@ use larder_protocol::{
 
 pub(crate) use body::BodyReader;
 pub use record::{FOLDER as RECORDS, InvalidRecord, PushRecord, RecordedPath};
+pub(crate) use intake::{Cut, Fate, Intake, IntakeError, Opened};
+pub(crate) use open::MAX_SIGNATURES;
 pub use upstream::UpstreamClient;
+pub(crate) use upstream::{counts_since, digest, is_signed};
 pub use workshop::Workshop;
 
 use crate::{

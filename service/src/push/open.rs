@@ -28,12 +28,12 @@ use crate::{
     metadata::{FullOf, NewDivergence, NewPush, OpenOutcome, Staged, VisiblePath},
     random::random_bytes,
     retention,
-    trust::{Grant, Standing, Verdict},
+    trust::{Grant, GrantedTo, Standing, Verdict},
 };
 
 /// The most references, signatures that one path may have.
 const MAX_REFERENCES: usize = 20_000;
-const MAX_SIGNATURES: usize = 32;
+pub(crate) const MAX_SIGNATURES: usize = 32;
 /// How often is looked again when a sweep takes what was just seen.
 const TRIES: usize = 3;
 const SOON: Duration = Duration::from_secs(1);
@@ -54,8 +54,32 @@ pub(super) async fn open_push(
              permits it",
         ));
     }
+    open(service, cache, grant, who, &request, &claims).await
+}
+
+/// Opens a push of the service's own.
+pub(super) async fn open_own(
+    service: &Arc<Service>,
+    cache: &Arc<Cache>,
+    grant: &Grant,
+    who: &Who,
+    request: &OpenPush,
+) -> Result<OpenedPush, ApiError> {
+    let claims = claims(&request.paths)?;
+    check(request, &service.config.limits)?;
+    open(service, cache, grant, who, request, &claims).await
+}
+
+async fn open(
+    service: &Arc<Service>,
+    cache: &Arc<Cache>,
+    grant: &Grant,
+    who: &Who,
+    request: &OpenPush,
+    claims: &HashMap<StorePathHash, Claim>,
+) -> Result<OpenedPush, ApiError> {
     for _ in 0..TRIES {
-        if let Some(opened) = try_open(service, cache, grant, who, &request, &claims).await? {
+        if let Some(opened) = try_open(service, cache, grant, who, request, claims).await? {
             return Ok(opened);
         }
     }
@@ -101,7 +125,14 @@ async fn try_open(
         }
     }
     let name = PushId(random_bytes()?);
-    let says = service.upstreams.compare(service, cache, upstream::among(cache, name, blind), &asked).await?;
+    // What the service fetched itself is what an upstream has signed.
+    let says = match grant.identity {
+        GrantedTo::Prefetch { .. } => UpstreamSays::default(),
+        _ => {
+            let among = upstream::among(cache, name, blind);
+            service.upstreams.compare(service, cache, among, &asked).await?
+        }
+    };
     plan.heed(&says, &visible);
     let Plan { staged, upstream, divergences, refused } = plan;
     let hashes: Vec<NarHash> = staged.iter().map(|info| info.nar_hash).collect();

@@ -25,6 +25,11 @@ const MISSING_TOLD: usize = 1000;
 /// Verifies the NARs of a body of recipes and notes those that hold.
 pub(super) async fn take_recipes(request: &PushRequest, body: &[u8]) -> Result<RecipesAnswer, ApiError> {
     let recipes = recipe::decode(body).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    verify(request, recipes).await
+}
+
+/// Verifies NARs by their recipes and notes those that hold.
+pub(super) async fn verify(request: &PushRequest, recipes: Vec<Recipe>) -> Result<RecipesAnswer, ApiError> {
     let hashes: Vec<NarHash> = recipes.iter().map(|recipe| recipe.nar_hash).collect();
     let staged = request.service.metadata.staged_nars(request.push.id, &hashes).await?;
     let addresses = &request.service.metadata.unproven_addresses(request.push.id, &hashes).await?;

@@ -1,6 +1,6 @@
 //! Taking frames: each is checked by itself, then written to an object, and known once that is on disk.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -23,8 +23,8 @@ const BATCH_CONTENT: usize = 4 << 20;
 const OBJECT_BYTES: u64 = 28 << 20;
 
 /// An upload that is under way.
-struct Upload {
-    request: PushRequest,
+pub(super) struct Upload {
+    request: Arc<PushRequest>,
     object: Option<(ObjectId, ObjectWriter)>,
     /// The frames that are written, with their places in the object.
     written: Vec<(FrameEntry, u64)>,
@@ -48,7 +48,7 @@ async fn store(request: PushRequest, body: &mut BodyReader) -> Result<UploadAnsw
     let names: Vec<ChunkId> = entries.iter().map(|entry| entry.id).collect();
     let stored = request.stored_chunks(&names).await?;
     let mut known: HashSet<ChunkId> = stored.into_keys().collect();
-    let mut upload = Upload { request, object: None, written: Vec::new(), stored: 0, present: 0 };
+    let mut upload = Upload::new(Arc::new(request));
     let taken = upload.take(body, entries, &mut known).await;
     let answer = upload.finish().await?;
     taken?;
@@ -79,6 +79,15 @@ async fn read_index(body: &mut BodyReader) -> Result<Vec<FrameEntry>, ApiError> 
 }
 
 impl Upload {
+    pub(super) fn new(request: Arc<PushRequest>) -> Self {
+        Self { request, object: None, written: Vec::new(), stored: 0, present: 0 }
+    }
+
+    /// Whether all that was written is on disk, and known.
+    pub(super) fn is_durable(&self) -> bool {
+        self.object.is_none()
+    }
+
     async fn take(
         &mut self,
         body: &mut BodyReader,
@@ -131,6 +140,15 @@ impl Upload {
                 Ok::<_, ApiError>(batch)
             })
             .await??;
+        self.append(batch).await
+    }
+
+    /// Writes frames that hold to the object; ends it when it is large enough.
+    pub(super) async fn append(&mut self, batch: Vec<(FrameEntry, Bytes)>) -> Result<(), ApiError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let service = &self.request.service;
         if self.object.is_none() {
             let key = format!("frames/{}/{}", self.request.cache.namespace().folder(), random_hex()?);
             let now = service.clock.now();
@@ -151,13 +169,13 @@ impl Upload {
     }
 
     /// Waits until the object is on disk, then makes its frames known.
-    async fn end_object(&mut self) -> Result<(), ApiError> {
+    pub(super) async fn end_object(&mut self) -> Result<(), ApiError> {
         let written = std::mem::take(&mut self.written);
         match self.object.take() {
             None => {}
             Some((_, writer)) if written.is_empty() => writer.abort().await,
             Some((row, writer)) => {
-                let Upload { request: PushRequest { service, cache, .. }, .. } = self;
+                let PushRequest { service, cache, .. } = &*self.request;
                 let frames: u64 = written.iter().map(|(entry, _)| u64::from(entry.frame_len)).sum();
                 if let Err(full) = isolated::count_bytes(service, cache, frames).await {
                     writer.abort().await;

@@ -5,6 +5,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    io,
+    path::Path,
     sync::atomic::{AtomicI64, Ordering},
     time::Duration,
 };
@@ -111,7 +113,7 @@ enum Answer {
 }
 
 /// Since when what was seen at an upstream counts for references.
-pub(super) fn counts_since(now: i64) -> i64 {
+pub(crate) fn counts_since(now: i64) -> i64 {
     now - PRESENT_FOR - PUSHED_WITHIN
 }
 
@@ -275,6 +277,14 @@ impl UpstreamClient {
     }
 
     async fn answer(&self, upstream: &Upstream, hash: StorePathHash) -> Answer {
+        if let Some(folder) = upstream.url.strip_prefix("file://") {
+            let file = Path::new(folder).join(format!("{hash}.narinfo"));
+            return match tokio::fs::read(file).await {
+                Ok(text) => signed(upstream, hash, &text),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Answer::Absent,
+                Err(_) => Answer::None,
+            };
+        }
         let url = format!("{}/{hash}.narinfo", upstream.url.trim_end_matches('/'));
         let Ok(answer) = self.client.get(url).send().await else { return Answer::None };
         match answer.status() {
@@ -294,16 +304,21 @@ impl UpstreamClient {
                 return Answer::Absent;
             }
         }
-        let narinfo = std::str::from_utf8(&text).ok().and_then(|text| NarInfo::parse(text).ok());
-        // What the upstream's keys have not signed no reader takes for the upstream's.
-        let Some(narinfo) = narinfo.filter(|narinfo| {
-            narinfo.path.hash() == hash && is_signed(upstream, &narinfo.fingerprint(), &narinfo.signatures)
-        }) else {
-            return Answer::Absent;
-        };
-        let statement = digest(&narinfo.fingerprint());
-        Answer::Signed(UpstreamPath { path: narinfo.path, nar_hash: narinfo.nar_hash, statement })
+        signed(upstream, hash, &text)
     }
+}
+
+/// What a narinfo says, if the upstream's keys have signed it.
+fn signed(upstream: &Upstream, hash: StorePathHash, text: &[u8]) -> Answer {
+    let narinfo = std::str::from_utf8(text).ok().and_then(|text| NarInfo::parse(text).ok());
+    // What the upstream's keys have not signed no reader takes for the upstream's.
+    let Some(narinfo) = narinfo.filter(|narinfo| {
+        narinfo.path.hash() == hash && is_signed(upstream, &narinfo.fingerprint(), &narinfo.signatures)
+    }) else {
+        return Answer::Absent;
+    };
+    let statement = digest(&narinfo.fingerprint());
+    Answer::Signed(UpstreamPath { path: narinfo.path, nar_hash: narinfo.nar_hash, statement })
 }
 
 /// What a signature of the path signs.
@@ -311,12 +326,12 @@ fn statement_of(info: &PathInfo) -> String {
     fingerprint(&info.path, &info.nar_hash, info.nar_size, &info.references)
 }
 
-fn digest(statement: &str) -> [u8; 32] {
+pub(crate) fn digest(statement: &str) -> [u8; 32] {
     Sha256::digest(statement).into()
 }
 
 /// Whether one of the upstream's keys has signed a statement.
-fn is_signed(upstream: &Upstream, statement: &str, signatures: &[Signature]) -> bool {
+pub(crate) fn is_signed(upstream: &Upstream, statement: &str, signatures: &[Signature]) -> bool {
     let verifies = |signature: &Signature, key: &PublicKey| {
         key.name() == signature.key_name() && key.verifies(statement, signature)
     };

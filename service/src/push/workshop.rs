@@ -3,7 +3,7 @@
 use std::{cell::RefCell, sync::Arc, time::Duration};
 
 use axum::{body::Body, http::HeaderMap};
-use larder_protocol::chunk::FrameDecoder;
+use larder_protocol::chunk::{FrameDecoder, FrameEncoder};
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -29,6 +29,7 @@ const SLOWEST: u64 = 64 << 10;
 
 thread_local! {
     static DECODER: RefCell<FrameDecoder> = RefCell::default();
+    static ENCODER: RefCell<FrameEncoder> = RefCell::default();
 }
 
 /// What all pushes share: the cores, and a bound on what is held in memory.
@@ -103,6 +104,14 @@ impl Workshop {
             let _ = done.send(DECODER.with_borrow_mut(work));
         });
         result.await.map_err(|_| ApiError::internal("a worker panicked"))
+    }
+
+    /// Makes frames, as a client does.
+    pub(super) async fn encode<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut FrameEncoder) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        self.work(|_| ENCODER.with_borrow_mut(work)).await
     }
 
     /// Reads a body that must be held whole, when there is room for it.

@@ -44,6 +44,8 @@ pub struct WorkerId(pub [u8; 16]);
 pub struct Priority(pub i32);
 
 impl Priority {
+    /// What somebody waits for.
+    pub const WAITED: Self = Self(10);
     /// What an event asks for.
     pub const EVENT: Self = Self(0);
     /// What a schedule asks for, and nobody waits for.

@@ -70,6 +70,11 @@ pub enum GrantedTo {
         /// What tells it from an earlier token of the same name.
         token: String,
     },
+    /// The service itself, which fetches what will be needed.
+    Prefetch {
+        /// Where from: an upstream's URL.
+        from: String,
+    },
 }
 
 impl From<Bearer> for GrantedTo {
@@ -92,6 +97,7 @@ impl GrantedTo {
             }
             Self::Subject { issuer, subject } => format!("subject {issuer} {subject}"),
             Self::Person { name, token } => format!("person {name} {token}"),
+            Self::Prefetch { from } => format!("prefetch {from}"),
         }
     }
 

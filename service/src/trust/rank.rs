@@ -17,6 +17,8 @@ pub struct InvalidRank(i64);
 impl Rank {
     /// Of a rule for protected refs, unless it says another. Every other grant has 0.
     pub const PROTECTED: Self = Self(10);
+    /// Of what the service fetches itself: whatever anybody pushes stands above it.
+    pub const PREFETCHED: Self = Self(-1000);
 }
 
 impl TryFrom<i64> for Rank {

@@ -74,7 +74,7 @@ impl UpstreamCache {
     async fn world(&self, check: bool) -> World {
         let upstream = Upstream { url: self.url.clone(), public_keys: vec![self.key.public_key()] };
         World::with(|config: &mut Config| {
-            config.caches[0].upstreams = vec![CheckedUpstream { upstream, check }];
+            config.caches[0].upstreams = vec![CheckedUpstream { check, ..CheckedUpstream::new(upstream) }];
         })
         .await
     }

@@ -1,0 +1,186 @@
+//! Decompressing NARs, whatever upstreams have compressed them with, within bounds.
+
+use std::io::{self, BufReader, Read};
+
+use brotli_decompressor::Decompressor;
+use bzip2::read::MultiBzDecoder;
+use flate2::read::MultiGzDecoder;
+use liblzma::{
+    read::XzDecoder,
+    stream::{CONCATENATED, Stream},
+};
+
+/// How an upstream has compressed a NAR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compression {
+    /// Not at all.
+    None,
+    /// xz, lzma or lzip: which of them, the file says.
+    Lzma,
+    Bzip2,
+    Gzip,
+    Zstd,
+    Brotli,
+}
+
+/// How far back a compressed NAR may refer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Window {
+    /// As far as the tools do at their usual levels.
+    Usual,
+    /// As far as they do at their highest.
+    Large,
+}
+
+/// The memory of xz's decoder at level 6, which Nix uses, and of zstd's up to level 19.
+const USUAL_XZ: u64 = 10 << 20;
+const USUAL_ZSTD_LOG: u32 = 23;
+/// At level 9, and at level 22 but for its two largest windows.
+const LARGE_XZ: u64 = 66 << 20;
+const LARGE_ZSTD_LOG: u32 = 26;
+const BUFFER: usize = 64 << 10;
+
+impl Compression {
+    /// What a narinfo's `Compression` says; what Nix takes where the line is missing.
+    pub(super) fn named(name: Option<&str>) -> Option<Self> {
+        Some(match name.unwrap_or("bzip2") {
+            "none" | "" => Self::None,
+            "xz" | "lzma" | "lzip" => Self::Lzma,
+            "bzip2" => Self::Bzip2,
+            "gzip" => Self::Gzip,
+            "zstd" => Self::Zstd,
+            "br" => Self::Brotli,
+            _ => return None,
+        })
+    }
+
+    /// What a decoder holds in memory at most, of a NAR of so many bytes.
+    pub(super) fn memory(self, window: Window, nar_size: u64) -> u64 {
+        let most = match (self, window) {
+            (Self::None, _) => 0,
+            (Self::Lzma, Window::Usual) => USUAL_XZ,
+            (Self::Lzma, Window::Large) => LARGE_XZ,
+            (Self::Bzip2, _) => 5 << 20,
+            (Self::Gzip, _) => 1 << 20,
+            (Self::Zstd, Window::Usual) => 1 << USUAL_ZSTD_LOG,
+            (Self::Zstd, Window::Large) => 1 << LARGE_ZSTD_LOG,
+            (Self::Brotli, _) => 17 << 20,
+        };
+        // A window is touched as far as the content fills it.
+        most.min(nar_size.saturating_add(256 << 10))
+    }
+
+    /// What `compressed` is when it is decompressed.
+    pub(super) fn decoder(
+        self,
+        compressed: impl Read + Send + 'static,
+        window: Window,
+    ) -> io::Result<Box<dyn Read + Send>> {
+        let (xz, zstd_log) = match window {
+            Window::Usual => (USUAL_XZ, USUAL_ZSTD_LOG),
+            Window::Large => (LARGE_XZ, LARGE_ZSTD_LOG),
+        };
+        let compressed = BufReader::with_capacity(BUFFER, compressed);
+        Ok(match self {
+            Self::None => Box::new(compressed),
+            Self::Lzma => {
+                let stream = Stream::new_auto_decoder(xz, CONCATENATED)?;
+                Box::new(XzDecoder::new_stream(compressed, stream))
+            }
+            Self::Bzip2 => Box::new(MultiBzDecoder::new(compressed)),
+            Self::Gzip => Box::new(MultiGzDecoder::new(compressed)),
+            Self::Zstd => {
+                let mut decoder = zstd::Decoder::with_buffer(compressed)?;
+                decoder.window_log_max(zstd_log)?;
+                Box::new(decoder)
+            }
+            Self::Brotli => Box::new(Decompressor::new(compressed, BUFFER)),
+        })
+    }
+}
+
+/// Whether decompressing failed because the window is larger than was allowed.
+pub(super) fn wants_larger_window(error: &io::Error) -> bool {
+    let lzma = error.get_ref().and_then(|error| error.downcast_ref::<liblzma::stream::Error>());
+    // The `zstd` crate tells errors by zstd's own words alone.
+    lzma == Some(&liblzma::stream::Error::MemLimit) || error.to_string().contains("requires too much memory")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// More than the usual windows hold, and repeating over a long distance.
+    fn content() -> Vec<u8> {
+        let mut hash = blake3::Hasher::new().finalize_xof();
+        let mut block = vec![0; 9 << 20];
+        hash.fill(&mut block);
+        [block.clone(), block].concat()
+    }
+
+    fn read(compression: Compression, bytes: Vec<u8>, window: Window) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        compression.decoder(io::Cursor::new(bytes), window)?.read_to_end(&mut out)?;
+        Ok(out)
+    }
+
+    fn xz(level: u32, content: &[u8]) -> Vec<u8> {
+        let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), level);
+        encoder.write_all(content).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn what_wants_a_larger_window_gets_it_only_when_told() {
+        let content = content();
+        let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        zstd.window_log(25).unwrap();
+        zstd.write_all(&content).unwrap();
+        for (compression, bytes) in
+            [(Compression::Lzma, xz(9, &content)), (Compression::Zstd, zstd.finish().unwrap())]
+        {
+            let refused = read(compression, bytes.clone(), Window::Usual).unwrap_err();
+            assert!(wants_larger_window(&refused), "{refused:?}");
+            assert!(read(compression, bytes, Window::Large).unwrap() == content);
+        }
+        let cut = xz(0, &content[..1000])[..500].to_vec();
+        assert!(!wants_larger_window(&read(Compression::Lzma, cut, Window::Usual).unwrap_err()));
+    }
+
+    #[test]
+    fn several_streams_behind_each_other_are_one_nar() {
+        let (one, other) = (b"one ".as_slice(), b"other".as_slice());
+        let gzip = |content: &[u8]| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            encoder.write_all(content).unwrap();
+            encoder.finish().unwrap()
+        };
+        let bzip2 = |content: &[u8]| {
+            let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::default());
+            encoder.write_all(content).unwrap();
+            encoder.finish().unwrap()
+        };
+        let zstd = |content: &[u8]| zstd::encode_all(content, 3).unwrap();
+        for (name, bytes) in [
+            ("none", [one, other].concat()),
+            ("xz", [xz(6, one), xz(6, other)].concat()),
+            ("bzip2", [bzip2(one), bzip2(other)].concat()),
+            ("gzip", [gzip(one), gzip(other)].concat()),
+            ("zstd", [zstd(one), zstd(other)].concat()),
+        ] {
+            let compression = Compression::named(Some(name)).unwrap();
+            assert_eq!(read(compression, bytes, Window::Usual).unwrap(), b"one other", "{name}");
+        }
+        assert_eq!(Compression::named(None), Some(Compression::Bzip2));
+        assert_eq!(Compression::named(Some("rot13")), None);
+    }
+
+    /// Made by `printf 'hello, brotli' | brotli -c` and `printf 'hello, lzip' | lzip`.
+    #[test]
+    fn what_other_tools_made_is_read() {
+        let brotli = b"\x0b\x06\x80hello, brotli\x03".to_vec();
+        assert_eq!(read(Compression::Brotli, brotli, Window::Usual).unwrap(), b"hello, brotli");
+    }
+}

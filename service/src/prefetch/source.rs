@@ -1,0 +1,358 @@
+//! One upstream: its narinfos, and its NARs. What it has not signed it does not have.
+
+use std::{
+    io,
+    path::{Component, Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::BoxStream};
+use larder_protocol::{
+    ContentAddress, StorePath,
+    api::{PathInfo, Upstream},
+    narinfo::NarInfo,
+};
+use reqwest::{StatusCode, redirect};
+use tokio::{
+    fs::File,
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+use tokio_util::io::ReaderStream;
+use url::Url;
+
+use super::decompress::Compression;
+use crate::{config::cache::CheckedUpstream, push::is_signed};
+
+/// How many questions are under way at once.
+const QUESTIONS: usize = 64;
+/// The longest narinfo that is read.
+const MAX_NARINFO: usize = 1 << 20;
+/// How many redirections are followed.
+const MAX_REDIRECTIONS: usize = 5;
+/// A NAR may take so long, and a second more for so many bytes.
+const NAR_WITHIN: Duration = Duration::from_secs(300);
+const SLOWEST: u64 = 64 << 10;
+/// After so many questions that were not answered, and none that was, it is asked nothing more.
+const FAILURES: u32 = 8;
+/// How much is read from a file at once.
+const PIECE: usize = 64 << 10;
+
+/// An upstream that paths can be fetched from.
+#[derive(Debug)]
+pub(super) struct Source {
+    upstream: Upstream,
+    client: reqwest::Client,
+    timeout: Duration,
+    questions: Semaphore,
+    /// One permit for each NAR that is fetched.
+    pub(super) connections: Semaphore,
+    /// How many questions in a row were not answered.
+    failures: AtomicU32,
+}
+
+/// What an upstream says of a path.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// It has it.
+    Has(Box<Offer>),
+    /// It has it not, or nothing that its keys have signed; then why.
+    Lacks(Option<String>),
+    /// It does not answer, and why.
+    Silent(String),
+}
+
+/// What an upstream has.
+#[derive(Debug, Clone)]
+pub(super) struct Offer {
+    /// What it has signed.
+    pub info: PathInfo,
+    pub source: Arc<Source>,
+    /// Where its NAR lies.
+    url: String,
+    pub compression: Compression,
+    /// The length of what lies there, if it says that.
+    file_size: Option<u64>,
+}
+
+/// A NAR that comes, compressed.
+pub(super) type Coming = BoxStream<'static, io::Result<Bytes>>;
+
+impl Source {
+    pub(super) fn new(configured: &CheckedUpstream) -> Result<Self, reqwest::Error> {
+        let own = Url::parse(&configured.upstream.url).ok();
+        let client = reqwest::Client::builder()
+            .connect_timeout(configured.timeout.min(Duration::from_secs(10)))
+            .read_timeout(configured.timeout)
+            .redirect(redirect::Policy::custom(move |attempt| {
+                let far = attempt.previous().len() > MAX_REDIRECTIONS;
+                if !far && own.as_ref().is_some_and(|own| may_redirect(own, attempt.url())) {
+                    attempt.follow()
+                } else {
+                    attempt.error("it redirects to where nothing is fetched from")
+                }
+            }))
+            .user_agent(concat!("larderd/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self {
+            upstream: configured.upstream.clone(),
+            client,
+            timeout: configured.timeout,
+            questions: Semaphore::new(QUESTIONS),
+            connections: Semaphore::new(configured.connections as usize),
+            failures: AtomicU32::new(0),
+        })
+    }
+
+    /// Its URL, as configured.
+    pub(super) fn url(&self) -> &str {
+        &self.upstream.url
+    }
+
+    /// What is said to it anew: that it was silent is forgotten.
+    pub(super) fn begin(&self) {
+        self.failures.store(0, Ordering::Relaxed);
+    }
+
+    /// What it has of a path.
+    pub(super) async fn ask(self: &Arc<Self>, path: &StorePath) -> Answer {
+        let Ok(_turn) = self.questions.acquire().await else {
+            return Answer::Silent("it is not asked any more".to_owned());
+        };
+        if self.failures.load(Ordering::Relaxed) >= FAILURES {
+            return Answer::Silent("it did not answer before".to_owned());
+        }
+        let text = match timeout(self.timeout, self.narinfo(path)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(format!("it said nothing for {} s", self.timeout.as_secs())),
+        };
+        match text {
+            Ok(text) => {
+                self.failures.store(0, Ordering::Relaxed);
+                match text.map(|text| self.offer(path, &text)) {
+                    None => Answer::Lacks(None),
+                    Some(Ok(offer)) => Answer::Has(Box::new(offer)),
+                    Some(Err(why)) => Answer::Lacks(Some(why)),
+                }
+            }
+            Err(why) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+                Answer::Silent(why)
+            }
+        }
+    }
+
+    /// A narinfo's text, if there is one.
+    async fn narinfo(&self, path: &StorePath) -> Result<Option<Vec<u8>>, String> {
+        let name = format!("{}.narinfo", path.hash());
+        let mut pieces = match self.get(&name).await? {
+            Some((pieces, _)) => pieces,
+            None => return Ok(None),
+        };
+        let mut text = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            text.extend_from_slice(&piece.map_err(|error| in_full(&error))?);
+            if text.len() > MAX_NARINFO {
+                return Err("its narinfo has no end".to_owned());
+            }
+        }
+        Ok(Some(text))
+    }
+
+    /// What a narinfo offers, if it can be believed.
+    fn offer(self: &Arc<Self>, path: &StorePath, text: &[u8]) -> Result<Offer, String> {
+        let text = std::str::from_utf8(text).map_err(|_| "its narinfo is no text")?;
+        let mut narinfo = NarInfo::parse(text).map_err(|error| error.to_string())?;
+        if narinfo.path != *path {
+            return Err(format!("its narinfo is of {}", narinfo.path));
+        }
+        narinfo.references.sort();
+        narinfo.references.dedup();
+        if !is_signed(&self.upstream, &narinfo.fingerprint(), &narinfo.signatures) {
+            return Err("none of its configured keys has signed what it says".to_owned());
+        }
+        if narinfo.ca.as_ref().is_some_and(|ca| ca.parse::<ContentAddress>().is_err()) {
+            return Err("its narinfo has a content address that cannot be read".to_owned());
+        }
+        let compression = Compression::named(narinfo.compression.as_deref())
+            .ok_or("its NAR is compressed in a way that is not known here")?;
+        if !is_relative(&narinfo.url) {
+            return Err("its narinfo says that the NAR lies elsewhere".to_owned());
+        }
+        narinfo.signatures.truncate(crate::push::MAX_SIGNATURES);
+        Ok(Offer {
+            source: self.clone(),
+            url: narinfo.url,
+            compression,
+            file_size: narinfo.file_size.filter(|size| *size > 0),
+            info: PathInfo {
+                path: narinfo.path,
+                nar_hash: narinfo.nar_hash,
+                nar_size: narinfo.nar_size,
+                references: narinfo.references,
+                deriver: narinfo.deriver,
+                ca: narinfo.ca,
+                signatures: narinfo.signatures,
+            },
+        })
+    }
+
+    /// What lies there in pieces, with its length where that is known; none if nothing lies there.
+    async fn get(&self, name: &str) -> Result<Option<(Coming, Option<u64>)>, String> {
+        if let Some(folder) = self.upstream.url.strip_prefix("file://") {
+            return read(&Path::new(folder).join(name)).await.map_err(|error| error.to_string());
+        }
+        let answer = self.client.get(format!("{}/{name}", self.upstream.url)).send();
+        let answer = answer.await.map_err(|error| in_full(&error.without_url()))?;
+        match answer.status() {
+            StatusCode::OK => {}
+            // As Nix takes them.
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE => {
+                return Ok(None);
+            }
+            status => return Err(format!("it answers {status}")),
+        }
+        let length = answer.content_length();
+        let pieces = answer.bytes_stream();
+        let pieces = pieces.map(|piece| piece.map_err(|error| io::Error::other(error.without_url())));
+        Ok(Some((pieces.boxed(), length)))
+    }
+}
+
+impl Offer {
+    /// Begins to fetch the NAR.
+    pub(super) async fn fetch(&self) -> Result<Coming, String> {
+        let found = timeout(self.source.timeout, self.source.get(&self.url)).await;
+        let found =
+            found.map_err(|_| format!("it said nothing for {} s", self.source.timeout.as_secs()))??;
+        let (pieces, length) = found.ok_or("it has a narinfo and no NAR")?;
+        // What is not compressed, or badly, is not much longer than the NAR.
+        let nar_size = self.info.nar_size;
+        let most = self.file_size.unwrap_or(nar_size + nar_size / 8 + (1 << 20));
+        if length.is_some_and(|length| length > most || self.file_size.is_some_and(|size| size != length)) {
+            return Err("its NAR's file has another length than its narinfo says".to_owned());
+        }
+        let deadline = Instant::now() + NAR_WITHIN + Duration::from_secs(most / SLOWEST);
+        let mut left = most;
+        Ok(pieces
+            .map(move |piece| {
+                let piece = piece?;
+                left = left
+                    .checked_sub(piece.len() as u64)
+                    .ok_or_else(|| io::Error::other("the NAR's file is longer than the narinfo says"))?;
+                if Instant::now() > deadline {
+                    return Err(io::Error::other("the NAR comes too slowly"));
+                }
+                Ok(piece)
+            })
+            .boxed())
+    }
+}
+
+async fn read(file: &PathBuf) -> io::Result<Option<(Coming, Option<u64>)>> {
+    let file = match File::open(file).await {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let about = file.metadata().await?;
+    if !about.is_file() {
+        return Ok(None);
+    }
+    Ok(Some((ReaderStream::with_capacity(file, PIECE).boxed(), Some(about.len()))))
+}
+
+/// Whether a narinfo's `URL` stays within its cache.
+fn is_relative(url: &str) -> bool {
+    let plain = url.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\' && byte != b'#');
+    let path = url.split('?').next().unwrap_or_default();
+    let mut parts = Path::new(path).components();
+    plain
+        && !url.contains("://")
+        && !path.is_empty()
+        && parts.all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// Where an upstream may redirect to: within itself; or, as caches that keep their NARs elsewhere do, by https to a
+/// name or an address of the public network.
+fn may_redirect(own: &Url, to: &Url) -> bool {
+    if own.origin() == to.origin() {
+        return true;
+    }
+    to.scheme() == "https"
+        && match to.host() {
+            Some(url::Host::Domain(name)) => !name.eq_ignore_ascii_case("localhost"),
+            Some(url::Host::Ipv4(address)) => {
+                !(address.is_loopback()
+                    || address.is_private()
+                    || address.is_link_local()
+                    || address.is_unspecified())
+            }
+            // Who keeps NARs behind a bare address has one of these.
+            Some(url::Host::Ipv6(_)) | None => false,
+        }
+}
+
+/// An error with what caused it.
+fn in_full(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nar_lies_within_its_cache() {
+        for url in ["nar/x.nar.xz", "x.nar", "nar/x.nar.xz?hash=abc", "a/b/c.nar.zst", "nar/./x"] {
+            assert!(is_relative(url), "{url}");
+        }
+        for url in [
+            "",
+            "/nar/x",
+            "../x",
+            "nar/../../x",
+            "https://elsewhere/x",
+            "file:///etc/passwd",
+            "nar/x y",
+            "nar\\x",
+            "?x",
+            "nar/x\u{e4}",
+            "nar/x#y",
+            "//elsewhere/x",
+        ] {
+            assert!(!is_relative(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn redirections_lead_nowhere_private() {
+        let own = Url::parse("http://cache.example:8080/a").unwrap();
+        for (to, may) in [
+            ("http://cache.example:8080/b", true),
+            ("https://bucket.example/x", true),
+            ("https://192.0.2.1/x", true),
+            ("http://cache.example:8081/b", false),
+            ("http://elsewhere.example/x", false),
+            ("https://localhost/x", false),
+            ("https://127.0.0.1/x", false),
+            ("https://169.254.169.254/latest/meta-data", false),
+            ("https://10.1.2.3/x", false),
+            ("https://[::1]/x", false),
+            ("ftp://bucket.example/x", false),
+        ] {
+            assert_eq!(may_redirect(&own, &Url::parse(to).unwrap()), may, "{to}");
+        }
+    }
+}
