@@ -18,6 +18,8 @@
 //! | `DELETE /api/v1/caches/{cache}/pins/{name}` | | 204 |
 //! | `POST /api/v1/caches/{cache}/manifests` | [`crate::manifest::ReportManifest`] | 204 |
 //! | `GET /api/v1/repositories/{owner}/{name}/manifests?ref=…` | | [`crate::manifest::Manifests`] |
+//! | `POST /api/v1/prefetches` | [`crate::prefetch::AskPrefetch`] | 202, [`crate::prefetch::Prefetch`] |
+//! | `GET /api/v1/prefetches/{id}` | | [`crate::prefetch::Prefetch`] |
 //!
 //! The first needs no `Authorization: Bearer <token>`, nor do those that read from a public cache. Whatever is refused is
 //! answered with an [`ErrorAnswer`].

@@ -14,6 +14,7 @@ pub mod nar;
 pub mod nar_hash;
 pub mod narinfo;
 pub mod plain;
+pub mod prefetch;
 pub mod provenance;
 pub mod recipe;
 pub mod signature;

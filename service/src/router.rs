@@ -13,7 +13,7 @@ use larder_protocol::api::CacheInfo;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
-    Service, cache, caches::CacheInPath, config::ByteSize, error::ApiError, forge, log, manifests,
+    Service, cache, caches::CacheInPath, config::ByteSize, error::ApiError, forge, log, manifests, prefetch,
     provenance, push, retention::pins, stats, trust,
 };
 
@@ -37,6 +37,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .merge(push::routes())
         .merge(manifests::routes())
         .merge(forge::routes())
+        .merge(prefetch::routes())
         .merge(provenance::routes())
         .merge(cache::routes())
         .with_state(service.clone());

@@ -63,6 +63,7 @@ fn job(key: &str, subject: Option<&str>) -> NewJob {
         work: format!("{key:?}"),
         key: key.to_owned(),
         subject: subject.map(str::to_owned),
+        sequence: None,
         priority: Priority::EVENT,
         due_at: NOW,
     }

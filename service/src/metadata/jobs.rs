@@ -6,7 +6,7 @@
 use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
 
 use super::{Metadata, MetadataError, number};
-use crate::queue::{ClaimedJob, JobId, JobRow, JobState, NewJob, WorkerId};
+use crate::queue::{ClaimedJob, JobId, JobRow, JobState, NewJob, Priority, WorkerId};
 
 /// The longest reason that is kept.
 const MAX_ERROR: usize = 1000;
@@ -44,13 +44,14 @@ impl Metadata {
         Ok(cancelled.rows_affected() + given_up.rows_affected() > 0)
     }
 
-    /// Gives the worker the job whose turn it is. One whose lease is over counts as not begun, but for its number of
+    /// Gives the worker the job whose turn it is, of those of a priority. One whose lease is over counts as not begun, but for its number of
     /// attempts.
     pub(crate) async fn claim_job(
         &self,
         worker: WorkerId,
         now: i64,
         lease_ends_at: i64,
+        at_least: Priority,
     ) -> Result<Option<ClaimedJob>, MetadataError> {
         let mut transaction = self.write().await?;
         let row = sqlx::query(
@@ -58,16 +59,18 @@ impl Metadata {
              WHERE id = (
                  SELECT id FROM jobs AS next
                  WHERE (state = 'waiting' AND due_at <= ? OR state = 'running' AND lease_ends_at <= ?)
+                   AND priority >= ?
                    AND NOT EXISTS (
                        SELECT 1 FROM jobs AS same
                        WHERE same.key = next.key AND same.state = 'running' AND same.lease_ends_at > ?)
                  ORDER BY priority DESC, due_at, id LIMIT 1)
-             RETURNING id, kind, work, attempts",
+             RETURNING id, kind, work, attempts, enqueued_at, priority",
         )
         .bind(&worker.0[..])
         .bind(lease_ends_at)
         .bind(now)
         .bind(now)
+        .bind(at_least.0)
         .bind(now)
         .fetch_optional(&mut *transaction)
         .await?;
@@ -78,6 +81,8 @@ impl Metadata {
                 kind: row.try_get("kind")?,
                 work: row.try_get("work")?,
                 attempts: attempts(&row)?,
+                enqueued_at: row.try_get("enqueued_at")?,
+                priority: Priority(row.try_get("priority")?),
             })
         })
         .transpose()
@@ -262,13 +267,24 @@ impl Metadata {
 }
 
 /// Stores a job in the transaction of what it follows from. If one with its key waits already, nothing is stored. Older
-/// ones of its subject that have another key end: nobody needs them any more.
+/// ones of its subject that have another key end: nobody needs them any more. If one of its subject is of a later
+/// sequence, it is this one that nobody needs.
 pub(super) async fn enqueue(
     transaction: &mut Transaction<'static, Sqlite>,
     job: &NewJob,
     now: i64,
 ) -> Result<(), MetadataError> {
     if let Some(subject) = &job.subject {
+        let later: Option<i64> = sqlx::query_scalar(
+            "SELECT id FROM jobs WHERE subject = ? AND sequence > ? AND state IN ('waiting', 'running') LIMIT 1",
+        )
+        .bind(subject)
+        .bind(job.sequence)
+        .fetch_optional(&mut **transaction)
+        .await?;
+        if later.is_some() {
+            return Ok(());
+        }
         sqlx::query("DELETE FROM jobs WHERE subject = ? AND key <> ? AND state IN ('waiting', 'failed')")
             .bind(subject)
             .bind(&job.key)
@@ -283,13 +299,14 @@ pub(super) async fn enqueue(
         .await?;
     }
     sqlx::query(
-        "INSERT INTO jobs (kind, work, key, subject, priority, state, attempts, enqueued_at, due_at)
-         VALUES (?, ?, ?, ?, ?, 'waiting', 0, ?, ?) ON CONFLICT (key) WHERE state = 'waiting' DO NOTHING",
+        "INSERT INTO jobs (kind, work, key, subject, sequence, priority, state, attempts, enqueued_at, due_at)
+         VALUES (?, ?, ?, ?, ?, ?, 'waiting', 0, ?, ?) ON CONFLICT (key) WHERE state = 'waiting' DO NOTHING",
     )
     .bind(&job.kind)
     .bind(&job.work)
     .bind(&job.key)
     .bind(&job.subject)
+    .bind(job.sequence)
     .bind(job.priority.0)
     .bind(now)
     .bind(job.due_at)

@@ -1,5 +1,8 @@
 //! Rows of manifests.
 
+use std::collections::HashSet;
+
+use futures_util::TryStreamExt as _;
 use larder_protocol::{StorePath, api::CacheName, manifest::Manifest};
 use sqlx::{Row as _, sqlite::SqliteRow};
 
@@ -15,6 +18,18 @@ const KEEP_RUNS: i64 = 10;
 const MAX_GIVEN: i64 = 256;
 /// At most so many bytes of paths are given at once.
 const MAX_GIVEN_BYTES: usize = 16 << 20;
+
+/// At most so many paths are wanted at once.
+const MAX_WANTED: usize = 100_000;
+
+/// Whose manifests say what is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum WantedBy<'a> {
+    /// Those of the newest run of each workflow on a ref.
+    Ref(&'a GitRef),
+    /// All of a run's, whichever attempt or job.
+    Run(u64),
+}
 
 /// A manifest that is to be stored.
 #[derive(Debug)]
@@ -124,6 +139,45 @@ impl Metadata {
         Ok((manifests, true))
     }
 
+    /// What jobs wanted by their manifests, each path once.
+    pub(crate) async fn wanted_paths(
+        &self,
+        cache: &CacheName,
+        repository: &RepositoryName,
+        by: WantedBy<'_>,
+    ) -> Result<Vec<StorePath>, MetadataError> {
+        let (git_ref, run) = match by {
+            WantedBy::Ref(git_ref) => (Some(git_ref.as_str()), None),
+            WantedBy::Run(run) => (None, Some(signed(run)?)),
+        };
+        let mut rows = sqlx::query(
+            "SELECT built, substituted FROM manifests AS one
+             WHERE cache = ? AND repository_key = ? AND (? IS NULL OR run_id = ?) AND (? IS NULL OR git_ref = ?
+                 AND run_id = (
+                     SELECT max(run_id) FROM manifests AS other
+                     WHERE other.cache = one.cache AND other.repository_key = one.repository_key
+                         AND other.git_ref = one.git_ref AND other.workflow = one.workflow))
+             ORDER BY reported_at DESC, id DESC LIMIT ?",
+        )
+        .bind(cache.as_str())
+        .bind(key(repository))
+        .bind(run)
+        .bind(run)
+        .bind(git_ref)
+        .bind(git_ref)
+        .bind(MAX_GIVEN)
+        .fetch(self.reader());
+        let (mut wanted, mut seen) = (Vec::new(), HashSet::new());
+        while let Some(row) = rows.try_next().await? {
+            for path in paths(&row, "built")?.into_iter().chain(paths(&row, "substituted")?) {
+                if wanted.len() < MAX_WANTED && seen.insert(path.hash()) {
+                    wanted.push(path);
+                }
+            }
+        }
+        Ok(wanted)
+    }
+
     /// Notes how a run ended. Of a run that is not known, nothing.
     pub(crate) async fn conclude_run(
         &self,
@@ -180,7 +234,7 @@ impl Metadata {
     }
 }
 
-fn key(repository: &RepositoryName) -> String {
+pub(super) fn key(repository: &RepositoryName) -> String {
     repository.as_str().to_ascii_lowercase()
 }
 
@@ -192,15 +246,13 @@ fn joined(paths: &[StorePath]) -> String {
     paths.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
+fn paths(row: &SqliteRow, column: &str) -> Result<Vec<StorePath>, MetadataError> {
+    let damaged = |_| MetadataError::Damaged("a manifest has what is no store path");
+    let paths = row.try_get::<&str, _>(column)?.split_ascii_whitespace().map(str::parse);
+    paths.collect::<Result<_, _>>().map_err(damaged)
+}
+
 fn manifest(row: &SqliteRow) -> Result<Manifest, MetadataError> {
-    let paths = |column| {
-        row.try_get::<&str, _>(column)?
-            .split_ascii_whitespace()
-            .map(|path| {
-                path.parse().map_err(|_| MetadataError::Damaged("a manifest has what is no store path"))
-            })
-            .collect::<Result<Vec<StorePath>, MetadataError>>()
-    };
     Ok(Manifest {
         repository: row.try_get("repository")?,
         git_ref: row.try_get("git_ref")?,
@@ -212,7 +264,7 @@ fn manifest(row: &SqliteRow) -> Result<Manifest, MetadataError> {
         system: row.try_get("system")?,
         reported_at: row.try_get("reported_at")?,
         conclusion: row.try_get("conclusion")?,
-        built: paths("built")?,
-        substituted: paths("substituted")?,
+        built: paths(row, "built")?,
+        substituted: paths(row, "substituted")?,
     })
 }

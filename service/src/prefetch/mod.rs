@@ -4,11 +4,13 @@
 //! is not here, fetches that, verifies it by the upstream's keys and by NAR hash, and publishes it as a push of the
 //! service's own. Whatever jobs push stands above it.
 
+mod by_hand;
 mod complete;
 mod cut;
 mod decompress;
 mod fetch;
 mod flight;
+mod jobs;
 mod lanes;
 mod source;
 mod take;
@@ -25,9 +27,13 @@ use std::{
 use larder_protocol::api::CacheName;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-pub(crate) use self::complete::{Completed, complete};
-#[expect(unused_imports, reason = "flake inputs come by it")]
+pub use self::by_hand::routes;
+#[allow(unused_imports, reason = "inputs of flakes will come by it")]
 pub(crate) use self::take::take_nar;
+pub(crate) use self::{
+    complete::{Completed, complete},
+    jobs::{Reason, by_hand, of_manifests},
+};
 use self::{
     decompress::{Compression, Window},
     flight::Flights,

@@ -35,7 +35,7 @@ pub(super) struct Walk {
 
 /// A path that cannot be had.
 #[derive(Debug, Clone)]
-pub(super) struct Lacking {
+pub(crate) struct Lacking {
     pub path: StorePath,
     /// For people; none where nobody said more than that it is not there.
     pub why: Option<String>,

@@ -63,6 +63,8 @@ pub struct NewJob {
     pub key: String,
     /// What it is about: it ends older jobs that are about the same and have another key.
     pub subject: Option<String>,
+    /// Where what its subject is about comes in an order of its own: one does not end those behind it.
+    pub sequence: Option<i64>,
     /// Whether it goes before others.
     pub priority: Priority,
     /// When it may begin, in seconds since 1970.
@@ -80,6 +82,10 @@ pub struct ClaimedJob {
     pub work: String,
     /// How often it was begun, this time included.
     pub attempts: u32,
+    /// When it was stored, in seconds since 1970.
+    pub enqueued_at: i64,
+    /// Whether it went before others.
+    pub priority: Priority,
 }
 
 /// A job as people see it.

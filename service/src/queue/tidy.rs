@@ -10,11 +10,14 @@ const EVERY: i64 = 60 * 60;
 const KEEP_FAILED_JOBS: i64 = 30 * DAY;
 /// How long a manifest is kept that no newer run of its workflow on its ref made superfluous, in seconds.
 const KEEP_MANIFESTS: i64 = 90 * DAY;
+/// How long it is told how a prefetch went, in seconds.
+const KEEP_PREFETCHES: i64 = 30 * DAY;
 
 pub(super) async fn tidy(service: &Service) -> Result<Performed, MetadataError> {
     let (metadata, now) = (&service.metadata, service.clock.now());
     metadata.forget_failed_jobs(now.saturating_sub(KEEP_FAILED_JOBS)).await?;
     metadata.forget_deliveries(now.saturating_sub(service.config.keep_deliveries.seconds())).await?;
+    metadata.forget_prefetches(now.saturating_sub(KEEP_PREFETCHES)).await?;
     metadata.forget_manifests(now.saturating_sub(KEEP_MANIFESTS)).await?;
     Ok(Performed::Again(now.saturating_add(EVERY)))
 }

@@ -1,5 +1,7 @@
 //! The kinds of work, and who does them.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{ClaimedJob, NewJob, Performed, Priority, tidy};
@@ -8,6 +10,7 @@ use crate::{
     forge::{self, Conclusion},
     identity::{GitRef, RepositoryName},
     metadata::MetadataError,
+    prefetch::{self, Reason},
 };
 
 /// What a job does. Its JSON lies in the database: a kind may be added, but never change its meaning.
@@ -90,6 +93,33 @@ pub enum Work {
         /// How it ended.
         conclusion: Conclusion,
     },
+    /// Prefetches what somebody asked for by hand.
+    Prefetch {
+        /// Which prefetch.
+        prefetch: String,
+    },
+    /// Something came to a ref: prefetches what its jobs wanted last.
+    PrefetchRef {
+        /// The repository.
+        repository: RepositoryName,
+        /// The ref.
+        git_ref: GitRef,
+        /// Refs whose jobs stand for those of the ref, if it had none: the first that had some.
+        fallbacks: Vec<GitRef>,
+        /// The commit that came.
+        commit: String,
+        /// When, in seconds since 1970 by the forge's clock.
+        pushed_at: i64,
+    },
+    /// A run is over: prefetches what its jobs wanted.
+    PrefetchRun {
+        /// The repository.
+        repository: RepositoryName,
+        /// The run.
+        run: u64,
+        /// The attempt.
+        attempt: u64,
+    },
 }
 
 impl Work {
@@ -123,23 +153,37 @@ impl Work {
             Self::ConcludeRun { repository, run, attempt, .. } => {
                 ("conclude-run", format!(" {repository} {run} {attempt}"), Priority::EVENT)
             }
+            Self::Prefetch { prefetch } => ("prefetch", format!(" {prefetch}"), Priority::WAITED),
+            Self::PrefetchRef { repository, git_ref, commit, .. } => {
+                ("prefetch-ref", format!(" {repository} {git_ref} {commit}"), Priority::EVENT)
+            }
+            Self::PrefetchRun { repository, run, attempt } => {
+                ("prefetch-run", format!(" {repository} {run} {attempt}"), Priority::EVENT)
+            }
         };
         let work = serde_json::to_string(self).unwrap_or_default();
-        let (key, subject) = (format!("{kind}{what}"), self.subject());
-        NewJob { kind: kind.to_owned(), work, key, subject, priority, due_at }
+        let (subject, sequence) = self.subject().unzip();
+        let key = format!("{kind}{what}");
+        NewJob { kind: kind.to_owned(), work, key, subject, sequence: sequence.flatten(), priority, due_at }
     }
 
-    /// What it is about, where something newer makes it pointless.
-    fn subject(&self) -> Option<String> {
+    /// What it is about, where something newer makes it pointless; and its place in an order, where what is newer may
+    /// have come before it.
+    fn subject(&self) -> Option<(String, Option<i64>)> {
         let name = |repository: &RepositoryName| repository.as_str().to_ascii_lowercase();
         match self {
             Self::ForgetRef { repository, git_ref, .. } | Self::KeepRef { repository, git_ref, .. } => {
-                Some(format!("ref {} {git_ref}", name(repository)))
+                Some((format!("ref {} {git_ref}", name(repository)), None))
             }
             Self::ForgetRepository { repository, .. } | Self::KeepRepository { repository, .. } => {
-                Some(format!("repository {}", name(repository)))
+                Some((format!("repository {}", name(repository)), None))
             }
-            Self::Release { repository, tag, .. } => Some(format!("release {} {tag}", name(repository))),
+            Self::Release { repository, tag, .. } => {
+                Some((format!("release {} {tag}", name(repository)), None))
+            }
+            Self::PrefetchRef { repository, git_ref, pushed_at, .. } => {
+                Some((format!("prefetch {} {git_ref}", name(repository)), Some(*pushed_at)))
+            }
             _ => None,
         }
     }
@@ -148,10 +192,22 @@ impl Work {
     ///
     /// # Errors
     /// Why it failed, for people. It is tried again.
-    pub async fn perform(service: &Service, job: &ClaimedJob) -> Result<Performed, String> {
+    pub async fn perform(service: &Arc<Service>, job: &ClaimedJob) -> Result<Performed, String> {
         let work: Self = serde_json::from_str(&job.work)
             .map_err(|_| "this version of larderd does not know such jobs. Run a newer one".to_owned())?;
-        work.carry_out(service).await.map_err(|error| error.to_string())
+        match &work {
+            Self::Prefetch { prefetch } => prefetch::by_hand(service, job, prefetch).await,
+            Self::PrefetchRef { repository, git_ref, fallbacks, commit, .. } => {
+                let refs = [std::slice::from_ref(git_ref), fallbacks].concat();
+                let reason = Reason::Refs(&refs);
+                prefetch::of_manifests(service, job, repository, reason, Some(commit), job.priority).await
+            }
+            Self::PrefetchRun { repository, run, .. } => {
+                let reason = Reason::Run(*run);
+                prefetch::of_manifests(service, job, repository, reason, None, job.priority).await
+            }
+            _ => work.carry_out(service).await.map_err(|error| error.to_string()),
+        }
     }
 
     async fn carry_out(&self, service: &Service) -> Result<Performed, MetadataError> {
@@ -177,6 +233,7 @@ impl Work {
             Self::ConcludeRun { repository, run, attempt, conclusion } => {
                 forge::conclude_run(service, repository, *run, *attempt, *conclusion).await?;
             }
+            Self::Prefetch { .. } | Self::PrefetchRef { .. } | Self::PrefetchRun { .. } => {}
         }
         Ok(Performed::Done)
     }

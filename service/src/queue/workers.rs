@@ -1,19 +1,23 @@
 //! Who does the jobs: so many at once, each under its lease.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio::{
     sync::watch,
-    task::{JoinHandle, JoinSet},
+    task::{Id, JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
 
-use super::{ClaimedJob, LEASE, MAX_ATTEMPTS, Queue, WorkerId, delay};
+use super::{ClaimedJob, LEASE, MAX_ATTEMPTS, Priority, Queue, WorkerId, delay};
 use crate::{metadata::MetadataError, random::random_bytes};
 
 /// How many jobs are done at once.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 6;
+/// How many of them nobody may be waiting for: there are always hands for what somebody waits for.
+const NOT_WAITED_FOR: usize = 4;
+/// How many of them a schedule may ask for.
+const SCHEDULED: usize = 2;
 /// How often somebody looks for jobs that another process stored.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -57,7 +61,7 @@ where
     P: Fn(ClaimedJob) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Performed, String>> + Send + 'static,
 {
-    let mut running: JoinSet<()> = JoinSet::new();
+    let mut running = Running::default();
     let mut changes = queue.changes.subscribe();
     while !*stop.borrow() {
         changes.mark_unchanged();
@@ -71,26 +75,26 @@ where
         tokio::select! {
             _ = stop.changed() => break,
             _ = changes.changed() => {}
-            Some(_) = running.join_next() => {}
+            () = running.ended() => {}
             () = sleep(pause) => {}
         }
     }
     // Those under way know, and put back what they were at.
-    while running.join_next().await.is_some() {}
+    while running.jobs.join_next().await.is_some() {}
 }
 
 /// Begins as many jobs as are due and there are hands for, and says how long nothing else will be due.
 async fn begin<P, F>(
     queue: &Queue,
     perform: &Arc<P>,
-    running: &mut JoinSet<()>,
+    running: &mut Running,
     stop: &watch::Receiver<bool>,
 ) -> Result<Duration, MetadataError>
 where
     P: Fn(ClaimedJob) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Performed, String>> + Send + 'static,
 {
-    while running.len() < AT_ONCE {
+    while let Some(at_least) = running.hands() {
         let now = queue.clock.now();
         // Asked first, since it takes no lock.
         match queue.metadata.next_job_due_at().await? {
@@ -104,13 +108,51 @@ where
         if queue.metadata.end_lost_jobs(now, MAX_ATTEMPTS).await? {
             queue.wake();
         }
-        let Some(job) = queue.metadata.claim_job(worker, now, lease_from(now)).await? else {
+        let Some(job) = queue.metadata.claim_job(worker, now, lease_from(now), at_least).await? else {
             break;
         };
         let work = perform(job.clone());
-        running.spawn(carry_out(queue.clone(), worker, job, work, stop.clone()));
+        running.begin(job.priority, carry_out(queue.clone(), worker, job, work, stop.clone()));
     }
     Ok(LOOK)
+}
+
+/// The jobs under way, each with its priority.
+#[derive(Default)]
+struct Running {
+    jobs: JoinSet<()>,
+    priorities: HashMap<Id, Priority>,
+}
+
+impl Running {
+    /// Of which priority a job must be at least for there to be hands for it; none if there are none at all.
+    fn hands(&self) -> Option<Priority> {
+        let below = |bound| self.priorities.values().filter(|priority| **priority < bound).count();
+        if self.priorities.len() >= AT_ONCE {
+            None
+        } else if below(Priority::WAITED) >= NOT_WAITED_FOR {
+            Some(Priority::WAITED)
+        } else if below(Priority::EVENT) >= SCHEDULED {
+            Some(Priority::EVENT)
+        } else {
+            Some(Priority(i32::MIN))
+        }
+    }
+
+    fn begin(&mut self, priority: Priority, work: impl Future<Output = ()> + Send + 'static) {
+        let id = self.jobs.spawn(work).id();
+        self.priorities.insert(id, priority);
+    }
+
+    /// Waits until one has ended; for ever while there is none.
+    async fn ended(&mut self) {
+        let id = match self.jobs.join_next_with_id().await {
+            Some(Ok((id, ()))) => id,
+            Some(Err(error)) => error.id(),
+            None => std::future::pending().await,
+        };
+        self.priorities.remove(&id);
+    }
 }
 
 fn lease_from(now: i64) -> i64 {

@@ -40,6 +40,14 @@ pub async fn authorize(
     Ok(grant)
 }
 
+/// What the request's token grants, where what is asked for is not named by its cache.
+///
+/// # Errors
+/// 401 without a token, or with one that is not valid (any more).
+pub(crate) async fn grant_of_request(service: &Service, headers: &HeaderMap) -> Result<Grant, ApiError> {
+    Ok(authenticate(service, headers).await?.1)
+}
+
 /// The request's token and what it grants.
 pub(super) async fn authenticate(
     service: &Service,

@@ -68,6 +68,7 @@ async fn jobs_are_listed_and_tried_again() {
         work: "{\"kind\":\"of-next-year\"}".to_owned(),
         key: "of-next-year".to_owned(),
         subject: None,
+        sequence: None,
         priority: Priority::EVENT,
         due_at: world.service.clock.now(),
     };
