@@ -4,6 +4,7 @@ mod action;
 mod agent;
 mod bars;
 mod pin;
+mod prefetch;
 mod push;
 pub(crate) mod quantity;
 mod verify;
@@ -28,6 +29,7 @@ Examples:
   nix build && larder push ./result --service https://cache.example.org
   larder push --help
   larder pin web ./result --service https://cache.example.org
+  larder prefetch --wait ./result --service https://cache.example.org
   larder why ./result --service https://cache.example.org
   larder completions bash > /etc/bash_completion.d/larder
 
@@ -53,6 +55,8 @@ pub enum Command {
     Push(Box<push::PushArgs>),
     /// Keep a path under a name, from which hosts can update themselves
     Pin(Box<pin::PinArgs>),
+    /// Have the cache fetch paths and all that they need from its upstreams
+    Prefetch(prefetch::PrefetchArgs),
     /// Say who brought a path into a cache
     Why(why::WhyArgs),
     /// Check a statement about a path, by keys that are known here
@@ -123,6 +127,7 @@ impl Command {
         match self {
             Self::Push(args) => args.run().await,
             Self::Pin(args) => args.run().await,
+            Self::Prefetch(args) => args.run().await,
             Self::Why(args) => args.run().await,
             Self::Verify(args) => args.run().await,
             Self::Action(args) => args.run().await,

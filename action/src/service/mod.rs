@@ -4,6 +4,7 @@
 mod body;
 mod error;
 mod pins;
+mod prefetches;
 mod reader;
 mod request;
 mod session;

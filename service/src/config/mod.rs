@@ -14,6 +14,7 @@ pub mod period;
 pub mod prefetch;
 pub mod public_url;
 pub mod retention;
+pub mod schedule;
 pub mod size;
 pub mod trust;
 pub mod webhook;
@@ -40,6 +41,7 @@ pub use self::{
     prefetch::{PrefetchConfig, PrefetchHost},
     public_url::PublicUrl,
     retention::{CacheRetention, Retention},
+    schedule::{Schedule, ScheduledPrefetch},
     size::ByteSize,
     webhook::{ActsOn, WebhookRule, WebhookSecret},
 };

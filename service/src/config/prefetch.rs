@@ -1,11 +1,14 @@
-//! `[prefetch]`: from where the inputs of flakes are fetched, and how much of them.
+//! `[prefetch]`: from where the inputs of flakes are fetched, and how much of them; what is prefetched by the clock.
 
 use std::str::FromStr;
 
 use serde::Deserialize;
 use url::{Host, Url};
 
-use super::{ByteSize, ConfigError};
+use super::{
+    ByteSize, ConfigError,
+    schedule::{self, ScheduledPrefetch},
+};
 
 /// Where most inputs are.
 const HOSTS: [&str; 3] = ["github.com", "gitlab.com", "releases.nixos.org"];
@@ -48,6 +51,8 @@ pub struct PrefetchConfig {
     pub max_archive: ByteSize,
     /// The longest that an archive may be unpacked.
     pub max_unpacked: ByteSize,
+    /// What is prefetched by the clock.
+    pub schedules: Vec<ScheduledPrefetch>,
 }
 
 /// As the file says it.
@@ -57,6 +62,8 @@ pub(super) struct File {
     hosts: Option<Vec<String>>,
     max_archive: Option<ByteSize>,
     max_unpacked: Option<ByteSize>,
+    #[serde(default)]
+    schedule: Vec<schedule::File>,
 }
 
 impl Default for PrefetchConfig {
@@ -65,6 +72,7 @@ impl Default for PrefetchConfig {
             hosts: HOSTS.map(|host| PrefetchHost(host.to_owned())).to_vec(),
             max_archive: ByteSize::mebibytes(256),
             max_unpacked: ByteSize::gigabytes(2),
+            schedules: Vec::new(),
         }
     }
 }
@@ -88,6 +96,7 @@ impl PrefetchConfig {
             hosts,
             max_archive: file.max_archive.unwrap_or(default.max_archive),
             max_unpacked: file.max_unpacked.unwrap_or(default.max_unpacked),
+            schedules: schedule::check(file.schedule)?,
         })
     }
 }

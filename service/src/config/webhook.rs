@@ -27,6 +27,8 @@ pub struct WebhookRule {
     pub repositories: Vec<RepositoryPattern>,
     /// One secret, or two while one replaces the other.
     pub secrets: Vec<WebhookSecret>,
+    /// Whether what their jobs wanted is prefetched when something comes to a ref, or a run is over.
+    pub prefetch: bool,
     /// The events that are acted on. `None`: all from which anything follows.
     pub on: Option<Vec<ActsOn>>,
     /// How long what a branch, a pull request or a repository needed is kept after it is gone: it may come back.
@@ -110,6 +112,7 @@ pub(super) struct File {
     on: Option<Vec<ActsOn>>,
     #[serde(default)]
     grace: Option<Period>,
+    prefetch: Option<bool>,
 }
 
 /// Where a secret lies: never in the configuration itself, which many may read.
@@ -147,8 +150,8 @@ fn rule(file: File, number: usize, environment: &Environment) -> Result<WebhookR
     let key = format!("{key}, secrets");
     let secrets =
         file.secrets.iter().map(|source| source.read(&key, environment)).collect::<Result<_, _>>()?;
-    let grace = file.grace.unwrap_or(GRACE);
-    Ok(WebhookRule { repositories: file.repositories, secrets, on: file.on, grace })
+    let (grace, prefetch) = (file.grace.unwrap_or(GRACE), file.prefetch.unwrap_or(true));
+    Ok(WebhookRule { repositories: file.repositories, secrets, on: file.on, grace, prefetch })
 }
 
 impl Source {

@@ -103,40 +103,43 @@ impl Fetching<'_> {
         let mut nars: Vec<Vec<&Offer>> = nars.into_values().collect();
         // The largest first: the longest should not come last.
         nars.sort_by_key(|offers| std::cmp::Reverse(offers.first().map(|offer| offer.info.nar_size)));
-        let mut fates: Vec<(Vec<&Offer>, Fate)> = Vec::new();
-        let mut alive = interval(ALIVE_EVERY);
-        {
+        let bringing = async {
             let mut coming = FuturesUnordered::new();
             for offers in nars {
                 let Some(first) = offers.first().copied() else { continue };
                 let intake = &intake;
                 coming.push(async move { (offers, self.bring(intake, first).await) });
             }
-            loop {
-                let (offers, brought) = tokio::select! {
-                    next = coming.next() => match next {
-                        Some(next) => next,
-                        None => break,
-                    },
-                    _ = alive.tick() => {
-                        intake.keep_alive().await?;
+            let mut fates: Vec<(Vec<&Offer>, Fate)> = Vec::new();
+            while let Some((offers, brought)) = coming.next().await {
+                let why = match brought {
+                    Ok(Some(fate)) => {
+                        fates.push((offers, fate));
                         continue;
                     }
+                    Ok(None) => continue,
+                    Err(BringError::Push(error)) => return Err(error),
+                    Err(BringError::Nar(why)) => why,
+                    Err(BringError::Window) => CutError::Window.to_string(),
                 };
-                match brought {
-                    Ok(Some(fate)) => fates.push((offers, fate)),
-                    Ok(None) => {}
-                    Err(BringError::Nar(why)) => {
-                        without.extend(offers.iter().map(|offer| (offer.info.path.hash(), why.clone())));
-                    }
-                    Err(BringError::Window) => {
-                        let why = CutError::Window.to_string();
-                        without.extend(offers.iter().map(|offer| (offer.info.path.hash(), why.clone())));
-                    }
-                    Err(BringError::Push(error)) => return Err(error.into()),
+                without.extend(offers.iter().map(|offer| (offer.info.path.hash(), why.clone())));
+            }
+            Ok(fates)
+        };
+        // Side by side, since both may wait for the one writer.
+        let alive = async {
+            let mut due = interval(ALIVE_EVERY);
+            loop {
+                due.tick().await;
+                if let Err(error) = intake.keep_alive().await {
+                    return error;
                 }
             }
-        }
+        };
+        let fates = tokio::select! {
+            fates = bringing => fates?,
+            gone = alive => return Err(gone.into()),
+        };
         let settled = intake.settle().await?;
         for (offers, fate) in fates {
             let why = match fate.await {

@@ -154,21 +154,24 @@ async fn prefetch(
     }
 }
 
-/// Does the work, and notes now and then how far it is.
+/// Does the work, and notes now and then how far it is: side by side, since both may wait for the one writer.
 async fn with_notes<T>(
     service: &Service,
     name: &str,
     progress: &Progress,
     work: impl Future<Output = T>,
 ) -> T {
-    let mut work = std::pin::pin!(work);
-    let mut due = interval(NOTED_EVERY);
-    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            done = &mut work => return done,
-            _ = due.tick() => note(service, name, progress).await,
+    let noting = async {
+        let mut due = interval(NOTED_EVERY);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            due.tick().await;
+            note(service, name, progress).await;
         }
+    };
+    tokio::select! {
+        done = work => done,
+        never = noting => never,
     }
 }
 

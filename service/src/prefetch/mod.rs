@@ -12,6 +12,7 @@ mod fetch;
 mod flight;
 mod jobs;
 mod lanes;
+mod schedule;
 mod source;
 mod take;
 mod walk;
@@ -33,6 +34,7 @@ pub(crate) use self::take::take_nar;
 pub(crate) use self::{
     complete::{Completed, complete},
     jobs::{Reason, by_hand, of_manifests},
+    schedule::{by_the_clock, schedule},
 };
 use self::{
     decompress::{Compression, Window},
@@ -82,6 +84,7 @@ pub(crate) enum PrefetchError {
     #[error("the closures have more than {0} paths. Prefetch parts of them")]
     TooLarge(usize),
     /// What was brought is not what it was said to be.
+    #[allow(dead_code, reason = "the inputs of flakes will come by it")]
     #[error("{0}")]
     Wrong(String),
     /// What is here changes faster than it can be looked at.

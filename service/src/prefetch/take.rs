@@ -22,6 +22,7 @@ use crate::{
 ///
 /// # Errors
 /// When the NAR cannot be read or does not hold, or the service fails.
+#[allow(dead_code, reason = "the inputs of flakes will come by it")]
 pub(crate) async fn take_nar(
     service: &Arc<Service>,
     cache: &Arc<Cache>,

@@ -24,6 +24,7 @@ use crate::{
     Service,
     clock::Clock,
     metadata::{Metadata, MetadataError},
+    prefetch,
 };
 
 /// How often a job is tried before it is given up: for an hour and a half or so.
@@ -170,6 +171,11 @@ pub(crate) async fn start(service: &Arc<Service>) -> Workers {
     for always in [Work::Tidy, Work::AskForMissed] {
         if let Err(error) = service.queue.enqueue(&always.job(service.clock.now())).await {
             tracing::error!(%error, ?always, "what is done again and again cannot be begun");
+        }
+    }
+    for scheduled in &service.config.prefetch.schedules {
+        if let Err(error) = prefetch::schedule(service, scheduled).await {
+            tracing::error!(%error, repository = %scheduled.repository, "nothing can be prefetched by the clock");
         }
     }
     let performing = service.clone();

@@ -111,6 +111,22 @@ pub enum Work {
         /// When, in seconds since 1970 by the forge's clock.
         pushed_at: i64,
     },
+    /// Has something prefetched whenever its time comes. One such job is there for each that is configured.
+    Schedule {
+        /// The repository.
+        repository: RepositoryName,
+        /// The ref.
+        git_ref: GitRef,
+        /// When, as the configuration says it.
+        schedule: String,
+    },
+    /// Its time has come: prefetches what a ref's jobs wanted last.
+    PrefetchScheduled {
+        /// The repository.
+        repository: RepositoryName,
+        /// The ref.
+        git_ref: GitRef,
+    },
     /// A run is over: prefetches what its jobs wanted.
     PrefetchRun {
         /// The repository.
@@ -157,6 +173,12 @@ impl Work {
             Self::PrefetchRef { repository, git_ref, commit, .. } => {
                 ("prefetch-ref", format!(" {repository} {git_ref} {commit}"), Priority::EVENT)
             }
+            Self::Schedule { repository, git_ref, schedule } => {
+                ("schedule", format!(" {repository} {git_ref} {schedule}"), Priority::EVENT)
+            }
+            Self::PrefetchScheduled { repository, git_ref } => {
+                ("prefetch-scheduled", format!(" {repository} {git_ref}"), Priority::SCHEDULE)
+            }
             Self::PrefetchRun { repository, run, attempt } => {
                 ("prefetch-run", format!(" {repository} {run} {attempt}"), Priority::EVENT)
             }
@@ -202,6 +224,13 @@ impl Work {
                 let reason = Reason::Refs(&refs);
                 prefetch::of_manifests(service, job, repository, reason, Some(commit), job.priority).await
             }
+            Self::PrefetchScheduled { repository, git_ref } => {
+                let reason = Reason::Refs(std::slice::from_ref(git_ref));
+                prefetch::of_manifests(service, job, repository, reason, None, job.priority).await
+            }
+            Self::Schedule { repository, git_ref, schedule } => {
+                prefetch::by_the_clock(service, repository, git_ref, schedule).await
+            }
             Self::PrefetchRun { repository, run, .. } => {
                 let reason = Reason::Run(*run);
                 prefetch::of_manifests(service, job, repository, reason, None, job.priority).await
@@ -233,7 +262,11 @@ impl Work {
             Self::ConcludeRun { repository, run, attempt, conclusion } => {
                 forge::conclude_run(service, repository, *run, *attempt, *conclusion).await?;
             }
-            Self::Prefetch { .. } | Self::PrefetchRef { .. } | Self::PrefetchRun { .. } => {}
+            Self::Prefetch { .. }
+            | Self::PrefetchRef { .. }
+            | Self::PrefetchRun { .. }
+            | Self::Schedule { .. }
+            | Self::PrefetchScheduled { .. } => {}
         }
         Ok(Performed::Done)
     }

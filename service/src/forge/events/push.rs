@@ -1,7 +1,47 @@
 //! `push`: commits came to a ref, or the ref is new or gone.
 
-use super::{Event, Follows};
+use serde::Deserialize;
 
-pub(super) fn follow(_event: &Event<'_>) -> Follows {
-    Ok(Vec::new())
+use super::{Event, Follows, Unreadable, refs};
+use crate::{identity::GitRef, queue::Work};
+
+#[derive(Debug, Deserialize)]
+struct Push {
+    #[serde(rename = "ref")]
+    git_ref: String,
+    /// The commit that is there now.
+    after: String,
+    #[serde(default)]
+    deleted: bool,
+    repository: Repository,
+}
+
+#[derive(Debug, Deserialize)]
+struct Repository {
+    #[serde(default)]
+    default_branch: Option<String>,
+    /// Seconds since 1970 in this event, a date in others.
+    #[serde(default)]
+    pushed_at: Option<serde_json::Value>,
+}
+
+pub(super) fn follow(event: &Event<'_>) -> Follows {
+    let Some(repository) = event.repository.cloned() else { return Ok(Vec::new()) };
+    let push = event.read::<Push>()?;
+    if push.deleted || !event.rule.prefetch {
+        return Ok(Vec::new());
+    }
+    let git_ref: GitRef = push.git_ref.parse().map_err(|_| Unreadable)?;
+    if !is_commit(&push.after) {
+        return Err(Unreadable);
+    }
+    let Repository { default_branch, pushed_at } = push.repository;
+    let fallbacks = default_branch.and_then(|branch| refs::named("branch", &branch)).into_iter().collect();
+    let pushed_at = pushed_at.and_then(|time| time.as_i64()).unwrap_or(event.now);
+    Ok(vec![(Work::PrefetchRef { repository, git_ref, fallbacks, commit: push.after, pushed_at }, event.now)])
+}
+
+/// Whether that names a commit: by SHA-1, or by SHA-256.
+pub(super) fn is_commit(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

@@ -26,5 +26,9 @@ pub(super) fn follow(event: &Event<'_>) -> Follows {
     let run = event.read::<Payload>()?.workflow_run;
     // GitHub's own examples have one that is completed without having been concluded.
     let Some(conclusion) = run.conclusion else { return Ok(Vec::new()) };
-    Ok(vec![(Work::ConcludeRun { repository, run: run.id, attempt: run.run_attempt, conclusion }, event.now)])
+    let (run, attempt) = (run.id, run.run_attempt);
+    let prefetch =
+        event.rule.prefetch.then(|| Work::PrefetchRun { repository: repository.clone(), run, attempt });
+    let conclude = Work::ConcludeRun { repository, run, attempt, conclusion };
+    Ok([conclude].into_iter().chain(prefetch).map(|work| (work, event.now)).collect())
 }

@@ -1,0 +1,13 @@
+//! What will be needed is here before anyone asks: upstreams of all kinds, through the service's own front door.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod by_hand;
+mod events;
+mod flights;
+#[allow(dead_code, reason = "shared with the tests of pushes")]
+#[path = "../push/nar.rs"]
+mod nar;
+mod upstream;
+mod upstreams;
+mod world;

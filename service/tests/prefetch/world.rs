@@ -1,0 +1,237 @@
+//! The service with upstreams, a webhook, and people and jobs that come to it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, AtomicU64, Ordering},
+};
+
+use data_encoding::HEXLOWER;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use larder_protocol::{
+    StorePath,
+    api::Permission,
+    narinfo::NarInfo,
+    prefetch::{Prefetch, PrefetchState},
+};
+use larder_service::{
+    Service,
+    audit::{Entry, Event, Who},
+    clock::Clock,
+    config::{Config, Environment, cache::CheckedUpstream},
+    metadata::tokens::{NewSession, OpenedSession, UsedIdToken},
+    serve,
+    trust::{Grant, GrantedTo, Rank, SecretToken, people},
+};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use sha2::Sha256;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+
+use crate::nar::{TestNar, decompress};
+
+const NOW: i64 = 1_800_000_000;
+const HOUR: i64 = 3600;
+const SECRET: &str = "the secret of acme's webhook";
+const RULES: &str = r#"
+[[webhook]]
+repositories = ["acme/flake"]
+secrets = [{ env = "SECRET" }]
+[[webhook]]
+repositories = ["acme/quiet"]
+secrets = [{ env = "SECRET" }]
+prefetch = false
+
+[[cache]]
+name = "main"
+upstream = []
+[[cache]]
+name = "other"
+upstream = []
+[[cache]]
+name = "private"
+public = false
+upstream = []
+"#;
+
+pub struct World {
+    pub url: String,
+    pub client: reqwest::Client,
+    pub service: Arc<Service>,
+    /// A person's who may push to `main`.
+    pub token: String,
+    time: Arc<AtomicI64>,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<()>,
+    _data: tempfile::TempDir,
+}
+
+impl World {
+    pub async fn new(upstreams: &[CheckedUpstream]) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let environment =
+            Environment::from([("SECRET", SECRET), ("LARDER_DATA_DIR", data.path().to_str().unwrap())]);
+        let mut config = Config::parse("larder.toml".as_ref(), RULES, &environment).unwrap();
+        for cache in &mut config.caches {
+            cache.upstreams = upstreams.to_vec();
+        }
+        let time = Arc::new(AtomicI64::new(NOW));
+        let service = Service::open(config, Clock::Set(time.clone())).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (stop, stopped) = oneshot::channel();
+        let served = tokio::spawn(serve(service.clone(), listener, async {
+            let _ = stopped.await;
+        }));
+        let client = reqwest::Client::new();
+        let mut world = Self { url, client, service, token: String::new(), time, stop, served, _data: data };
+        world.token = world.token_for("main", &[Permission::Push, Permission::Read]).await;
+        world
+    }
+
+    /// A person's token for a cache.
+    pub async fn token_for(&self, cache: &str, permissions: &[Permission]) -> String {
+        let cache = cache.parse().unwrap();
+        let name = guid();
+        let new = people::NewToken {
+            permissions: permissions.to_vec(),
+            ..people::NewToken::pushing(&name, &cache, 100 * HOUR)
+        };
+        let token = people::create_token(&self.service.metadata, &self.service.clock, new).await.unwrap();
+        token.expose().to_owned()
+    }
+
+    /// Lets time go by, and waits until all that is due then is done.
+    pub async fn pass(&self, seconds: i64) {
+        self.time.fetch_add(seconds, Ordering::SeqCst);
+        self.service.queue.wake();
+        self.service.queue.idle().await.unwrap();
+    }
+
+    pub async fn ask(&self, token: &str, cache: &str, paths: &[&StorePath]) -> reqwest::Response {
+        let request = json!({ "cache": cache, "paths": paths });
+        let url = format!("{}/api/v1/prefetches", self.url);
+        self.client.post(url).bearer_auth(token).json(&request).send().await.unwrap()
+    }
+
+    /// Asks for a prefetch into `main`.
+    pub async fn begin(&self, paths: &[&StorePath]) -> Prefetch {
+        let answer = self.ask(&self.token, "main", paths).await;
+        assert_eq!(answer.status(), 202);
+        answer.json().await.unwrap()
+    }
+
+    pub async fn tell(&self, id: &str) -> Prefetch {
+        let url = format!("{}/api/v1/prefetches/{id}", self.url);
+        self.client.get(url).bearer_auth(&self.token).send().await.unwrap().json().await.unwrap()
+    }
+
+    /// Prefetches into `main`, and tells how that ended.
+    pub async fn prefetch(&self, nars: &[&TestNar]) -> Prefetch {
+        let paths: Vec<&StorePath> = nars.iter().map(|nar| &nar.info.path).collect();
+        let asked = self.begin(&paths).await;
+        self.pass(0).await;
+        self.tell(&asked.id).await
+    }
+
+    pub async fn complete(&self, nars: &[&TestNar]) -> Prefetch {
+        let told = self.prefetch(nars).await;
+        assert_eq!((told.state, &told.error), (PrefetchState::Complete, &None), "{told:?}");
+        told
+    }
+
+    pub async fn narinfo(&self, cache: &str, nar: &TestNar) -> Option<NarInfo> {
+        let url = format!("{}/{cache}/{}.narinfo", self.url, nar.info.path.hash());
+        let answer = self.client.get(url).send().await.unwrap();
+        match answer.status() {
+            StatusCode::OK => Some(NarInfo::parse(&answer.text().await.unwrap()).unwrap()),
+            StatusCode::NOT_FOUND => None,
+            status => panic!("{status}"),
+        }
+    }
+
+    /// Whether `main` has paths, with the contents that they should have.
+    pub async fn has(&self, nars: &[&TestNar]) -> bool {
+        for nar in nars {
+            let Some(narinfo) = self.narinfo("main", nar).await else { return false };
+            assert_eq!((narinfo.nar_hash, &narinfo.references), (nar.info.nar_hash, &nar.info.references));
+            let url = format!("{}/main/{}", self.url, narinfo.url);
+            let bytes = self.client.get(url).send().await.unwrap().bytes().await.unwrap();
+            assert!(decompress(&bytes) == nar.bytes);
+        }
+        true
+    }
+
+    /// The keys of all jobs, but for what is always there.
+    pub async fn jobs(&self) -> Vec<String> {
+        let jobs = self.service.metadata.jobs().await.unwrap();
+        jobs.into_iter().map(|job| job.key).filter(|key| key != "tidy").collect()
+    }
+
+    pub async fn deliver(&self, event: &str, payload: &Value) {
+        let body = payload.to_string();
+        let mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap().chain_update(&body);
+        let answer = self.client.post(format!("{}/webhooks/github", self.url));
+        let answer = answer
+            .header("Content-Type", "application/json")
+            .header("X-GitHub-Event", event)
+            .header("X-GitHub-Delivery", guid())
+            .header(
+                "X-Hub-Signature-256",
+                format!("sha256={}", HEXLOWER.encode(&mac.finalize().into_bytes())),
+            )
+            .body(body);
+        assert_eq!(answer.send().await.unwrap().status(), 202);
+    }
+
+    /// Reports what a job wanted, by a session with these claims in a cache.
+    pub async fn report(&self, cache: &str, claims: Value, built: &[&TestNar], substituted: &[&TestNar]) {
+        let token = self.job(cache, claims).await;
+        let paths = |nars: &[&TestNar]| nars.iter().map(|nar| nar.info.path.clone()).collect::<Vec<_>>();
+        let manifest =
+            json!({ "system": "x86_64-linux", "built": paths(built), "substituted": paths(substituted) });
+        let url = format!("{}/api/v1/caches/{cache}/manifests", self.url);
+        let answer = self.client.post(url).bearer_auth(token).json(&manifest).send().await.unwrap();
+        assert_eq!(answer.status(), 204);
+    }
+
+    /// A job's session in a cache.
+    pub async fn job(&self, cache: &str, more: Value) -> String {
+        let mut claims = json!({
+            "iss": "https://token.actions.githubusercontent.com", "repository": "acme/flake", "repository_id": 42,
+            "repository_visibility": "public", "ref": "refs/heads/main", "sha": "0123456789abcdef",
+            "event_name": "push", "workflow_ref": "acme/flake/.github/workflows/ci.yml@refs/heads/main",
+            "run_id": 1000, "run_attempt": 1, "check_run_id": 5000,
+        });
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let session = SecretToken::generate("larder_s_").unwrap();
+        let (now, id) = (self.service.clock.now(), session.hash().short());
+        let grant = Grant {
+            cache: cache.parse().unwrap(),
+            permissions: vec![Permission::Push, Permission::Read],
+            identity: GrantedTo::Job(serde_json::from_value(claims).unwrap()),
+            rank: Rank::default(),
+            isolated: None,
+        };
+        let used = UsedIdToken { issuer: "x", id: &id, expires_at: now };
+        let entry = Entry::of_service(
+            Who::of(&grant.identity),
+            Event::Granted { permissions: grant.permissions.clone(), until: now },
+        );
+        let new =
+            NewSession { hash: session.hash(), grant: &grant, new_names: &[], expires_at: now + 100 * HOUR };
+        let opened = self.service.metadata.open_session(new, used, now, &entry).await.unwrap();
+        assert_eq!(opened, OpenedSession::Opened);
+        session.expose().to_owned()
+    }
+
+    pub async fn end(self) {
+        assert_eq!(self.jobs().await, Vec::<String>::new(), "jobs are left");
+        drop(self.stop);
+        self.served.await.unwrap();
+    }
+}
+
+fn guid() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!("72d3162e-cc78-11e3-81ab-{:012}", COUNT.fetch_add(1, Ordering::SeqCst))
+}
