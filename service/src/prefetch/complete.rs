@@ -92,7 +92,7 @@ async fn keep(
     let kept: HashSet<StorePathHash> =
         roots.iter().map(StorePath::hash).chain(entries.iter().map(|(_, hash)| *hash)).collect();
     let push = NewPush {
-        name: PushId(random_bytes().map_err(crate::error::ApiError::from)?),
+        name: PushId(random_bytes()?),
         cache: cache.name(),
         public: cache.is_public(),
         isolated: None,

@@ -50,7 +50,12 @@ pub(super) fn follow(event: &Event<'_>) -> Follows {
     let git_ref: GitRef = format!("refs/pull/{number}/merge").parse().map_err(|_| Unreadable)?;
     if action == "closed" {
         let closed_at = pull_request.and_then(|pull_request| pull_request.closed_at);
-        return Ok(vec![refs::gone(event, repository, git_ref, refs::happened_at(event, closed_at.as_ref()))]);
+        return Ok(vec![refs::gone(
+            event,
+            repository,
+            git_ref,
+            refs::happened_at(event, closed_at.as_ref()),
+        )]);
     }
     let there = (action == "reopened").then(|| refs::there(event, repository, git_ref.clone()));
     let prefetch = pull_request.and_then(|pull_request| prefetch(event, repository, git_ref, pull_request));
