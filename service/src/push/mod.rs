@@ -27,9 +27,9 @@ use larder_protocol::{
 };
 
 pub(crate) use body::BodyReader;
-pub use record::{FOLDER as RECORDS, InvalidRecord, PushRecord, RecordedPath};
 pub(crate) use intake::{Cut, Fate, Intake, IntakeError, Opened};
 pub(crate) use open::MAX_SIGNATURES;
+pub use record::{FOLDER as RECORDS, InvalidRecord, PushRecord, RecordedPath};
 pub use upstream::UpstreamClient;
 pub(crate) use upstream::{counts_since, digest, is_signed};
 pub use workshop::Workshop;
