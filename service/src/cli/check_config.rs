@@ -32,6 +32,9 @@ fn write(text: &mut String, config: &Config) -> std::fmt::Result {
         "  isolated       {} caches of pull requests, {} for one repository, {} and {} paths each, kept for {}",
         isolated.max, isolated.max_per_repository, isolated.max_size, isolated.max_paths, isolated.keep
     )?;
+    if let Some(max_size) = config.retention.max_size {
+        writeln!(text, "  all caches     {max_size} at most")?;
+    }
     let open = &limits.open_pushes;
     writeln!(
         text,
@@ -55,6 +58,9 @@ fn write(text: &mut String, config: &Config) -> std::fmt::Result {
         writeln!(text, "  cache {} at {}, priority {}", cache.name, config.cache_url(cache), cache.priority)?;
         let readers = if cache.public { "everybody" } else { "whoever has a token that permits read" };
         writeln!(text, "    may read     {readers}")?;
+        if let Some(max_size) = cache.max_size {
+            writeln!(text, "    holds        {max_size} at most")?;
+        }
         for upstream in &cache.upstreams {
             let asked = if upstream.check { "" } else { ", asked only about what carries its signature" };
             writeln!(text, "    upstream     {}{asked}", upstream.upstream.url)?;

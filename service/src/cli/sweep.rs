@@ -11,8 +11,9 @@ use crate::{
     Service,
     clock::{Clock, to_date},
     config::Config,
-    metadata::Metadata,
-    retention::{self, CompactionReport, Plan, SweepReport},
+    metadata::{Metadata, RankedPath, Worth},
+    retention::{self, BudgetReport, CompactionReport, Plan, RoomPlan, SweepReport},
+    storage::Storage,
 };
 
 /// How often a running service is asked whether it is done.
@@ -20,9 +21,11 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 
 const AFTER_HELP: &str = "\
 A sweep takes the paths that nothing has kept for the cache's grace, and then the NARs, chunks and
-files that nothing uses. What nothing keeps is noted by one sweep and taken by a later one. At its
-end it compacts: files of which less than half is in use are rewritten, and many small ones become
-one. Where the service runs, it does the sweep and this waits for it.
+files that nothing uses. What nothing keeps is noted by one sweep and taken by a later one. Where
+there is more than max_size, or the disk is nearly full, what was used longest ago goes, too; what is
+held and has no room is listed. At its end it compacts: files of which less than half is in use are
+rewritten, and many small ones become one. Where the service runs, it does the sweep and this waits
+for it.
 
 Examples:
   larderd sweep --dry-run
@@ -81,8 +84,66 @@ pub(super) async fn run(arguments: Arguments, config: Config) -> Result<(), Fail
              hour"
         );
     }
+    for budget in &report.budgets {
+        tell_budget(&mut text, budget, budget.is_met());
+    }
     print::out(&text);
     Ok(())
+}
+
+/// How full a budget is, and what holds what it has no room for.
+fn tell_budget(text: &mut String, budget: &BudgetReport, is_enough: bool) {
+    let whose = budget.cache.as_deref().unwrap_or("all caches");
+    let limit = if budget.disk { "as the disk is nearly full" } else { "(max_size)" };
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{whose}: {} bytes of at most {} {limit}", budget.used, budget.limit);
+    if is_enough {
+        return;
+    }
+    let _ = writeln!(
+        text,
+        "{whose}: there is too little room: {} bytes are held by pins, the newest runs of main lines, pushes under way \
+         and caches that no sweep touches. Remove pins (`larder pin remove`), let go of branches (`larderd roots drop`), \
+         or raise max_size. What holds most:",
+        budget.held
+    );
+    for holder in &budget.holders {
+        let _ = writeln!(
+            text,
+            "  {} bytes  {}  {} {}",
+            holder.bytes,
+            holder.cache,
+            holder.kind,
+            one_line(&holder.which)
+        );
+    }
+}
+
+/// Why a path is among the first that go.
+fn why_now(path: &RankedPath) -> String {
+    match (Worth::dead_since(path.worth), Worth::used_at(path.worth)) {
+        (Some(since), _) => format!("nothing keeps it since {}", to_date(since)),
+        (None, Some(used)) => format!("it was pushed or read last at {}", to_date(used)),
+        (None, None) => "it is held".to_owned(),
+    }
+}
+
+fn room_object(plan: &RoomPlan) -> serde_json::Value {
+    let RoomPlan { budget, paths, is_enough } = plan;
+    let paths: Vec<_> = paths
+        .iter()
+        .map(|path| {
+            json!({
+                "cache": path.cache, "path": path.path.absolute(), "nar_size": path.nar_size,
+                "dead_since": Worth::dead_since(path.worth).map(to_date),
+                "used_at": Worth::used_at(path.worth).map(to_date),
+            })
+        })
+        .collect();
+    json!({
+        "cache": budget.cache, "disk": budget.disk, "limit": budget.limit, "used": budget.used, "held": budget.held,
+        "is_enough": is_enough, "holders": budget.holders, "paths": paths,
+    })
 }
 
 /// Has the running service sweep, and waits for it.
@@ -111,10 +172,16 @@ async fn dry_run(arguments: &Arguments, config: &Config) -> Result<(), Failure> 
         plans.push((cache.name.to_string(), plan));
     }
     let compaction = retention::plan_compaction(&metadata).await.map_err(Failure::because)?;
+    let room = Storage::open_folder(&config.data_dir.join("objects")).and_then(|storage| storage.room());
+    let rooms = retention::plan_room(&metadata, config, room.ok(), now).await.map_err(Failure::because)?;
     metadata.close().await;
     if arguments.json {
         let caches: Vec<_> = plans.iter().map(|(name, plan)| object(name, plan)).collect();
-        print::json(&format!("{}\n", json!({ "caches": caches, "compaction": compaction })));
+        let budgets: Vec<_> = rooms.iter().map(room_object).collect();
+        print::json(&format!(
+            "{}\n",
+            json!({ "caches": caches, "budgets": budgets, "compaction": compaction })
+        ));
         return Ok(());
     }
     let mut text = String::new();
@@ -133,6 +200,19 @@ async fn dry_run(arguments: &Arguments, config: &Config) -> Result<(), Failure> 
             "{name}: {} paths ({} bytes) would go and free {} bytes, {} ({} bytes) would stay",
             plan.dying.paths, plan.dying.nar_bytes, plan.frame_bytes, plan.kept.paths, plan.kept.nar_bytes
         );
+    }
+    for RoomPlan { budget, paths, is_enough } in &rooms {
+        for path in paths {
+            let _ = writeln!(
+                text,
+                "{}: {} would go for want of room: {} ({} bytes)",
+                path.cache,
+                one_line(&path.path.absolute()),
+                why_now(path),
+                path.nar_size
+            );
+        }
+        tell_budget(&mut text, budget, *is_enough);
     }
     let CompactionReport { replaced, replaced_bytes, written, written_bytes } = compaction;
     if replaced > 0 {

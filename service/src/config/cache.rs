@@ -9,7 +9,7 @@ use larder_protocol::{
 use serde::Deserialize;
 use url::Url;
 
-use super::{CacheRetention, ConfigError, retention, trust};
+use super::{ByteSize, CacheRetention, ConfigError, retention, trust};
 use crate::trust::TrustRules;
 
 /// Where every store path of every cache lies.
@@ -35,6 +35,8 @@ pub struct CacheConfig {
     pub trust: TrustRules,
     /// What is kept.
     pub retention: CacheRetention,
+    /// How much it may hold.
+    pub max_size: Option<ByteSize>,
 }
 
 /// An upstream, and what it is asked about.
@@ -77,6 +79,7 @@ impl Default for CacheConfig {
             priority: DEFAULT_PRIORITY,
             upstreams: default_upstreams(),
             retention: CacheRetention::default(),
+            max_size: None,
         }
     }
 }
@@ -96,6 +99,7 @@ pub(super) struct File {
     pub(super) trust: Vec<trust::File>,
     #[serde(default)]
     pub(super) retention: retention::CacheFile,
+    pub(super) max_size: Option<ByteSize>,
 }
 
 impl Default for File {
@@ -107,6 +111,7 @@ impl Default for File {
             upstream: None,
             trust: Vec::new(),
             retention: retention::CacheFile::default(),
+            max_size: None,
         }
     }
 }

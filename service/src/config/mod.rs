@@ -336,6 +336,7 @@ impl CacheConfig {
             priority: cache::check_priority(&key, file.priority)?,
             upstreams: cache::check_upstreams(&key, file.upstream)?,
             retention: CacheRetention::check(&key, file.retention)?,
+            max_size: retention::max_size(&key, file.max_size)?,
             name: file.name,
             trust,
         })

@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-use super::{ConfigError, Period, period::InvalidPeriod};
-use crate::trust::RefPattern;
+use super::{ByteSize, ConfigError, Period, period::InvalidPeriod};
+use crate::{storage::Room, trust::RefPattern};
 
 /// When a store is swept, checked.
 #[derive(Debug, Clone)]
@@ -14,6 +14,10 @@ pub struct Retention {
     pub abandon_after: Period,
     /// How often all that is stored is looked at, by and by. None: never.
     pub scrub_every: Option<Period>,
+    /// How much all caches may hold together.
+    pub max_size: Option<ByteSize>,
+    /// How much of the disk is to stay free; unless said, a twentieth of it, and no more than a gigabyte.
+    pub min_free: Option<ByteSize>,
 }
 
 impl Default for Retention {
@@ -22,7 +26,17 @@ impl Default for Retention {
             sweep_every: Period::hours(6),
             abandon_after: Period::hours(6),
             scrub_every: Some(Period::days(30)),
+            max_size: None,
+            min_free: None,
         }
+    }
+}
+
+impl Retention {
+    /// How much of a disk is to stay free.
+    pub fn min_free(&self, room: Room) -> u64 {
+        let usual = || ByteSize::gigabytes(1).get().min(room.size / 20);
+        self.min_free.map_or_else(usual, ByteSize::get)
     }
 }
 
@@ -64,6 +78,8 @@ impl Default for CacheRetention {
 pub(super) struct File {
     sweep_every: Option<Period>,
     abandon_after: Option<Period>,
+    max_size: Option<ByteSize>,
+    min_free: Option<ByteSize>,
     scrub_every: Option<ScrubEvery>,
 }
 
@@ -99,6 +115,8 @@ impl Retention {
             sweep_every: file.sweep_every.unwrap_or(default.sweep_every),
             abandon_after: file.abandon_after.unwrap_or(default.abandon_after),
             scrub_every: file.scrub_every.map_or(default.scrub_every, |every| every.0),
+            max_size: max_size("retention", file.max_size)?,
+            min_free: file.min_free,
         };
         let at_least = |key: &str, span: Period, least: Period, why: &str| {
             if span < least {
@@ -113,6 +131,16 @@ impl Retention {
         at_least("abandon_after", checked.abandon_after, Period::hours(2), why)?;
         Ok(checked)
     }
+}
+
+/// A budget, which is for something.
+pub(super) fn max_size(key: &str, size: Option<ByteSize>) -> Result<Option<ByteSize>, ConfigError> {
+    if size.is_some_and(|size| size.get() == 0) {
+        let problem =
+            "0 leaves room for nothing. Write a size such as \"50 GB\", or leave it out for no limit";
+        return Err(ConfigError::value(format!("{key}, max_size"), problem));
+    }
+    Ok(size)
 }
 
 impl CacheRetention {

@@ -160,6 +160,9 @@ fn what_cannot_be_is_refused_with_key_value_and_remedy() {
         ("[limits]\nmax_body = \"100 megs\"", &["\"100 megs\"", "\"90 MB\""]),
         ("[limits]\nmax_body = \"99999999 TiB\"", &["99999999 TiB"]),
         ("[limits]\nmax_body = \"1 MB\"", &["limits.max_body", "1 MB", "at least \"2 MiB\""]),
+        ("[retention]\nmax_size = \"0 GB\"", &["retention, max_size", "leaves room for nothing"]),
+        ("[[cache]]\nname = \"main\"\nmax_size = \"0 B\"", &["cache \"main\", max_size"]),
+        ("[[cache]]\nname = \"main\"\nmax_size = \"much\"", &["max_size", "is not a size"]),
         ("[limits]\nmax_nar_size = \"1 TB\"", &["limits.max_push_bytes", "limits.max_nar_size", "1 TB"]),
         ("public_url = \"cache.example.org\"", &["public_url", "\"cache.example.org\"", "https://cache"]),
         (

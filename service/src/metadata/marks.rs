@@ -6,7 +6,12 @@ use std::collections::HashMap;
 use larder_protocol::{StorePath, StorePathHash, api::CacheName};
 use sqlx::{Connection as _, QueryBuilder, Row as _, Sqlite, SqliteConnection};
 
-use super::{BATCH, Metadata, MetadataError, claims::list, paths::path_of};
+use super::{
+    BATCH, Metadata, MetadataError,
+    claims::list,
+    paths::path_of,
+    roots::{self, RootsOf, VISIBLE, Worth},
+};
 
 /// How many paths are looked at in one step.
 const STEP: i64 = 500;
@@ -24,23 +29,6 @@ pub struct MarkedRoot {
 pub struct Marks {
     connection: SqliteConnection,
     cache: CacheName,
-}
-
-/// Where roots are taken from.
-#[derive(Debug, Clone, Copy)]
-pub enum RootsOf<'a> {
-    /// What the pushes of a run were to keep.
-    Run(i64),
-    /// One path, by its hash.
-    Path(&'a StorePathHash),
-    /// What open pushes were told is there. (And pull requests' own caches, as long as they live.)
-    Leases,
-    /// What was pushed since.
-    PushedSince(i64),
-    /// What was read since.
-    ReadSince(i64),
-    /// What was not found dead before.
-    NotDeadBefore(i64),
 }
 
 /// How much is marked, or about to go.
@@ -64,8 +52,6 @@ pub struct DyingPath {
     /// Since when nothing keeps it.
     pub dead_since: i64,
 }
-
-const VISIBLE: &str = "JOIN pushes v ON v.id = p.push AND v.state = 'committed' AND p.hidden = 0";
 
 impl Metadata {
     /// Begins to mark what is kept of a cache.
@@ -102,13 +88,15 @@ impl Marks {
         Ok(self.connection.close().await?)
     }
 
-    /// Marks roots, of a kind and with a name for people. Tells how many paths are marked by it that were not before.
+    /// Marks those roots that are worth more than `above`, of a kind and with a name for people. Tells how many paths are
+    /// marked by it that were not before.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn add_roots(
         &mut self,
-        roots: RootsOf<'_>,
+        (roots, worth): (RootsOf, Worth),
+        above: i64,
         kind: &str,
         which: &str,
     ) -> Result<u64, MetadataError> {
@@ -120,38 +108,9 @@ impl Marks {
         let mut query =
             QueryBuilder::<Sqlite>::new("INSERT OR IGNORE INTO live (path, root, scanned) SELECT p.id, ");
         query.push_bind(root).push(", 0 FROM ");
-        match roots {
-            RootsOf::Run(run) => {
-                query.push("pushes u JOIN push_roots t ON t.push = u.id JOIN paths p ON p.cache = u.cache AND p.hash = t.hash ");
-                query.push(VISIBLE);
-                query
-                    .push(" WHERE u.state = 'committed' AND u.dropped_at IS NULL AND u.run = ")
-                    .push_bind(run);
-            }
-            RootsOf::Path(hash) => {
-                query.push("paths p ").push(VISIBLE).push(" WHERE p.hash = ").push_bind(hash.0.to_vec());
-            }
-            RootsOf::Leases => {
-                query.push("leases l JOIN paths p ON p.id = l.path ").push(VISIBLE);
-                query.push(
-                    " JOIN pushes u ON u.id = l.push WHERE (u.state = 'open' AND u.abandoned_at IS NULL OR u.cache LIKE '%~%')",
-                );
-            }
-            RootsOf::PushedSince(since) => {
-                query.push("pushes u JOIN push_roots t ON t.push = u.id JOIN paths p ON p.cache = u.cache AND p.hash = t.hash ");
-                query.push(VISIBLE);
-                query.push(" WHERE u.state = 'committed' AND u.dropped_at IS NULL AND u.cache = ");
-                query.push_bind(self.cache.as_str()).push(" AND u.committed_at > ").push_bind(since);
-            }
-            RootsOf::ReadSince(since) => {
-                query.push("paths p ").push(VISIBLE).push(" WHERE p.read_at > ").push_bind(since);
-            }
-            RootsOf::NotDeadBefore(since) => {
-                query.push("paths p ").push(VISIBLE).push(" WHERE (p.dead_since IS NULL OR p.dead_since > ");
-                query.push_bind(since).push(")");
-            }
-        }
-        query.push(" AND p.cache = ").push_bind(self.cache.as_str());
+        roots::select(&mut query, roots, &self.cache);
+        query.push(" AND ").push_bind(above).push(" < ");
+        worth.push(&mut query);
         Ok(query.build().persistent(false).execute(&mut self.connection).await?.rows_affected())
     }
 
@@ -377,6 +336,20 @@ impl Marks {
         .fetch_one(&mut self.connection)
         .await?;
         Ok(Extent { paths: super::number(row.try_get(0)?)?, nar_bytes: super::number(row.try_get(1)?)? })
+    }
+
+    /// The bytes of the marked paths' NARs as they are sent.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn sent_bytes(&mut self) -> Result<u64, MetadataError> {
+        let bytes: i64 = sqlx::query_scalar(
+            "SELECT coalesce(sum(n.file_size), 0) FROM nars n WHERE n.id IN (
+                 SELECT p.nar FROM live l JOIN paths p ON p.id = l.path)",
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
+        super::number(bytes)
     }
 
     /// The bytes of frames that only those that go need.

@@ -4,6 +4,7 @@
 //! (`BEGIN IMMEDIATE`), so that it never fails in its middle for want of one.
 
 pub(crate) mod audit;
+mod budget;
 mod chunks;
 mod claims;
 mod compaction;
@@ -31,6 +32,7 @@ mod pushes;
 mod reads;
 mod records;
 mod releases;
+mod roots;
 mod runs;
 mod samples;
 mod sweeping;
@@ -54,6 +56,7 @@ use sqlx::{
 };
 
 pub use audit::{AuditFilter, AuditRow};
+pub use budget::{RankedPath, Ranking};
 pub use chunks::{Namespace, StoredChunk};
 pub use compaction::{Holding, MovedFrame, MovedRecipe, PlacedFrame, UsedObject};
 pub use concluded::{ConcludedRun, RunsOf};
@@ -63,7 +66,7 @@ pub use holders::HeldPath;
 pub use holdings::{Brought, RepositoryKey, Stored};
 pub use isolated::{IsolatedCache, IsolatedOutcome, OpenIsolated, WantedIsolated};
 pub(crate) use manifests::{NewManifest, WantedBy};
-pub use marks::{DyingPath, Extent, MarkedRoot, Marks, RootsOf};
+pub use marks::{DyingPath, Extent, MarkedRoot, Marks};
 pub(crate) use missed::AskedFor;
 pub use names::{Binding, NameRow, NamesOf};
 pub use namespaces::Settled;
@@ -76,6 +79,7 @@ pub use provenance::PushedPath;
 pub use pushes::{CommitOutcome, FoundPush, FullOf, NewPush, OpenOutcome, Staged};
 pub use reads::ReadOf;
 pub use releases::PINNED_BY;
+pub use roots::{RootsOf, Worth};
 pub use runs::{PushedRun, PushingRun};
 pub use samples::{Holdings, Sample, Traffic};
 pub use sweeping::{Deleted, Removed};

@@ -4,12 +4,15 @@ use larder_protocol::api::CacheName;
 
 use super::{
     pace::Pace,
-    roots::{KeptRuns, kept_runs, recent_since},
+    roots::{KeptRuns, is_main, is_newest, kept_runs, recent_since},
 };
 use crate::{
     config::CacheRetention,
-    metadata::{Extent, Marks, Metadata, MetadataError, PushedRun, RootsOf},
+    metadata::{Extent, Marks, Metadata, MetadataError, PushedRun, RootsOf, Worth},
 };
+
+/// Whatever it is worth.
+pub(super) const ALL: i64 = i64::MIN;
 
 /// What is kept of a cache.
 pub(super) struct Marked {
@@ -19,39 +22,77 @@ pub(super) struct Marked {
     pub runs: KeptRuns,
 }
 
-/// Marks what is kept of a cache.
+/// Something that keeps closures.
+#[derive(Debug, Clone)]
+pub(super) struct Root {
+    pub roots: RootsOf,
+    pub worth: Worth,
+    pub kind: &'static str,
+    /// Which it is, for people.
+    pub which: String,
+}
+
+/// All that keeps closures of a cache, and the runs among it.
+pub(super) async fn roots_of(
+    metadata: &Metadata,
+    cache: &CacheName,
+    rules: &CacheRetention,
+    now: i64,
+) -> Result<(Vec<Root>, KeptRuns), MetadataError> {
+    let runs = kept_runs(metadata.pushed_runs(cache).await?, rules, now);
+    let mut roots = Vec::new();
+    let mut add = |roots_of, worth, kind, which| roots.push(Root { roots: roots_of, worth, kind, which });
+    // The last that did not fail: one that did takes nobody's place.
+    let mut before = None;
+    for run in &runs.kept {
+        let newest = !run.failed && is_newest(&run.run, before);
+        if !run.failed {
+            before = Some(&run.run);
+        }
+        let worth = match (newest, is_main(&run.run, rules)) {
+            (true, true) => Worth::Held,
+            (true, false) => Worth::UsedLast(run.pushed_at),
+            (false, _) => Worth::Used(run.pushed_at),
+        };
+        add(RootsOf::Run(run.id), worth, "run", in_words(run));
+    }
+    for pin in metadata.pins(cache, now).await? {
+        add(RootsOf::Path(pin.path.hash()), Worth::Held, "pin", pin.name.to_string());
+    }
+    let since = recent_since(rules, now);
+    add(RootsOf::Leases, Worth::Held, "push", "a push that is under way".to_owned());
+    add(RootsOf::PushedSince(since), Worth::Pushed, "pushed", in_days(rules, "pushed"));
+    add(RootsOf::ReadSince(since), Worth::Read, "read", in_days(rules, "read"));
+    Ok((roots, runs))
+}
+
+/// Marks what is kept of a cache by roots that are worth more than `above`.
 pub(super) async fn mark(
     metadata: &Metadata,
     cache: &CacheName,
     rules: &CacheRetention,
     now: i64,
+    above: i64,
     pace: &mut Pace,
 ) -> Result<Marked, MetadataError> {
+    // Before anything is looked up: what is kept from now on is seen, or claimed.
     let mut marks = metadata.marks(cache).await?;
-    let runs = kept_runs(metadata.pushed_runs(cache).await?, rules, now);
-    for run in &runs.kept {
-        marks.add_roots(RootsOf::Run(run.id), "run", &in_words(run)).await?;
+    let (roots, runs) = roots_of(metadata, cache, rules, now).await?;
+    for Root { roots, worth, kind, which } in &roots {
+        marks.add_roots((*roots, *worth), above, kind, which).await?;
     }
-    for pin in metadata.pins(cache, now).await? {
-        marks.add_roots(RootsOf::Path(&pin.path.hash()), "pin", pin.name.as_str()).await?;
-    }
-    let since = recent_since(rules, now);
-    marks.add_roots(RootsOf::Leases, "push", "a push that is under way").await?;
-    marks.add_roots(RootsOf::PushedSince(since), "pushed", &in_days(rules, "pushed")).await?;
-    marks.add_roots(RootsOf::ReadSince(since), "read", &in_days(rules, "read")).await?;
     spread(&mut marks, pace).await?;
     Ok(Marked { marks, runs })
 }
 
-/// Leaves what an earlier sweep did not find dead long enough ago, and lists the rest: it goes.
+/// Leaves what an earlier sweep did not find dead before `before`, and lists the rest: it goes.
 pub(super) async fn list_dying(
     marks: &mut Marks,
-    rules: &CacheRetention,
-    now: i64,
+    before: i64,
     pace: &mut Pace,
 ) -> Result<Extent, MetadataError> {
-    let before = now - rules.grace.seconds();
-    marks.add_roots(RootsOf::NotDeadBefore(before), "grace", "its grace").await?;
+    let graced = (RootsOf::NotDeadBefore(before), Worth::Held);
+    marks.add_roots(graced, ALL, "grace", "its grace").await?;
     spread(marks, pace).await?;
     let dying = marks.list_dying(before).await?;
     while marks.link_dying().await? {
@@ -60,7 +101,7 @@ pub(super) async fn list_dying(
     Ok(dying)
 }
 
-async fn spread(marks: &mut Marks, pace: &mut Pace) -> Result<(), MetadataError> {
+pub(super) async fn spread(marks: &mut Marks, pace: &mut Pace) -> Result<(), MetadataError> {
     while marks.spread().await? {
         pace.rest().await;
     }

@@ -2,12 +2,15 @@
 //!
 //! Roots keep closures ([`roots`]): the last runs of each line, pins, pushes under way, what was pushed or read lately. A
 //! sweep marks what they reach ([`mark`]), notes what nothing keeps, and takes what an earlier sweep found so long enough
-//! ago ([`sweep`]). Then it rewrites objects of which little is in use, and merges small ones ([`compaction`]).
+//! ago ([`sweep`]). Where there is too little room, more goes ([`budget`]), and the sweep begins before its time
+//! ([`pressure`]). Then it rewrites objects of which little is in use, and merges small ones ([`compaction`]).
 
+mod budget;
 mod compaction;
 mod mark;
 mod pace;
 pub mod pins;
+mod pressure;
 mod reads;
 mod report;
 mod roots;
@@ -17,13 +20,14 @@ mod why;
 
 use tokio::sync::Mutex;
 
+use self::pressure::Pressure;
 pub use self::{
     compaction::plan_compaction,
     reads::LastReads,
-    report::{CacheReport, CompactionReport, SweepReport},
+    report::{BudgetReport, CacheReport, CompactionReport, Holder, SweepReport},
     roots::{kept, recent_since, run_of},
     sweep::sweep,
-    why::{Fate, Plan, fate, plan},
+    why::{Fate, Plan, RoomPlan, fate, plan, plan_room},
 };
 pub(crate) use schedule::run;
 
@@ -32,6 +36,8 @@ pub(crate) use schedule::run;
 pub struct Retention {
     /// When paths were last read.
     pub reads: LastReads,
+    /// What the last sweep left.
+    pressure: Pressure,
     /// One sweep at a time.
     sweeping: Mutex<()>,
 }

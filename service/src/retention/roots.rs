@@ -48,14 +48,8 @@ pub fn kept_runs(runs: Vec<PushedRun>, rules: &CacheRetention, now: i64) -> Kept
     // The line that is being gone through: its first run, and how many more of it are kept.
     let mut line: Option<(PushingRun, u32)> = None;
     for run in runs {
-        let same = |first: &PushingRun| {
-            first.issuer == run.run.issuer
-                && first.repository_id == run.run.repository_id
-                && first.git_ref == run.run.git_ref
-                && first.workflow == run.run.workflow
-        };
         let (latest, left) = match &mut line {
-            Some((first, left)) if same(first) => (false, left),
+            Some((first, left)) if same_line(first, &run.run) => (false, left),
             _ => {
                 let keep = if is_main(&run.run, rules) {
                     rules.keep_runs_main
@@ -92,8 +86,21 @@ pub async fn kept(
     Ok(kept_runs(metadata.pushed_runs(cache).await?, rules, now).kept)
 }
 
+/// Whether two runs are of one issuer, repository, ref and workflow.
+pub(super) fn same_line(one: &PushingRun, other: &PushingRun) -> bool {
+    one.issuer == other.issuer
+        && one.repository_id == other.repository_id
+        && one.git_ref == other.git_ref
+        && one.workflow == other.workflow
+}
+
+/// Whether a run is the newest of its line, by the one before it in a list that goes line by line.
+pub(super) fn is_newest(run: &PushingRun, before: Option<&PushingRun>) -> bool {
+    before.is_none_or(|before| !same_line(before, run))
+}
+
 /// Whether a run is of the main line: protected refs, and those that the configuration names.
-fn is_main(run: &PushingRun, rules: &CacheRetention) -> bool {
+pub(super) fn is_main(run: &PushingRun, rules: &CacheRetention) -> bool {
     run.ref_protected
         || run
             .git_ref

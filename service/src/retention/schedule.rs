@@ -9,12 +9,14 @@ use crate::{Service, metadata::MetadataError};
 
 /// How often is looked whether a sweep is due or asked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often is looked whether something is nearly full.
+const FEEL_EVERY: Duration = Duration::from_secs(2);
 /// How often what was read is written.
 const WRITE_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs until it is dropped, which it may be at any moment.
 pub(crate) async fn run(service: Arc<Service>) {
-    let mut written = Instant::now();
+    let (mut written, mut felt) = (Instant::now(), Instant::now());
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         if written.elapsed() >= WRITE_EVERY {
@@ -23,7 +25,11 @@ pub(crate) async fn run(service: Arc<Service>) {
             }
             written = Instant::now();
         }
-        if let Err(error) = sweep_if_due(&service).await {
+        let feel = felt.elapsed() >= FEEL_EVERY;
+        if feel {
+            felt = Instant::now();
+        }
+        if let Err(error) = sweep_if_due(&service, feel).await {
             service.stats.counters.sweeps_failed.one();
             tracing::error!(%error, "a sweep failed; the next goes on where it stopped");
             // What is asked for is asked for still: not at once again.
@@ -32,14 +38,16 @@ pub(crate) async fn run(service: Arc<Service>) {
     }
 }
 
-async fn sweep_if_due(service: &Service) -> Result<(), MetadataError> {
+/// `feel`: whether to look, too, if something is nearly full.
+async fn sweep_if_due(service: &Service, feel: bool) -> Result<(), MetadataError> {
     let now = service.clock.now();
     let asked = match service.metadata.next_asked_sweep().await? {
         Some(asked) => asked,
         None => {
             let last = service.metadata.last_sweep().await?;
             let every = service.config.retention.sweep_every.seconds();
-            if last.is_some_and(|last| last + every > now) {
+            let is_due = last.is_none_or(|last| last + every <= now);
+            if !(is_due || feel && service.retention.pressure.is_high(service).await?) {
                 return Ok(());
             }
             service.metadata.ask_for_sweep(now).await?

@@ -41,6 +41,7 @@ pub(super) async fn sweep_asked(service: &Service, id: i64) -> Result<SweepRepor
     sweep.run().await?;
     let Sweep { report, .. } = sweep;
     service.stats.counters.swept(&report);
+    service.retention.pressure.note(service, &report).await?;
     let text = serde_json::to_string(&report).unwrap_or_default();
     service.metadata.end_sweep(id, &text, service.clock.now()).await?;
     tracing::info!(
@@ -54,12 +55,12 @@ pub(super) async fn sweep_asked(service: &Service, id: i64) -> Result<SweepRepor
     Ok(report)
 }
 
-struct Sweep<'a> {
-    service: &'a Service,
+pub(super) struct Sweep<'a> {
+    pub service: &'a Service,
     id: i64,
-    now: i64,
-    pace: Pace,
-    report: SweepReport,
+    pub now: i64,
+    pub pace: Pace,
+    pub report: SweepReport,
 }
 
 impl Sweep<'_> {
@@ -72,11 +73,9 @@ impl Sweep<'_> {
         for cache in &caches {
             self.cache(cache).await?;
         }
-        self.nars().await?;
-        self.uploads(&caches.iter().map(|cache| cache.config.retention.grace.seconds()).collect::<Vec<_>>())
+        self.collect(&caches.iter().map(|cache| cache.config.retention.grace.seconds()).collect::<Vec<_>>())
             .await?;
-        self.chunks().await?;
-        self.objects().await?;
+        self.keep_within_budget(&caches).await?;
         self.report.compaction = compact(self.service, &mut self.pace).await?;
         while self.service.metadata.forget_gone(self.now - REMEMBERED).await? > 0 {
             self.pace.rest().await;
@@ -84,15 +83,24 @@ impl Sweep<'_> {
         Ok(())
     }
 
+    /// Takes what no path needs any more, and what was uploaded and never used in the longest of these graces.
+    pub(super) async fn collect(&mut self, graces: &[i64]) -> Result<(), MetadataError> {
+        self.nars().await?;
+        self.uploads(graces).await?;
+        self.chunks().await?;
+        self.objects().await
+    }
+
     async fn cache(&mut self, cache: &Cache) -> Result<(), MetadataError> {
         let (metadata, rules) = (&self.service.metadata, &cache.config.retention);
         // Before anything is marked: who claims from now on is heeded below.
         metadata.forget_claims().await?;
         let Marked { mut marks, runs } =
-            mark::mark(metadata, cache.name(), rules, self.now, &mut self.pace).await?;
+            mark::mark(metadata, cache.name(), rules, self.now, mark::ALL, &mut self.pace).await?;
         let kept = marks.extent().await?;
         let condemned = self.note_dead(&mut marks).await?;
-        let dying = mark::list_dying(&mut marks, rules, self.now, &mut self.pace).await?;
+        self.note_alive(&mut marks).await?;
+        let dying = mark::list_dying(&mut marks, self.now - rules.grace.seconds(), &mut self.pace).await?;
         let deleted = self.delete(cache, &mut marks).await?;
         marks.close().await?;
         self.report.caches.push(CacheReport {
@@ -111,21 +119,25 @@ impl Sweep<'_> {
         Ok(())
     }
 
-    /// Notes since when paths are dead, and which are not any more.
-    async fn note_dead(&mut self, marks: &mut Marks) -> Result<u64, MetadataError> {
+    /// Notes since when paths are dead.
+    pub(super) async fn note_dead(&mut self, marks: &mut Marks) -> Result<u64, MetadataError> {
         let (mut after, mut condemned) = (0, 0);
         loop {
             let dead = marks.newly_dead(after).await?;
-            let Some(last) = dead.last() else { break };
+            let Some(last) = dead.last() else { return Ok(condemned) };
             after = *last;
             condemned += dead.len() as u64;
             self.service.metadata.note_dead(&dead, Some(self.now)).await?;
             self.pace.rest().await;
         }
-        after = 0;
+    }
+
+    /// Notes which paths are not dead any more.
+    pub(super) async fn note_alive(&mut self, marks: &mut Marks) -> Result<(), MetadataError> {
+        let mut after = 0;
         loop {
             let alive = marks.alive_again(after).await?;
-            let Some(last) = alive.last() else { return Ok(condemned) };
+            let Some(last) = alive.last() else { return Ok(()) };
             after = *last;
             self.service.metadata.note_dead(&alive, None).await?;
             self.pace.rest().await;
@@ -133,7 +145,7 @@ impl Sweep<'_> {
     }
 
     /// Deletes what is listed.
-    async fn delete(&mut self, cache: &Cache, marks: &mut Marks) -> Result<u64, MetadataError> {
+    pub(super) async fn delete(&mut self, cache: &Cache, marks: &mut Marks) -> Result<u64, MetadataError> {
         let metadata = &self.service.metadata;
         let mut deleted = 0;
         loop {

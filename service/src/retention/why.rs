@@ -3,12 +3,15 @@
 use larder_protocol::{StorePath, StorePathHash, api::CacheName};
 
 use super::{
+    budget::{self, Files, Limit},
     mark::{self, Marked},
     pace::Pace,
+    report::BudgetReport,
 };
 use crate::{
-    config::CacheRetention,
-    metadata::{DyingPath, Extent, MarkedRoot, Metadata, MetadataError},
+    config::{ByteSize, CacheRetention, Config},
+    metadata::{DyingPath, Extent, MarkedRoot, Metadata, MetadataError, RankedPath},
+    storage::Room,
 };
 
 /// What is known of a path.
@@ -38,7 +41,8 @@ pub async fn fate(
     if metadata.visible_paths(&[cache], &[*hash]).await?.is_empty() {
         return Ok(metadata.gone_path(cache, hash).await?.map_or(Fate::Unknown, Fate::Gone));
     }
-    let Marked { mut marks, .. } = mark::mark(metadata, cache, rules, now, &mut Pace::begin()).await?;
+    let Marked { mut marks, .. } =
+        mark::mark(metadata, cache, rules, now, mark::ALL, &mut Pace::begin()).await?;
     let kept = marks.why_kept(hash).await?;
     marks.close().await?;
     Ok(match kept {
@@ -71,9 +75,9 @@ pub async fn plan(
     now: i64,
 ) -> Result<Plan, MetadataError> {
     let mut pace = Pace::begin();
-    let Marked { mut marks, .. } = mark::mark(metadata, cache, rules, now, &mut pace).await?;
+    let Marked { mut marks, .. } = mark::mark(metadata, cache, rules, now, mark::ALL, &mut pace).await?;
     let kept = marks.extent().await?;
-    let dying = mark::list_dying(&mut marks, rules, now, &mut pace).await?;
+    let dying = mark::list_dying(&mut marks, now - rules.grace.seconds(), &mut pace).await?;
     let frame_bytes = marks.dying_frames().await?;
     let mut paths: Vec<DyingPath> = Vec::new();
     loop {
@@ -85,4 +89,75 @@ pub async fn plan(
     }
     marks.close().await?;
     Ok(Plan { kept, dying, frame_bytes, paths })
+}
+
+/// What a sweep would do to make room in a cache, or in all.
+#[derive(Debug)]
+pub struct RoomPlan {
+    /// How it stands now.
+    pub budget: BudgetReport,
+    /// What would go for want of room, beside what nothing keeps.
+    pub paths: Vec<RankedPath>,
+    /// Whether that is enough.
+    pub is_enough: bool,
+}
+
+/// Says what a sweep would take now to make room. Changes nothing.
+///
+/// # Errors
+/// When the database fails.
+pub async fn plan_room(
+    metadata: &Metadata,
+    config: &Config,
+    room: Option<Room>,
+    now: i64,
+) -> Result<Vec<RoomPlan>, MetadataError> {
+    let all: Vec<_> = config.caches.iter().map(|cache| (&cache.name, &cache.retention)).collect();
+    let of_caches = config
+        .caches
+        .iter()
+        .filter(|cache| cache.max_size.is_some())
+        .map(|cache| (Some(&cache.name), cache.max_size, vec![(&cache.name, &cache.retention)]));
+    let mut plans = Vec::new();
+    for (scope, max_size, caches) in of_caches.chain([(None, config.retention.max_size, all)]) {
+        let files = Files::of(metadata, room).await?;
+        if max_size.is_none() && !files.may_be_full(&config.retention, scope, max_size) {
+            continue;
+        }
+        let pace = &mut Pace::begin();
+        let mut ranking = budget::rank(metadata, &caches, now, pace).await?;
+        let weight = budget::weigh(metadata, &mut ranking, scope, pace).await?;
+        let goal = files.goal(&config.retention, scope, max_size, weight.used);
+        let mut plan = RoomPlan {
+            budget: BudgetReport {
+                held: weight.held,
+                disk: goal.is_some_and(|goal| matches!(goal.limit, Limit::Disk(_))),
+                ..BudgetReport::within(scope, max_size.map_or(weight.used, ByteSize::get), weight.used)
+            },
+            paths: Vec::new(),
+            is_enough: true,
+        };
+        if let Some(goal) = goal {
+            if plan.budget.disk {
+                plan.budget.limit = goal.goal;
+            }
+            plan.is_enough = weight.held <= plan.budget.limit;
+            if let Some(cut) = weight.cut(goal.goal) {
+                loop {
+                    let more =
+                        ranking.worth_at_most(cut, plan.paths.last().map_or(0, |path| path.id)).await?;
+                    if more.is_empty() {
+                        break;
+                    }
+                    plan.paths.extend(more);
+                }
+            }
+            if !plan.is_enough {
+                plan.budget.holders = budget::holders(metadata, &caches, now, pace).await?;
+            }
+        }
+        ranking.close().await?;
+        plans.push(plan);
+    }
+    Ok(plans)
 }

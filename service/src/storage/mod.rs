@@ -7,6 +7,7 @@
 mod frames;
 mod inspect;
 mod object;
+mod room;
 
 use std::{
     fs::File,
@@ -22,6 +23,7 @@ use object_store::{ObjectStoreExt as _, local::LocalFileSystem, path::Path as Ke
 pub use frames::{Ingredient, batches, have_moved};
 pub use inspect::IndexedFrame;
 pub use object::ObjectWriter;
+pub use room::Room;
 
 /// Storage failed.
 #[derive(Debug, thiserror::Error)]

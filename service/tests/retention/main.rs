@@ -6,6 +6,7 @@
 #[path = "../push/nar.rs"]
 mod nar;
 
+mod budget;
 mod compaction;
 mod garbage;
 mod model;
