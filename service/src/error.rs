@@ -132,6 +132,11 @@ impl ApiError {
         )
     }
 
+    /// 507: what is to come has no room.
+    pub fn no_room(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, ErrorCode::NoSpace, message)
+    }
+
     /// 500: a fault of the service. `cause` is logged here and nowhere else, and not shown.
     pub fn internal(cause: impl fmt::Display) -> Self {
         tracing::error!(error = %cause, "a request failed by the service's fault");

@@ -7,6 +7,7 @@ mod missing_chunks;
 mod open;
 mod recipes;
 mod record;
+mod room;
 mod upload;
 mod upstream;
 pub(crate) mod verify;

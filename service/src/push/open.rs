@@ -15,7 +15,7 @@ use larder_protocol::{
 
 use super::{
     commit::committed_push,
-    is_blind,
+    is_blind, room,
     upstream::{self, UpstreamSays},
 };
 use crate::{
@@ -159,6 +159,8 @@ async fn try_open(
     let told: Vec<Divergence> = divergences.iter().map(|divergence| divergence.told.clone()).collect();
     let (reused, missing): (Vec<&Staged<'_>>, Vec<&Staged<'_>>) =
         staged.iter().partition(|staged| staged.nar.is_some());
+    let run = retention::run_of(&grant.identity);
+    room::check(service, cache, run.as_ref(), &missing).await?;
     let hash = |staged: &&Staged<'_>| staged.info.path.hash();
     let (reused, missing): (Vec<_>, Vec<_>) =
         (reused.iter().map(hash).collect(), missing.iter().map(hash).collect());
@@ -173,7 +175,7 @@ async fn try_open(
         owner: &grant.identity.owner(),
         provenance: &grant.identity.provenance(),
         who,
-        run: retention::run_of(&grant.identity),
+        run,
         rank: grant.rank,
         blind,
         staged,

@@ -14,13 +14,14 @@ use super::{
     mark::{self, Marked, Root},
     pace::Pace,
     report::{BudgetReport, Holder},
+    roots::same_line,
     sweep::Sweep,
 };
 use crate::{
     Service,
     caches::Cache,
     config::{ByteSize, CacheRetention, Retention},
-    metadata::{Metadata, MetadataError, Ranking, Worth},
+    metadata::{Metadata, MetadataError, PushingRun, Ranking, RootsOf, Worth},
     storage::Room,
 };
 
@@ -214,7 +215,7 @@ impl Files {
 }
 
 /// How much room the disk has, if that can be known.
-pub(super) fn room(service: &Service) -> Option<Room> {
+pub(crate) fn room(service: &Service) -> Option<Room> {
     let room = service.storage.room();
     room.inspect_err(|error| tracing::warn!(%error, "how much room the disk has cannot be known")).ok()
 }
@@ -364,4 +365,26 @@ pub(super) async fn closure_bytes(
     let bytes = marks.sent_bytes().await?;
     marks.close().await?;
     Ok(bytes)
+}
+
+/// How many bytes the newest run of a line holds, as they are sent: what the next run of that line lets go.
+pub(crate) async fn held_by_line(
+    metadata: &Metadata,
+    cache: &CacheName,
+    rules: &CacheRetention,
+    line: &PushingRun,
+    now: i64,
+) -> Result<u64, MetadataError> {
+    let (kept, _) = mark::roots_of(metadata, cache, rules, now).await?;
+    let runs = metadata.pushed_runs(cache).await?;
+    let of_line = |root: &&Root| {
+        root.worth == Worth::Held
+            && runs.iter().any(|run| {
+                matches!(root.roots, RootsOf::Run(id) if id == run.id) && same_line(&run.run, line)
+            })
+    };
+    match kept.iter().find(of_line) {
+        Some(root) => closure_bytes(metadata, cache, root, &mut Pace::begin()).await,
+        None => Ok(0),
+    }
 }

@@ -20,6 +20,7 @@ mod why;
 
 use tokio::sync::Mutex;
 
+pub(crate) use self::budget::{held_by_line, room};
 use self::pressure::Pressure;
 pub use self::{
     compaction::plan_compaction,

@@ -12,6 +12,7 @@ mod garbage;
 mod model;
 mod pins;
 mod races;
+mod room;
 mod roots;
 mod why;
 #[allow(dead_code, reason = "other tests need more of it")]

@@ -1,0 +1,111 @@
+//! Whether what a push brings has room: asked when it is opened, so that nobody sends what cannot stay.
+
+use std::collections::HashMap;
+
+use larder_protocol::NarHash;
+
+use crate::{
+    Service,
+    caches::Cache,
+    error::ApiError,
+    metadata::{MetadataError, PushingRun, Staged},
+    retention,
+};
+
+/// How many bytes of NARs must be stored before they tell what NARs take here on average.
+const TELLING: u64 = 64 << 20;
+/// Until then, a NAR takes so many times less than its size.
+const USUAL: u64 = 4;
+
+/// Refuses a push that cannot have room, even when all has gone that may go for want of it.
+///
+/// What it will take is not known: chunks may be here already, and frames are smaller than NARs. So it is taken for as
+/// much as NARs take here on average, all that chunks save included. What the newest run of the same line holds alone is
+/// let go by this push, and counts as room.
+pub(super) async fn check(
+    service: &Service,
+    cache: &Cache,
+    run: Option<&PushingRun>,
+    missing: &[&Staged<'_>],
+) -> Result<(), ApiError> {
+    let sizes: HashMap<NarHash, u64> =
+        missing.iter().map(|staged| (staged.info.nar_hash, staged.info.nar_size)).collect();
+    let nars = sizes.values().fold(0u64, |all, size| all.saturating_add(*size));
+    if nars == 0 {
+        return Ok(());
+    }
+    let available = retention::room(service).map(|room| room.available);
+    let own =
+        cache.config.max_size.filter(|_| cache.isolation.is_none()).map(|limit| (Some(cache.name()), limit));
+    let all = service.config.retention.max_size.map(|limit| (None, limit));
+    let mut tight = Vec::new();
+    for (scope, limit) in own.into_iter().chain(all) {
+        let held = service.metadata.budget_held(scope).await?;
+        if held.saturating_add(nars) > limit.get() {
+            tight.push((scope, limit.get(), held));
+        }
+    }
+    if tight.is_empty() && available.is_none_or(|available| nars <= available) {
+        return Ok(());
+    }
+    let cost = cost(service, nars).await?;
+    if let Some(available) = available.filter(|available| cost > *available) {
+        return Err(ApiError::no_room(format!(
+            "this push brings {} of NARs, about {} as they are stored here, and the disk has room for {}. Tell who \
+             runs the service: a larger disk, or a larger min_free under [retention], so that sweeps keep more of it free",
+            rounded(nars),
+            rounded(cost),
+            rounded(available)
+        )));
+    }
+    for (scope, limit, held) in tight.into_iter().filter(|(_, limit, held)| held + cost > *limit) {
+        let held = held - line(service, cache, run).await?.min(held);
+        if held + cost > limit {
+            let whose =
+                scope.map_or_else(|| "all caches together".to_owned(), |cache| format!("the cache {cache}"));
+            return Err(ApiError::no_room(format!(
+                "this push brings {} of NARs, about {} as they are stored here, and has no room: {whose} may hold {} \
+                 (max_size), of which pins, the newest runs of main lines and pushes under way hold {}. Tell who runs \
+                 the service: a larger max_size, fewer pins (`larder pin remove`) or branches (`larderd roots drop`)",
+                rounded(nars),
+                rounded(cost),
+                rounded(limit),
+                rounded(held)
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What so many bytes of NARs take on average.
+async fn cost(service: &Service, nars: u64) -> Result<u64, MetadataError> {
+    let (stored, raw) = (service.metadata.object_bytes(0).await?.0, service.metadata.nar_bytes().await?);
+    let (stored, raw) = if raw < TELLING { (1, USUAL) } else { (stored.min(raw), raw) };
+    let cost = u128::from(nars) * u128::from(stored) / u128::from(raw);
+    Ok(u64::try_from(cost).unwrap_or(u64::MAX))
+}
+
+/// What the newest run of the same line holds.
+async fn line(service: &Service, cache: &Cache, run: Option<&PushingRun>) -> Result<u64, MetadataError> {
+    match run {
+        Some(run) => {
+            let rules = &cache.config.retention;
+            retention::held_by_line(&service.metadata, cache.name(), rules, run, service.clock.now()).await
+        }
+        None => Ok(0),
+    }
+}
+
+/// A size for people: `34.5 MB`.
+fn rounded(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "one digit behind the point is shown")]
+    let (mut amount, mut unit) = (bytes as f64, "B");
+    for larger in ["kB", "MB", "GB", "TB"] {
+        if amount < 999.95 {
+            break;
+        }
+        amount /= 1000.0;
+        unit = larger;
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{amount:.1} {unit}") }
+}
