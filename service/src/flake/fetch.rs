@@ -47,8 +47,8 @@ pub struct Fetched {
     pub nar: File,
     /// The NAR's length.
     pub nar_size: u64,
-    /// Where it was asked for.
-    pub url: Url,
+    /// Where it was asked for, without what a query may tell.
+    pub from: String,
 }
 
 /// Why an input was not fetched.
@@ -117,7 +117,7 @@ impl Fetcher {
     /// When it is not fetched.
     pub async fn fetch(&self, input: &LockedInput) -> Result<Fetched, InputError> {
         let origin = input.origin.as_ref().ok_or(InputError::CachesOnly)?;
-        let url = hosts::url_of(origin, &self.config.hosts)?;
+        let mut url = hosts::url_of(origin, &self.config.hosts)?;
         // It is never closed.
         let _turn = self.turns.acquire().await;
         let until = Instant::now() + WITHIN;
@@ -150,7 +150,8 @@ impl Fetcher {
         if hash != input.nar_hash {
             return Err(InputError::Other(hash));
         }
-        Ok(Fetched { nar, nar_size, url })
+        url.set_query(None);
+        Ok(Fetched { nar, nar_size, from: url.into() })
     }
 
     /// Brings what a URL leads to into a file without a name.

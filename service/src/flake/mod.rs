@@ -7,9 +7,11 @@ mod bounds;
 mod fetch;
 mod hosts;
 mod internet;
+mod job;
 mod tree;
 mod unpack;
 
+pub(crate) use self::job::{Pushed, prefetch_inputs};
 pub use self::{
     fetch::{Fetched, Fetcher, InputError},
     hosts::NotThere,

@@ -89,6 +89,15 @@ impl TrustRule {
                     && is(&self.repository_owner_id, job.repository_owner_id))
     }
 
+    /// Whether it names a repository, or its owner.
+    pub(super) fn may_name(&self, repository: &RepositoryName) -> bool {
+        (self.repository.is_some() || self.repository_owner.is_some())
+            && self.repository.as_ref().is_none_or(|wanted| wanted.iter().any(|it| it.matches(repository)))
+            && self.repository_owner.as_ref().is_none_or(|wanted| {
+                wanted.iter().any(|wanted| RepositoryName::same(wanted.as_str(), repository.owner()))
+            })
+    }
+
     /// What does not fit, each as half a sentence with what the rule wants, what the token says, and a remedy
     /// where there is one. `public` is whether everybody may read the cache, `bound` is what is known of the token's
     /// names there.

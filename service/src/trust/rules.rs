@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use larder_protocol::api::{CacheName, Permission};
 
 use super::{BoundName, Denial, Grant, Numbers, PullRequest, Rank, TrustRule, TrustedName};
-use crate::identity::TokenClaims;
+use crate::identity::{IssuerKind, RepositoryName, TokenClaims};
 
 /// The rules of one cache.
 #[derive(Debug, Clone)]
@@ -38,6 +38,16 @@ impl TrustRules {
     /// The rules, in the configuration's order.
     pub fn iter(&self) -> impl Iterator<Item = &TrustRule> {
         self.rules.iter()
+    }
+
+    /// Whether a rule names this repository of GitHub's, and lets jobs of it push here, and not to caches of their own.
+    pub fn may_be_pushed_from(&self, repository: &RepositoryName) -> bool {
+        self.rules.iter().any(|rule| {
+            rule.kind == IssuerKind::GitHub
+                && rule.permissions.contains(&Permission::Push)
+                && !rule.isolate
+                && rule.may_name(repository)
+        })
     }
 
     /// What the bearer of these verified claims may do; `bound` is what is known of the token's names in this cache.

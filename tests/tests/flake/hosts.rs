@@ -62,7 +62,7 @@ impl Scene {
         let mut nar = Vec::new();
         { fetched.nar }.read_to_end(&mut nar).unwrap();
         assert_eq!(nar.len() as u64, fetched.nar_size);
-        Ok(fetched.url.to_string())
+        Ok(fetched.from)
     }
 
     async fn refused(&self, locked: Value) -> String {

@@ -2,4 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
+mod eval;
 mod hosts;
+mod prefetch;
+mod scene;

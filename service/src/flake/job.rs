@@ -1,0 +1,202 @@
+//! The job that has the inputs of a commit's lock file here before anyone asks.
+
+use std::{io::Seek as _, sync::Arc, time::Duration};
+
+use larder_protocol::{
+    ContentAddress, StorePathHash,
+    api::PathInfo,
+    flake_lock::{FlakeLock, LockedInput, MAX_LOCK_LEN},
+};
+use tokio::time::timeout;
+
+use super::Fetched;
+use crate::{
+    Service,
+    caches::Cache,
+    forge::ForgeError,
+    identity::{GitRef, RepositoryName},
+    metadata::MetadataError,
+    prefetch::{Progress, complete, take_nar},
+    queue::{Performed, Priority},
+};
+
+/// The lock file of a flake, in its repository.
+const LOCK: &str = "flake.lock";
+/// How many of a lock file's inputs are fetched from their hosts, and how many bytes their NARs have together.
+const MAX_FETCHED: usize = 200;
+const MAX_FETCHED_BYTES: u64 = 20_000_000_000;
+/// How long all of it may take.
+const WITHIN: Duration = Duration::from_secs(60 * 60);
+/// How many inputs the log names.
+const NAMED: usize = 20;
+/// As much as is told of a name.
+const MAX_NAME: usize = 100;
+
+/// A commit that came to a ref.
+pub(crate) struct Pushed<'a> {
+    pub repository: &'a RepositoryName,
+    pub git_ref: &'a GitRef,
+    pub commit: &'a str,
+}
+
+/// Brings the inputs of a commit's lock file into each cache that the repository may push to: from the cache's upstreams,
+/// else from their hosts.
+///
+/// # Errors
+/// Why something is not here that may be had later, for people. It is tried again.
+pub(crate) async fn prefetch_inputs(
+    service: &Arc<Service>,
+    pushed: &Pushed<'_>,
+    priority: Priority,
+) -> Result<Performed, String> {
+    let caches: Vec<&Arc<Cache>> = service
+        .caches
+        .iter()
+        .filter(|cache| cache.config.trust.may_be_pushed_from(pushed.repository))
+        .collect();
+    if caches.is_empty() {
+        return Ok(Performed::Done);
+    }
+    let asked = service.github.contents(pushed.repository, LOCK, pushed.commit, MAX_LOCK_LEN).await;
+    let lock = match asked {
+        Ok(Some(text)) => FlakeLock::parse(&text).map_err(|error| error.to_string()),
+        // It is no flake, or not to be seen.
+        Ok(None) => return Ok(Performed::Done),
+        Err(ForgeError::Limited { until }) => return Ok(Performed::Again(until)),
+        Err(error @ ForgeError::TooLarge(_)) => Err(error.to_string()),
+        Err(error) if error.is_for_people() => Err(error.to_string()),
+        Err(error) => return Err(format!("{LOCK} cannot be read at GitHub: {error}")),
+    };
+    let lock = match lock {
+        Ok(lock) => lock,
+        Err(reason) => {
+            pushed.warn("nothing is prefetched for a lock file", LOCK, &reason);
+            return Ok(Performed::Done);
+        }
+    };
+    for refused in lock.refused.iter().take(NAMED) {
+        pushed.warn("an input is not prefetched", &refused.name, &refused.why.to_string());
+    }
+    let mut bringing = Bringing { service, pushed, caches, fetched: 0, bytes: 0, later: Vec::new(), named: 0 };
+    match timeout(WITHIN, bringing.bring(&lock.inputs, priority)).await {
+        Ok(done) => done.map_err(|error| error.to_string())?,
+        Err(_) => bringing.later.push("it takes too long".to_owned()),
+    }
+    match bringing.later.first() {
+        None => Ok(Performed::Done),
+        Some(first) => Err(format!("{} inputs cannot be had now: {first}", bringing.later.len())),
+    }
+}
+
+impl Pushed<'_> {
+    fn warn(&self, message: &str, about: &str, reason: &str) {
+        let about = shortened(about);
+        tracing::warn!(
+            repository = %self.repository, git_ref = %self.git_ref, commit = self.commit, about, reason, "{message}"
+        );
+    }
+}
+
+/// A name as a stranger wrote it.
+fn shortened(name: &str) -> &str {
+    name.get(..name.floor_char_boundary(MAX_NAME)).unwrap_or(name)
+}
+
+struct Bringing<'a> {
+    service: &'a Arc<Service>,
+    pushed: &'a Pushed<'a>,
+    caches: Vec<&'a Arc<Cache>>,
+    /// How many inputs came from their hosts.
+    fetched: usize,
+    bytes: u64,
+    /// Why inputs are not here that may be had later.
+    later: Vec<String>,
+    named: usize,
+}
+
+impl Bringing<'_> {
+    async fn bring(&mut self, inputs: &[LockedInput], priority: Priority) -> Result<(), MetadataError> {
+        let paths: Vec<_> = inputs.iter().map(|input| input.path.clone()).collect();
+        for cache in &self.caches {
+            let progress = Progress::default();
+            // An upstream that does not answer does not keep an input from coming from its host.
+            if let Err(error) = complete(self.service, cache, &paths, priority, &progress).await {
+                tracing::warn!(cache = %cache.name(), %error, "upstreams do not say which inputs they have");
+            }
+        }
+        for input in inputs {
+            let mut lacking = Vec::new();
+            for cache in self.caches.clone() {
+                if !self.has(cache, input.path.hash()).await? {
+                    lacking.push(cache);
+                }
+            }
+            if !lacking.is_empty() {
+                self.fetch(input, &lacking).await;
+            }
+        }
+        tracing::info!(
+            repository = %self.pushed.repository, git_ref = %self.pushed.git_ref, commit = self.pushed.commit,
+            inputs = inputs.len(), fetched = self.fetched, bytes = self.bytes, later = self.later.len(),
+            "prefetched a lock file's inputs"
+        );
+        Ok(())
+    }
+
+    async fn has(&self, cache: &Cache, hash: StorePathHash) -> Result<bool, MetadataError> {
+        Ok(self.service.metadata.visible_paths(&cache.names(), &[hash]).await?.contains_key(&hash))
+    }
+
+    /// Brings one input from its host into these caches.
+    async fn fetch(&mut self, input: &LockedInput, caches: &[&Arc<Cache>]) {
+        if self.fetched >= MAX_FETCHED || self.bytes >= MAX_FETCHED_BYTES {
+            self.refuse(input, "its lock file names more than is fetched for one");
+            return;
+        }
+        let fetched = match self.service.fetcher.fetch(input).await {
+            Ok(fetched) => fetched,
+            Err(error) if error.may_pass() => {
+                self.later.push(format!("{}: {error}", shortened(&input.name)));
+                return;
+            }
+            Err(error) => {
+                self.refuse(input, &error.to_string());
+                return;
+            }
+        };
+        self.fetched += 1;
+        self.bytes += fetched.nar_size;
+        for cache in caches {
+            if let Err(error) = take(self.service, cache, input, &fetched).await {
+                self.later.push(format!("{}: {error}", shortened(&input.name)));
+            }
+        }
+    }
+
+    fn refuse(&mut self, input: &LockedInput, reason: &str) {
+        self.named += 1;
+        if self.named <= NAMED {
+            self.pushed.warn("an input is not prefetched", &input.name, reason);
+        }
+    }
+}
+
+async fn take(
+    service: &Arc<Service>,
+    cache: &Arc<Cache>,
+    input: &LockedInput,
+    fetched: &Fetched,
+) -> Result<(), String> {
+    let info = PathInfo {
+        path: input.path.clone(),
+        nar_hash: input.nar_hash,
+        nar_size: fetched.nar_size,
+        references: Vec::new(),
+        deriver: None,
+        ca: Some(ContentAddress::of_nar(input.nar_hash).to_string()),
+        signatures: Vec::new(),
+    };
+    let mut nar = fetched.nar.try_clone().map_err(|error| error.to_string())?;
+    nar.rewind().map_err(|error| error.to_string())?;
+    take_nar(service, cache, &fetched.from, info, nar).await.map_err(|error| error.to_string())
+}

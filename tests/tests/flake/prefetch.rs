@@ -1,0 +1,116 @@
+//! What a push brings into the cache of its lock file's inputs.
+
+use larder_tests::archive_host::{Page, nar_hash, tarball};
+use serde_json::{Value, json};
+
+use crate::scene::{ARCHIVE, FILES, Scene, lib, lock, paths};
+
+#[tokio::test]
+async fn a_push_brings_its_inputs_as_what_they_are() {
+    let scene = Scene::new("").await;
+    let lock = lock(&[("lib", lib())]);
+    let path = paths(&lock).remove(0);
+    assert_eq!(scene.narinfo(&path).await, None);
+    scene.push("topic", &lock).await;
+    let narinfo = scene.narinfo(&path).await.unwrap();
+    assert!(narinfo.contains("\nCA: fixed:r:sha256:"), "{narinfo}");
+    assert!(narinfo.contains("\nReferences: \n"), "{narinfo}");
+    assert!(narinfo.contains("\nSig: main-"), "{narinfo}");
+    let asked = scene.hosts.take_asked();
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0].url, ARCHIVE);
+
+    // What is here is not fetched again.
+    scene.push("topic", &lock).await;
+    scene.push("main", &lock).await;
+    assert_eq!(scene.hosts.take_urls(), [""; 0]);
+    assert_eq!(scene.left().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_lock_file_full_of_traps_brings_what_is_good_and_goes_nowhere_else() {
+    let scene = Scene::new("").await;
+    let with_hash = |mut locked: Value| {
+        // Each another path.
+        let text = locked.to_string();
+        locked["narHash"] = nar_hash(&[("trap", &text)]).into();
+        locked
+    };
+    let trap = |url: &str| with_hash(json!({ "type": "tarball", "url": url }));
+    let port = scene.hosts.address().port();
+    scene.hosts.put("https://github.com/endless", Page::Endless);
+    scene.hosts.put("https://github.com/away", Page::Redirect(302, "https://evil.example/x".to_owned()));
+    scene.hosts.put("https://github.com/inside", Page::Redirect(302, format!("https://127.0.0.1:{port}/x")));
+    scene.hosts.put("https://github.com/circle", Page::Redirect(302, "https://github.com/circle".to_owned()));
+    scene.hosts.put("https://github.com/other", Page::Bytes(tarball("x", &FILES)));
+    let bomb = "\0".repeat(3 << 20);
+    scene.hosts.put("https://github.com/bomb", Page::Bytes(tarball("x", &[("zeros", &bomb)])));
+    let mut inputs = vec![("lib".to_owned(), lib())];
+    for (number, locked) in [
+        trap("https://github.com/endless"),
+        trap("https://github.com/away"),
+        trap("https://github.com/inside"),
+        trap("https://github.com/circle"),
+        trap("https://github.com/other"),
+        trap("https://github.com/bomb"),
+        trap("https://github.com/nowhere"),
+        trap("https://evil.example/x"),
+        trap("http://169.254.169.254/latest/meta-data"),
+        trap(&format!("https://127.0.0.1:{port}/x")),
+        trap("https://user:password@github.com/other"),
+        trap("file:///etc/passwd"),
+        with_hash(json!({ "type": "path", "path": "/etc" })),
+        with_hash(json!({ "type": "git", "url": "ssh://git@github.com/acme/private" })),
+        with_hash(json!({ "type": "git", "url": "https://github.com/acme/lib" })),
+        json!({ "type": "github", "owner": "acme", "repo": "lib", "rev": crate::scene::REV }),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        inputs.push((format!("trap-{number}"), locked));
+    }
+    let inputs: Vec<(&str, Value)> = inputs.iter().map(|(name, locked)| (name.as_str(), locked.clone())).collect();
+    let lock = lock(&inputs);
+    scene.push("main", &lock).await;
+
+    assert_eq!(scene.left().await, [""; 0]);
+    let good = &paths(&crate::scene::lock(&[("lib", lib())]))[0];
+    for path in paths(&lock) {
+        assert_eq!(scene.narinfo(&path).await.is_some(), path == *good, "{path}");
+    }
+    let asked = scene.hosts.take_asked();
+    for asked in &asked {
+        assert!(asked.url.starts_with("https://github.com/"), "{}", asked.url);
+        for secret in ["authorization", "cookie", "referer"] {
+            assert!(!asked.headers.contains_key(secret), "{}: {secret}", asked.url);
+        }
+    }
+    assert!(asked.iter().any(|asked| asked.url == "https://github.com/bomb"));
+}
+
+#[tokio::test]
+async fn what_a_host_does_not_give_now_is_had_later() {
+    let scene = Scene::new("").await;
+    let lock = lock(&[("lib", lib())]);
+    let path = paths(&lock).remove(0);
+    scene.hosts.put(ARCHIVE, Page::Status(503));
+    scene.push("main", &lock).await;
+    assert_eq!(scene.narinfo(&path).await, None);
+    let left = scene.left().await;
+    assert!(left.len() == 1 && left[0].contains("503"), "{left:?}");
+    scene.hosts.put(ARCHIVE, Page::Bytes(tarball("x", &FILES)));
+    scene.pass(3600).await;
+    assert!(scene.narinfo(&path).await.is_some());
+    assert_eq!(scene.left().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_is_no_lock_file_brings_nothing() {
+    let scene = Scene::new("").await;
+    for lock in [&b"{}"[..], b"", b"<html>", &vec![b' '; (1 << 20) + 1]] {
+        scene.push_bytes("main", lock).await;
+        scene.service.queue.idle().await.unwrap();
+        assert_eq!(scene.left().await, [""; 0]);
+    }
+    assert_eq!(scene.hosts.take_urls(), [""; 0]);
+}

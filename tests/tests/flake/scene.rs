@@ -1,0 +1,169 @@
+//! A service whose GitHub and whose internet are this machine's.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+};
+
+use data_encoding::HEXLOWER;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use larder_protocol::{StorePath, flake_lock::FlakeLock};
+use larder_service::{
+    Service,
+    clock::Clock,
+    config::{Config, Environment},
+    serve,
+};
+use larder_tests::{
+    archive_host::{ArchiveHosts, Page, nar_hash, tarball},
+    github::GitHub,
+};
+use serde_json::{Value, json};
+use sha2::Sha256;
+use tempfile::TempDir;
+use tokio::{net::TcpListener, task::AbortHandle};
+
+pub const NOW: i64 = 1_790_078_400;
+pub const COMMIT: &str = "4f0c1ad5cb8cb3a21d5b7e1f8d2a0e6b9c3d7a11";
+pub const REV: &str = "0123456789abcdef0123456789abcdef01234567";
+pub const ARCHIVE: &str =
+    "https://github.com/acme/lib/archive/0123456789abcdef0123456789abcdef01234567.tar.gz";
+/// What the input is.
+pub const FILES: [(&str, &str); 2] = [("flake.nix", "{ outputs = _: { answer = 42; }; }"), ("dir/x", "y")];
+const SECRET: &str = "a secret of the repository's webhook";
+
+pub struct Scene {
+    pub hosts: ArchiveHosts,
+    pub github: GitHub,
+    pub service: Arc<Service>,
+    pub url: String,
+    pub data: TempDir,
+    time: Arc<AtomicI64>,
+    server: AbortHandle,
+}
+
+impl Scene {
+    /// One cache, `main`, to which `acme/flake` may push, configured with more.
+    pub async fn new(more: &str) -> Self {
+        let names = ["github.com", "codeload.github.com", "evil.example"];
+        let hosts = ArchiveHosts::start(&names).await;
+        hosts.put(ARCHIVE, Page::Bytes(tarball("lib-0123", &FILES)));
+        let time = Arc::new(AtomicI64::new(NOW));
+        let clock = Clock::Set(time.clone());
+        let github = GitHub::start(clock.clone()).await;
+        github.add_repository("acme/flake");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let data = TempDir::new().unwrap();
+        let text = format!(
+            "listen = \"{address}\"\npublic_url = \"http://{address}\"\n\
+             [github]\napi_url = \"{}\"\n\
+             [prefetch]\nmax_archive = \"1 MiB\"\nmax_unpacked = \"2 MiB\"\n\
+             [[issuer]]\nurl = \"{}\"\n\
+             [[webhook]]\nrepositories = [\"acme/flake\"]\nsecrets = [{{ env = \"SECRET\" }}]\n\
+             [[cache]]\nname = \"main\"\nupstream = []\n\
+             [[cache.trust]]\nrepository = \"acme/flake\"\nref = \"refs/heads/main\"\n{more}",
+            github.api_url(),
+            github.issuer(),
+        );
+        let environment =
+            Environment::from([("LARDER_DATA_DIR", data.path().to_str().unwrap()), ("SECRET", SECRET)]);
+        let config = Config::parse(Path::new("larder.toml"), &text, &environment).unwrap();
+        let service = Service::open_on(config, clock, hosts.internet(everybody)).await.unwrap();
+        let server = tokio::spawn(serve(service.clone(), listener, std::future::pending())).abort_handle();
+        Self { hosts, github, service, url: format!("http://{address}"), data, time, server }
+    }
+
+    /// Has GitHub say that this lock file was pushed to a branch, and waits until all that follows is done.
+    pub async fn push(&self, branch: &str, lock: &Value) {
+        self.push_bytes(branch, lock.to_string().as_bytes()).await;
+        self.service.queue.idle().await.unwrap();
+    }
+
+    pub async fn push_bytes(&self, branch: &str, lock: &[u8]) {
+        let git_ref = format!("refs/heads/{branch}");
+        self.github.commit("acme/flake", &git_ref, COMMIT, &[("flake.lock", lock), ("flake.nix", b"{ }")]);
+        self.deliver(&json!({
+            "ref": git_ref, "before": "0".repeat(40), "after": COMMIT, "created": false, "deleted": false,
+            "repository": { "id": 1, "full_name": "acme/flake", "pushed_at": NOW, "default_branch": "main" },
+            "head_commit": { "id": COMMIT }, "sender": { "login": "anna" },
+        }))
+        .await;
+    }
+
+    async fn deliver(&self, payload: &Value) {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let body = payload.to_string();
+        let mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap().chain_update(&body);
+        let answer = reqwest::Client::new()
+            .post(format!("{}/webhooks/github", self.url))
+            .header("Content-Type", "application/json")
+            .header("X-GitHub-Event", "push")
+            .header("X-GitHub-Delivery", format!("guid-{}", COUNT.fetch_add(1, Ordering::SeqCst)))
+            .header("X-Hub-Signature-256", format!("sha256={}", HEXLOWER.encode(&mac.finalize().into_bytes())))
+            .body(body)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 202);
+    }
+
+    /// Lets time go by, and waits until all that is due then is done.
+    pub async fn pass(&self, seconds: i64) {
+        self.time.fetch_add(seconds, Ordering::SeqCst);
+        self.service.queue.wake();
+        self.service.queue.idle().await.unwrap();
+    }
+
+    /// The narinfo of a path in `main`, if it is there.
+    pub async fn narinfo(&self, path: &StorePath) -> Option<String> {
+        let answer = reqwest::get(format!("{}/main/{}.narinfo", self.url, path.hash())).await.unwrap();
+        if answer.status() == 404 { None } else { Some(answer.text().await.unwrap()) }
+    }
+
+    /// Which prefetches of inputs are not done, and why.
+    pub async fn left(&self) -> Vec<String> {
+        let jobs = self.service.metadata.jobs().await.unwrap();
+        let flake = jobs.into_iter().filter(|job| job.kind == "prefetch-inputs");
+        flake.map(|job| job.error.unwrap_or_default()).collect()
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// Loopback is everybody's here.
+fn everybody(_: SocketAddr) -> bool {
+    true
+}
+
+/// A lock file of these inputs.
+pub fn lock(inputs: &[(&str, Value)]) -> Value {
+    let mut nodes = json!({ "root": { "inputs": {} } });
+    for (name, locked) in inputs {
+        nodes[*name] = json!({ "locked": locked, "original": locked });
+        nodes["root"]["inputs"][*name] = (*name).into();
+    }
+    json!({ "nodes": nodes, "root": "root", "version": 7 })
+}
+
+/// The input that is there.
+pub fn lib() -> Value {
+    json!({
+        "type": "github", "owner": "acme", "repo": "lib", "rev": REV, "lastModified": 1,
+        "narHash": nar_hash(&FILES),
+    })
+}
+
+/// The paths of a lock file's inputs.
+pub fn paths(lock: &Value) -> Vec<StorePath> {
+    let lock = FlakeLock::parse(lock.to_string().as_bytes()).unwrap();
+    lock.inputs.into_iter().map(|input| input.path).collect()
+}
