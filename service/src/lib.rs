@@ -14,6 +14,7 @@ mod connections;
 pub mod error;
 pub mod flake;
 pub mod forge;
+mod host;
 pub mod identity;
 pub mod isolated;
 pub mod keys;

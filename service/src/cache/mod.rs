@@ -60,6 +60,17 @@ async fn file(
     absent()
 }
 
+/// The answer to a request for a NAR of a cache by its file's name; `None` where it is not there.
+pub(crate) async fn read_nar(
+    service: &Arc<Service>,
+    cache: &Cache,
+    file: &str,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Option<Response<Body>> {
+    nar::serve(service, cache, &nar::NarFile::parse(file)?, method, headers).await
+}
+
 async fn nar(
     State(service): State<Arc<Service>>,
     Path((cache, file)): Path<(String, String)>,
@@ -68,10 +79,7 @@ async fn nar(
 ) -> Response<Body> {
     let Some(cache) = trust::readable(&service, &headers, &cache).await else { return absent() };
     let cache = &cache;
-    match nar::NarFile::parse(&file) {
-        Some(file) => nar::serve(&service, cache, &file, &method, &headers).await.unwrap_or_else(absent),
-        None => absent(),
-    }
+    read_nar(&service, cache, &file, &method, &headers).await.unwrap_or_else(absent)
 }
 
 /// The path that was pinned last under a name, for a host that updates itself by it.

@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod cache;
 pub mod environment;
+pub mod host_store;
 pub mod github;
 pub mod isolated;
 pub mod issuer;
@@ -34,6 +35,7 @@ pub use self::{
     cache::CacheConfig,
     environment::Environment,
     github::{AppConfig, GitHubConfig},
+    host_store::{HostStore, HostTake},
     isolated::IsolatedLimits,
     issuer::{IssuerConfig, IssuerUrl},
     limits::{Limits, OpenPushes, Pacing},
@@ -83,6 +85,8 @@ pub struct Config {
     pub prefetch: PrefetchConfig,
     /// The address on which `/metrics` is answered, apart from all else: it names private caches.
     pub metrics_listen: Option<SocketAddr>,
+    /// What is taken into the host's own store.
+    pub host_store: HostStore,
 }
 
 /// The configuration cannot be used. The text says which key, which value and what to write instead.
@@ -151,6 +155,8 @@ struct File {
     prefetch: prefetch::File,
     #[serde(default)]
     metrics: metrics::File,
+    #[serde(default)]
+    host_store: host_store::File,
 }
 
 fn listen_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
@@ -223,6 +229,7 @@ impl Config {
             .map(|file| CacheConfig::check(file, &issuers))
             .collect::<Result<Vec<_>, _>>()?;
 
+        let host_store = HostStore::check(file.host_store, &caches, &issuers)?;
         let config = Self {
             listen: listen.or(file.listen).unwrap_or((Ipv4Addr::LOCALHOST, 8080).into()),
             public_url: public_url.or(file.public_url),
@@ -239,6 +246,7 @@ impl Config {
             isolated: IsolatedLimits::check(file.isolated)?,
             prefetch: PrefetchConfig::check(file.prefetch)?,
             metrics_listen: file.metrics.listen,
+            host_store,
         };
         config.check()?;
         Ok(config)
@@ -262,6 +270,7 @@ impl Config {
             isolated: IsolatedLimits::default(),
             prefetch: PrefetchConfig::default(),
             metrics_listen: None,
+            host_store: HostStore::default(),
         }
     }
 

@@ -1,10 +1,10 @@
 //! Rows of the workflow runs that pushed.
 
-use larder_protocol::api::CacheName;
+use larder_protocol::{StorePathHash, api::CacheName};
 use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, Sqlite, Transaction};
 
-use super::{Metadata, MetadataError, audit};
+use super::{Metadata, MetadataError, audit, blob};
 use crate::audit::{Entry, Event, Who};
 
 /// The run that a push is of, from its verified claims.
@@ -146,6 +146,21 @@ impl Metadata {
                 })
             })
             .collect()
+    }
+
+    /// The roots of all that a run has pushed.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn roots_of_run(&self, run: i64) -> Result<Vec<StorePathHash>, MetadataError> {
+        let rows = sqlx::query(
+            "SELECT DISTINCT t.hash AS hash FROM pushes u JOIN push_roots t ON t.push = u.id
+             WHERE u.run = ? AND u.state = 'committed' AND u.dropped_at IS NULL ORDER BY t.hash",
+        )
+        .bind(run)
+        .fetch_all(self.reader())
+        .await?;
+        rows.iter().map(|row| Ok(StorePathHash(blob(row.try_get("hash")?)?))).collect()
     }
 
     /// Lets go of what the runs of a repository's ref keep, as if the ref were deleted: of all workflows, and of all refs
