@@ -16,4 +16,5 @@ pub mod package;
 pub mod programs;
 pub mod runner;
 pub mod source_store;
+pub mod webhook;
 pub mod world;

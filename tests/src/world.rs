@@ -30,7 +30,7 @@ const BEGINNING: i64 = 1_790_078_400;
 pub struct Scene {
     /// Keys before the first table, and `[limits]`.
     pub limits: String,
-    /// The caches.
+    /// The caches. `ISSUER` stands for the stand-in's URL.
     pub caches: String,
 }
 
@@ -220,7 +220,7 @@ pub fn configuration(address: SocketAddr, data_dir: &Path, issuer: &str, scene: 
          [[issuer]]\nurl = \"{issuer}\"\n{}",
         data_dir.display(),
         scene.limits,
-        scene.caches,
+        scene.caches.replace("ISSUER", issuer),
     )
 }
 

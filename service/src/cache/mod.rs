@@ -63,7 +63,7 @@ async fn file(
 /// The answer to a request for a NAR of a cache by its file's name; `None` where it is not there.
 pub(crate) async fn read_nar(
     service: &Arc<Service>,
-    cache: &Cache,
+    cache: &Arc<Cache>,
     file: &str,
     method: &Method,
     headers: &HeaderMap,

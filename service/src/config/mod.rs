@@ -5,8 +5,8 @@
 pub mod audit;
 pub mod cache;
 pub mod environment;
-pub mod host_store;
 pub mod github;
+pub mod host_store;
 pub mod isolated;
 pub mod issuer;
 pub mod limits;

@@ -77,7 +77,8 @@ pub(crate) async fn prefetch_inputs(
     for refused in lock.refused.iter().take(NAMED) {
         pushed.warn("an input is not prefetched", &refused.name, &refused.why.to_string());
     }
-    let mut bringing = Bringing { service, pushed, caches, fetched: 0, bytes: 0, later: Vec::new(), named: 0 };
+    let mut bringing =
+        Bringing { service, pushed, caches, fetched: 0, bytes: 0, later: Vec::new(), named: 0 };
     match timeout(WITHIN, bringing.bring(&lock.inputs, priority)).await {
         Ok(done) => done.map_err(|error| error.to_string())?,
         Err(_) => bringing.later.push("it takes too long".to_owned()),

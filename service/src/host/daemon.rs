@@ -113,7 +113,11 @@ impl Daemon {
     }
 
     /// Adds a path whose NAR is read from `nar`. The daemon verifies its hash and its signatures.
-    pub(super) async fn add(&mut self, info: &PathInfo, nar: impl AsyncRead + Unpin) -> Result<(), DaemonError> {
+    pub(super) async fn add(
+        &mut self,
+        info: &PathInfo,
+        nar: impl AsyncRead + Unpin,
+    ) -> Result<(), DaemonError> {
         let message = Message::default()
             .number(ADD_TO_STORE_NAR)
             .text(&info.path.absolute())

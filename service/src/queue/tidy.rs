@@ -1,7 +1,7 @@
 //! Forgetting what is too old to be of use.
 
 use super::Performed;
-use crate::{Service, metadata::MetadataError};
+use crate::{Service, host, metadata::MetadataError};
 
 const DAY: i64 = 24 * 60 * 60;
 /// Seconds between two looks.
@@ -19,5 +19,8 @@ pub(super) async fn tidy(service: &Service) -> Result<Performed, MetadataError> 
     metadata.forget_deliveries(now.saturating_sub(service.config.keep_deliveries.seconds())).await?;
     metadata.forget_prefetches(now.saturating_sub(KEEP_PREFETCHES)).await?;
     metadata.forget_manifests(now.saturating_sub(KEEP_MANIFESTS)).await?;
+    if let Err(error) = host::drop_unconfigured(&service.config) {
+        tracing::warn!(%error, "roots in the host's store that nobody wants any more cannot be removed");
+    }
     Ok(Performed::Again(now.saturating_add(EVERY)))
 }

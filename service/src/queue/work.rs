@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::{ClaimedJob, NewJob, Performed, Priority, tidy};
 use crate::{
     Service,
+    flake::{self, Pushed},
     forge::{self, Conclusion},
+    host,
     identity::{GitRef, RepositoryName},
     metadata::MetadataError,
     prefetch::{self, Reason},
@@ -127,6 +129,24 @@ pub enum Work {
         /// The ref.
         git_ref: GitRef,
     },
+    /// Something came to a ref: prefetches the inputs of its lock file.
+    PrefetchInputs {
+        /// The repository.
+        repository: RepositoryName,
+        /// The ref.
+        git_ref: GitRef,
+        /// The commit that came.
+        commit: String,
+        /// When, in seconds since 1970 by the forge's clock.
+        pushed_at: i64,
+    },
+    /// A run succeeded: takes what it published into the host's own store, where that is configured.
+    FillHostStore {
+        /// The repository.
+        repository: RepositoryName,
+        /// The run.
+        run: u64,
+    },
     /// A run is over: prefetches what its jobs wanted.
     PrefetchRun {
         /// The repository.
@@ -179,6 +199,12 @@ impl Work {
             Self::PrefetchScheduled { repository, git_ref } => {
                 ("prefetch-scheduled", format!(" {repository} {git_ref}"), Priority::SCHEDULE)
             }
+            Self::PrefetchInputs { repository, git_ref, commit, .. } => {
+                ("prefetch-inputs", format!(" {repository} {git_ref} {commit}"), Priority::EVENT)
+            }
+            Self::FillHostStore { repository, run } => {
+                ("fill-host-store", format!(" {repository} {run}"), Priority::EVENT)
+            }
             Self::PrefetchRun { repository, run, attempt } => {
                 ("prefetch-run", format!(" {repository} {run} {attempt}"), Priority::EVENT)
             }
@@ -202,6 +228,9 @@ impl Work {
             }
             Self::Release { repository, tag, .. } => {
                 Some((format!("release {} {tag}", name(repository)), None))
+            }
+            Self::PrefetchInputs { repository, git_ref, pushed_at, .. } => {
+                Some((format!("inputs {} {git_ref}", name(repository)), Some(*pushed_at)))
             }
             Self::PrefetchRef { repository, git_ref, pushed_at, .. } => {
                 Some((format!("prefetch {} {git_ref}", name(repository)), Some(*pushed_at)))
@@ -231,6 +260,11 @@ impl Work {
             Self::Schedule { repository, git_ref, schedule } => {
                 prefetch::by_the_clock(service, repository, git_ref, schedule).await
             }
+            Self::PrefetchInputs { repository, git_ref, commit, .. } => {
+                let pushed = Pushed { repository, git_ref, commit };
+                flake::prefetch_inputs(service, &pushed, job.priority).await
+            }
+            Self::FillHostStore { repository, run } => host::fill(service, repository, *run).await,
             Self::PrefetchRun { repository, run, .. } => {
                 let reason = Reason::Run(*run);
                 prefetch::of_manifests(service, job, repository, reason, None, job.priority).await
@@ -264,6 +298,8 @@ impl Work {
             }
             Self::Prefetch { .. }
             | Self::PrefetchRef { .. }
+            | Self::PrefetchInputs { .. }
+            | Self::FillHostStore { .. }
             | Self::PrefetchRun { .. }
             | Self::Schedule { .. }
             | Self::PrefetchScheduled { .. } => {}

@@ -8,9 +8,10 @@ use larder_tests::{
 };
 use serde_json::Value;
 
-use crate::scene::{Scene, lib, lock};
+use crate::scene::{REV, Scene, lib, lock};
 
-const FLAKE: &str = r#"{ inputs.lib.url = "github:acme/lib"; outputs = { self, lib }: { answer = lib.answer; }; }"#;
+const FLAKE: &str =
+    r#"{ inputs.lib.url = "github:acme/lib"; outputs = { self, lib }: { answer = lib.answer; }; }"#;
 
 /// Evaluates the flake with no way to any https host.
 async fn evaluate(nix: Nix, reader: &Reader, lock: &Value) -> Output {
@@ -26,7 +27,13 @@ async fn evaluate(nix: Nix, reader: &Reader, lock: &Value) -> Output {
         reader.public_keys.join(" "),
     );
     let mut command = store.command("env", &config);
-    command.args(["https_proxy=http://127.0.0.1:1", "no_proxy=127.0.0.1", "nix", "eval", "--no-write-lock-file"]);
+    command.args([
+        "https_proxy=http://127.0.0.1:1",
+        "no_proxy=127.0.0.1",
+        "nix",
+        "eval",
+        "--no-write-lock-file",
+    ]);
     command.arg(format!("path:{}#answer", flake.display()));
     run(&mut command).await
 }
@@ -36,7 +43,7 @@ async fn evaluates_from_the_cache_alone(nix: Nix) {
     let reader = reader(&scene.url, "main").await;
     let lock = lock(&[("lib", lib())]);
     let before = evaluate(nix, &reader, &lock).await;
-    assert!(!before.success, "it was had from elsewhere: {}", before.stderr);
+    assert!(!before.success && before.stderr.contains(REV), "{}", before.stderr);
 
     scene.push("main", &lock).await;
     assert_eq!(scene.left().await, [""; 0]);

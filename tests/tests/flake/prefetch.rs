@@ -15,7 +15,7 @@ async fn a_push_brings_its_inputs_as_what_they_are() {
     let narinfo = scene.narinfo(&path).await.unwrap();
     assert!(narinfo.contains("\nCA: fixed:r:sha256:"), "{narinfo}");
     assert!(narinfo.contains("\nReferences: \n"), "{narinfo}");
-    assert!(narinfo.contains("\nSig: main-"), "{narinfo}");
+    assert!(narinfo.contains("\nSig: larder-main-1:"), "{narinfo}");
     let asked = scene.hosts.take_asked();
     assert_eq!(asked.len(), 1);
     assert_eq!(asked[0].url, ARCHIVE);
@@ -69,7 +69,8 @@ async fn a_lock_file_full_of_traps_brings_what_is_good_and_goes_nowhere_else() {
     {
         inputs.push((format!("trap-{number}"), locked));
     }
-    let inputs: Vec<(&str, Value)> = inputs.iter().map(|(name, locked)| (name.as_str(), locked.clone())).collect();
+    let inputs: Vec<(&str, Value)> =
+        inputs.iter().map(|(name, locked)| (name.as_str(), locked.clone())).collect();
     let lock = lock(&inputs);
     scene.push("main", &lock).await;
 

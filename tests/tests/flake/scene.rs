@@ -5,12 +5,10 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
 };
 
-use data_encoding::HEXLOWER;
-use hmac::{Hmac, KeyInit as _, Mac as _};
 use larder_protocol::{StorePath, flake_lock::FlakeLock};
 use larder_service::{
     Service,
@@ -21,9 +19,9 @@ use larder_service::{
 use larder_tests::{
     archive_host::{ArchiveHosts, Page, nar_hash, tarball},
     github::GitHub,
+    webhook::deliver,
 };
 use serde_json::{Value, json};
-use sha2::Sha256;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::AbortHandle};
 
@@ -87,29 +85,12 @@ impl Scene {
     pub async fn push_bytes(&self, branch: &str, lock: &[u8]) {
         let git_ref = format!("refs/heads/{branch}");
         self.github.commit("acme/flake", &git_ref, COMMIT, &[("flake.lock", lock), ("flake.nix", b"{ }")]);
-        self.deliver(&json!({
+        let payload = json!({
             "ref": git_ref, "before": "0".repeat(40), "after": COMMIT, "created": false, "deleted": false,
             "repository": { "id": 1, "full_name": "acme/flake", "pushed_at": NOW, "default_branch": "main" },
             "head_commit": { "id": COMMIT }, "sender": { "login": "anna" },
-        }))
-        .await;
-    }
-
-    async fn deliver(&self, payload: &Value) {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let body = payload.to_string();
-        let mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap().chain_update(&body);
-        let answer = reqwest::Client::new()
-            .post(format!("{}/webhooks/github", self.url))
-            .header("Content-Type", "application/json")
-            .header("X-GitHub-Event", "push")
-            .header("X-GitHub-Delivery", format!("guid-{}", COUNT.fetch_add(1, Ordering::SeqCst)))
-            .header("X-Hub-Signature-256", format!("sha256={}", HEXLOWER.encode(&mac.finalize().into_bytes())))
-            .body(body)
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(answer.status(), 202);
+        });
+        deliver(&self.url, SECRET, "push", &payload).await;
     }
 
     /// Lets time go by, and waits until all that is due then is done.
@@ -148,7 +129,12 @@ fn everybody(_: SocketAddr) -> bool {
 pub fn lock(inputs: &[(&str, Value)]) -> Value {
     let mut nodes = json!({ "root": { "inputs": {} } });
     for (name, locked) in inputs {
-        nodes[*name] = json!({ "locked": locked, "original": locked });
+        // As a flake's author writes it: without what locks it.
+        let mut original = locked.clone();
+        for key in ["rev", "narHash", "lastModified"] {
+            original.as_object_mut().unwrap().remove(key);
+        }
+        nodes[*name] = json!({ "locked": locked, "original": original });
         nodes["root"]["inputs"][*name] = (*name).into();
     }
     json!({ "nodes": nodes, "root": "root", "version": 7 })

@@ -38,7 +38,15 @@ pub(super) fn follow(event: &Event<'_>) -> Follows {
     let Repository { default_branch, pushed_at } = push.repository;
     let fallbacks = default_branch.and_then(|branch| refs::named("branch", &branch)).into_iter().collect();
     let pushed_at = pushed_at.and_then(|time| time.as_i64()).unwrap_or(event.now);
-    Ok(vec![(Work::PrefetchRef { repository, git_ref, fallbacks, commit: push.after, pushed_at }, event.now)])
+    let commit = push.after;
+    let inputs = Work::PrefetchInputs {
+        repository: repository.clone(),
+        git_ref: git_ref.clone(),
+        commit: commit.clone(),
+        pushed_at,
+    };
+    let wanted = Work::PrefetchRef { repository, git_ref, fallbacks, commit, pushed_at };
+    Ok(vec![(inputs, event.now), (wanted, event.now)])
 }
 
 /// Whether that names a commit: by SHA-1, or by SHA-256.

@@ -29,6 +29,9 @@ pub(super) fn follow(event: &Event<'_>) -> Follows {
     let (run, attempt) = (run.id, run.run_attempt);
     let prefetch =
         event.rule.prefetch.then(|| Work::PrefetchRun { repository: repository.clone(), run, attempt });
+    // What a run that failed left behind is nobody's.
+    let fill = (conclusion == Conclusion::Success)
+        .then(|| Work::FillHostStore { repository: repository.clone(), run });
     let conclude = Work::ConcludeRun { repository, run, attempt, conclusion };
-    Ok([conclude].into_iter().chain(prefetch).map(|work| (work, event.now)).collect())
+    Ok([conclude].into_iter().chain(prefetch).chain(fill).map(|work| (work, event.now)).collect())
 }
