@@ -1,6 +1,6 @@
 //! The job that takes what a run published into the host's store.
 
-use std::{io, sync::Arc};
+use std::{collections::HashSet, io, sync::Arc};
 
 use axum::body::Body;
 use futures_util::TryStreamExt as _;
@@ -131,10 +131,15 @@ async fn take_run(
         add(service, cache, &mut daemon, path).await?;
         added += 1;
     }
-    let hashes: Vec<StorePathHash> = roots;
+    // A newer one may have come meanwhile.
+    if line.newest()?.is_some_and(|newest| newest > run) {
+        return Ok(());
+    }
+    let roots: HashSet<StorePathHash> = roots.into_iter().collect();
     let paths: Vec<StorePath> =
-        closure.paths.iter().filter(|path| hashes.contains(&path.hash())).cloned().collect();
+        closure.paths.iter().filter(|path| roots.contains(&path.hash())).cloned().collect();
     for link in line.make(run, &paths)? {
+        let link = std::path::absolute(link)?;
         let link = link.to_str().ok_or_else(|| io::Error::other("the data directory's name is no text"))?;
         daemon.add_root(link).await?;
     }

@@ -39,7 +39,7 @@ async fn evaluate(nix: Nix, reader: &Reader, lock: &Value) -> Output {
 }
 
 async fn evaluates_from_the_cache_alone(nix: Nix) {
-    let scene = Scene::new("").await;
+    let scene = Scene::new(&[]).await;
     let reader = reader(&scene.url, "main").await;
     let lock = lock(&[("lib", lib())]);
     let before = evaluate(nix, &reader, &lock).await;

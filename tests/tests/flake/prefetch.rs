@@ -1,13 +1,16 @@
 //! What a push brings into the cache of its lock file's inputs.
 
-use larder_tests::archive_host::{Page, nar_hash, tarball};
+use larder_tests::{
+    archive_host::{Page, nar_hash, tarball},
+    world::reader,
+};
 use serde_json::{Value, json};
 
 use crate::scene::{ARCHIVE, FILES, Scene, lib, lock, paths};
 
 #[tokio::test]
 async fn a_push_brings_its_inputs_as_what_they_are() {
-    let scene = Scene::new("").await;
+    let scene = Scene::new(&[]).await;
     let lock = lock(&[("lib", lib())]);
     let path = paths(&lock).remove(0);
     assert_eq!(scene.narinfo(&path).await, None);
@@ -29,7 +32,7 @@ async fn a_push_brings_its_inputs_as_what_they_are() {
 
 #[tokio::test]
 async fn a_lock_file_full_of_traps_brings_what_is_good_and_goes_nowhere_else() {
-    let scene = Scene::new("").await;
+    let scene = Scene::new(&[]).await;
     let with_hash = |mut locked: Value| {
         // Each another path.
         let text = locked.to_string();
@@ -91,7 +94,7 @@ async fn a_lock_file_full_of_traps_brings_what_is_good_and_goes_nowhere_else() {
 
 #[tokio::test]
 async fn what_a_host_does_not_give_now_is_had_later() {
-    let scene = Scene::new("").await;
+    let scene = Scene::new(&[]).await;
     let lock = lock(&[("lib", lib())]);
     let path = paths(&lock).remove(0);
     scene.hosts.put(ARCHIVE, Page::Status(503));
@@ -107,11 +110,55 @@ async fn what_a_host_does_not_give_now_is_had_later() {
 
 #[tokio::test]
 async fn what_is_no_lock_file_brings_nothing() {
-    let scene = Scene::new("").await;
+    let scene = Scene::new(&[]).await;
     for lock in [&b"{}"[..], b"", b"<html>", &vec![b' '; (1 << 20) + 1]] {
         scene.push_bytes("main", lock).await;
         scene.service.queue.idle().await.unwrap();
         assert_eq!(scene.left().await, [""; 0]);
     }
     assert_eq!(scene.hosts.take_urls(), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_an_upstream_has_is_not_asked_of_its_host() {
+    let upstream = Scene::new(&[]).await;
+    upstream.push("main", &lock(&[("lib", lib())])).await;
+    let of_upstream = reader(&upstream.url, "main").await;
+    let url = format!("{}/main", upstream.url);
+    let scene = Scene::new(&[(&url, &of_upstream.public_keys[0])]).await;
+    // Of a kind that no host is asked for.
+    let mut git = lib();
+    git["type"] = "git".into();
+    git["url"] = "https://evil.example/lib".into();
+    for inputs in [lock(&[("lib", git)]), lock(&[("lib", lib())])] {
+        let path = paths(&inputs).remove(0);
+        scene.push("main", &inputs).await;
+        assert!(scene.narinfo(&path).await.is_some());
+        assert_eq!(scene.hosts.take_urls(), [""; 0]);
+    }
+    assert_eq!(scene.left().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_gone_keeps_nothing_from_coming_from_its_host() {
+    let upstream = Scene::new(&[]).await;
+    let of_upstream = reader(&upstream.url, "main").await;
+    let url = format!("{}/main", upstream.url);
+    drop(upstream);
+    let scene = Scene::new(&[(&url, &of_upstream.public_keys[0])]).await;
+    let lock = lock(&[("lib", lib())]);
+    scene.push("main", &lock).await;
+    assert!(scene.narinfo(&paths(&lock)[0]).await.is_some());
+    assert_eq!(scene.hosts.take_urls(), [ARCHIVE]);
+    assert_eq!(scene.left().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_repository_that_may_not_push_brings_nothing() {
+    let scene = Scene::new(&[]).await;
+    scene.github.add_repository("acme/other");
+    scene.push_from("acme/other", "main", lock(&[("lib", lib())]).to_string().as_bytes()).await;
+    scene.service.queue.idle().await.unwrap();
+    assert_eq!(scene.hosts.take_urls(), [""; 0]);
+    assert_eq!(scene.left().await, [""; 0]);
 }

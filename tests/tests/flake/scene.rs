@@ -45,8 +45,8 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// One cache, `main`, to which `acme/flake` may push, configured with more.
-    pub async fn new(more: &str) -> Self {
+    /// One cache, `main`, to which `acme/flake` may push, with these upstreams: URL and public key.
+    pub async fn new(upstreams: &[(&str, &str)]) -> Self {
         let names = ["github.com", "codeload.github.com", "evil.example"];
         let hosts = ArchiveHosts::start(&names).await;
         hosts.put(ARCHIVE, Page::Bytes(tarball("lib-0123", &FILES)));
@@ -57,14 +57,19 @@ impl Scene {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let data = TempDir::new().unwrap();
+        let upstreams: Vec<String> = upstreams
+            .iter()
+            .map(|(url, key)| format!("{{ url = \"{url}\", public_keys = [\"{key}\"] }}"))
+            .collect();
+        let upstreams = upstreams.join(", ");
         let text = format!(
             "listen = \"{address}\"\npublic_url = \"http://{address}\"\n\
              [github]\napi_url = \"{}\"\n\
              [prefetch]\nmax_archive = \"1 MiB\"\nmax_unpacked = \"2 MiB\"\n\
              [[issuer]]\nurl = \"{}\"\n\
-             [[webhook]]\nrepositories = [\"acme/flake\"]\nsecrets = [{{ env = \"SECRET\" }}]\n\
-             [[cache]]\nname = \"main\"\nupstream = []\n\
-             [[cache.trust]]\nrepository = \"acme/flake\"\nref = \"refs/heads/main\"\n{more}",
+             [[webhook]]\nrepositories = [\"acme/*\"]\nsecrets = [{{ env = \"SECRET\" }}]\n\
+             [[cache]]\nname = \"main\"\nupstream = [{upstreams}]\n\
+             [[cache.trust]]\nrepository = \"acme/flake\"\nref = \"refs/heads/main\"\n",
             github.api_url(),
             github.issuer(),
         );
@@ -83,11 +88,15 @@ impl Scene {
     }
 
     pub async fn push_bytes(&self, branch: &str, lock: &[u8]) {
+        self.push_from("acme/flake", branch, lock).await;
+    }
+
+    pub async fn push_from(&self, repository: &str, branch: &str, lock: &[u8]) {
         let git_ref = format!("refs/heads/{branch}");
-        self.github.commit("acme/flake", &git_ref, COMMIT, &[("flake.lock", lock), ("flake.nix", b"{ }")]);
+        self.github.commit(repository, &git_ref, COMMIT, &[("flake.lock", lock), ("flake.nix", b"{ }")]);
         let payload = json!({
             "ref": git_ref, "before": "0".repeat(40), "after": COMMIT, "created": false, "deleted": false,
-            "repository": { "id": 1, "full_name": "acme/flake", "pushed_at": NOW, "default_branch": "main" },
+            "repository": { "id": 1, "full_name": repository, "pushed_at": NOW, "default_branch": "main" },
             "head_commit": { "id": COMMIT }, "sender": { "login": "anna" },
         });
         deliver(&self.url, SECRET, "push", &payload).await;
