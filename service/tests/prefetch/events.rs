@@ -154,7 +154,10 @@ async fn a_newer_push_ends_the_older_prefetch_and_an_older_one_ends_nothing() {
     }
     // Delivered late.
     world.deliver("push", &push("refs/heads/main", COMMITS[2], 150)).await;
-    assert_eq!(world.jobs().await, [format!("prefetch-ref acme/flake refs/heads/main {}", COMMITS[1])]);
+    // (Looking for a lock file's inputs may be over, or not.)
+    let mut jobs = world.jobs().await;
+    jobs.retain(|job| !job.starts_with("prefetch-inputs "));
+    assert_eq!(jobs, [format!("prefetch-ref acme/flake refs/heads/main {}", COMMITS[1])]);
     gate.add_permits(100);
     world.pass(0).await;
     assert!(world.has(&[&nars[1]]).await);

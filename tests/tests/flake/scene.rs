@@ -39,7 +39,7 @@ pub struct Scene {
     pub github: GitHub,
     pub service: Arc<Service>,
     pub url: String,
-    pub data: TempDir,
+    _data: TempDir,
     time: Arc<AtomicI64>,
     server: AbortHandle,
 }
@@ -78,7 +78,7 @@ impl Scene {
         let config = Config::parse(Path::new("larder.toml"), &text, &environment).unwrap();
         let service = Service::open_on(config, clock, hosts.internet(everybody)).await.unwrap();
         let server = tokio::spawn(serve(service.clone(), listener, std::future::pending())).abort_handle();
-        Self { hosts, github, service, url: format!("http://{address}"), data, time, server }
+        Self { hosts, github, service, url: format!("http://{address}"), _data: data, time, server }
     }
 
     /// Has GitHub say that this lock file was pushed to a branch, and waits until all that follows is done.
