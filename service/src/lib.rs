@@ -4,6 +4,7 @@
 //! runs it on a listener. `main.rs` adds a command line.
 
 pub mod audit;
+pub mod backup;
 pub mod cache;
 pub mod caches;
 pub mod cli;
@@ -35,7 +36,13 @@ pub mod storage;
 pub mod trust;
 pub mod verification;
 
-use std::{fs::OpenOptions, io, os::unix::fs::OpenOptionsExt, path::PathBuf, sync::Arc};
+use std::{
+    fs::OpenOptions,
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 pub use self::{router::router, serve::serve};
 use crate::{
@@ -230,11 +237,14 @@ impl Service {
 /// # Errors
 /// When the data directory or the database cannot be used.
 pub async fn open_metadata(config: &Config) -> Result<Metadata, StartError> {
-    let directory = &config.data_dir;
-    let unusable = |source| StartError::DataDir { directory: directory.clone(), source };
+    open_database(&config.data_dir, &config.data_dir.join(DATABASE)).await
+}
+
+/// A database's file in the data directory.
+async fn open_database(directory: &Path, file: &Path) -> Result<Metadata, StartError> {
+    let unusable = |source| StartError::DataDir { directory: directory.to_owned(), source };
     keys::make_private_dir(directory).map_err(unusable)?;
-    let file = directory.join(DATABASE);
     // Made here, so that others can never read it; SQLite gives its other files the same mode.
-    OpenOptions::new().append(true).create(true).mode(0o600).open(&file).map_err(unusable)?;
-    Metadata::open(&file).await.map_err(|source| StartError::Metadata { file, source })
+    OpenOptions::new().append(true).create(true).mode(0o600).open(file).map_err(unusable)?;
+    Metadata::open(file).await.map_err(|source| StartError::Metadata { file: file.to_owned(), source })
 }

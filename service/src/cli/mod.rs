@@ -1,6 +1,7 @@
 //! `larderd` on the command line.
 
 mod audit;
+mod backup;
 mod check_config;
 mod deliveries;
 mod divergences;
@@ -125,6 +126,12 @@ enum Command {
     Stats(stats::Arguments),
     /// Say whether what is stored is still right, and mend what is not
     Verify(verify::Arguments),
+    /// Write what the database knows into a file, while the service runs
+    Export(backup::Export),
+    /// Make the database of an export
+    Import(backup::Import),
+    /// Make a lost database anew from the objects
+    Rebuild(backup::Rebuild),
     /// List what keeps closures, and let go of a branch
     #[command(subcommand)]
     Roots(roots::Command),
@@ -207,6 +214,9 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Some(Command::Sweep(arguments)) => runtime(true)?.block_on(sweep::run(arguments, config)),
         Some(Command::Stats(arguments)) => runtime(false)?.block_on(stats::run(arguments, &config)),
         Some(Command::Verify(arguments)) => runtime(true)?.block_on(verify::run(arguments, config)),
+        Some(Command::Export(arguments)) => runtime(true)?.block_on(backup::export(arguments, &config)),
+        Some(Command::Import(arguments)) => runtime(true)?.block_on(backup::import(arguments, &config)),
+        Some(Command::Rebuild(arguments)) => runtime(true)?.block_on(backup::rebuild(arguments, &config)),
         Some(Command::Roots(command)) => runtime(false)?.block_on(roots::run(command, &config)),
         Some(Command::WhyAlive(arguments)) => runtime(false)?.block_on(why::alive(&arguments, &config)),
         Some(Command::WhyDead(arguments)) => runtime(false)?.block_on(why::dead(&arguments, &config)),

@@ -141,6 +141,11 @@ async fn wait(metadata: &Metadata, id: i64, config: &Config) -> Result<VerifyRep
         progress.show(asked.done, asked.total);
         if serve::try_lock(config)?.is_some() {
             progress.end();
+            // The next service that starts is not to do it for nobody.
+            let report =
+                VerifyReport { failed: Some("the service stopped".to_owned()), ..VerifyReport::default() };
+            let text = serde_json::to_string(&report).unwrap_or_default();
+            metadata.end_verification(id, &text, Clock::System.now()).await.map_err(Failure::because)?;
             return Err(Failure::Other(
                 "the service stopped before it was done. Run `larderd verify` again".to_owned(),
             ));

@@ -198,10 +198,10 @@ impl Metadata {
 }
 
 /// A NAR's row, the position in its recipe, and the chunk there with what fills its holes.
-type Place<'a> = (i64, (i64, &'a (i64, Vec<StorePathHash>)));
+pub(super) type Place<'a> = (i64, (i64, &'a (i64, Vec<StorePathHash>)));
 
 /// Inserts NARs and tells their rows in the same order.
-async fn insert_nars(
+pub(super) async fn insert_nars(
     transaction: &mut Transaction<'static, Sqlite>,
     namespace: Namespace,
     recipe_object: ObjectId,
@@ -229,7 +229,7 @@ async fn insert_nars(
         .collect()
 }
 
-async fn insert_chunks(
+pub(super) async fn insert_chunks(
     transaction: &mut Transaction<'static, Sqlite>,
     places: &[Place<'_>],
 ) -> Result<(), MetadataError> {

@@ -1,7 +1,12 @@
 //! The recipes that are written beside the objects.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
-use larder_protocol::recipe::{self, Recipe};
+use larder_protocol::{
+    NarHash,
+    recipe::{self, Recipe},
+};
 
 use super::{Outcome, VerifyError, withdraw::Verifier};
 use crate::{
@@ -20,8 +25,8 @@ impl Verifier<'_> {
         if nars.is_empty() {
             return Ok(());
         }
-        let mut written = match self.service.storage.get(&object.key, LONGEST).await {
-            Ok(bytes) => recipe::decode(&bytes).map_err(|error| error.to_string()),
+        let written = match self.service.storage.get(&object.key, LONGEST).await {
+            Ok(bytes) => recipe::decode(&bytes).map(by_nar).map_err(|error| error.to_string()),
             Err(error) if error.is_lost() => {
                 self.hold_storage().await?;
                 Err(error.to_string())
@@ -33,8 +38,8 @@ impl Verifier<'_> {
         for nar in &nars {
             let known = self.recipe(nar).await?;
             self.report().recipes += 1;
-            if let Ok(written) = &mut written
-                && !written.contains(&known)
+            if let Ok(written) = &written
+                && !tells(written, &known)
             {
                 problem = Some(format!("it does not tell what NAR {} is made of", nar.hash));
                 break;
@@ -47,8 +52,7 @@ impl Verifier<'_> {
             recipes.push(self.recipe(&nar).await?);
             moved.push((nar.id, object.id));
         }
-        if recipes.is_empty() || written.is_ok_and(|written| recipes.iter().all(|one| written.contains(one)))
-        {
+        if recipes.is_empty() || written.is_ok_and(|written| recipes.iter().all(|one| tells(&written, one))) {
             return Ok(());
         }
         let folder = object.key.rsplit_once('/').map_or("recipes/0", |(folder, _)| folder);
@@ -71,4 +75,16 @@ impl Verifier<'_> {
         let chunks = self.service.metadata.recipe_by_names(nar.id).await?;
         Ok(Recipe { nar_hash: nar.hash, nar_size: nar.size, chunks })
     }
+}
+
+fn by_nar(recipes: Vec<Recipe>) -> HashMap<NarHash, Vec<Recipe>> {
+    let mut by_nar: HashMap<_, Vec<_>> = HashMap::new();
+    for recipe in recipes {
+        by_nar.entry(recipe.nar_hash).or_default().push(recipe);
+    }
+    by_nar
+}
+
+fn tells(written: &HashMap<NarHash, Vec<Recipe>>, recipe: &Recipe) -> bool {
+    written.get(&recipe.nar_hash).is_some_and(|recipes| recipes.contains(recipe))
 }

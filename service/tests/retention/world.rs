@@ -67,6 +67,13 @@ impl World {
         self.service = open(&self.data, self.change, &self.time).await;
     }
 
+    /// A service like this one on other data.
+    pub async fn on(&self, data: tempfile::TempDir) -> Self {
+        let data = Arc::new(data);
+        let service = open(&data, self.change, &self.time).await;
+        Self { service, time: self.time.clone(), data, change: self.change }
+    }
+
     /// Another service on the same data, which remembers nothing.
     pub async fn beside(&self) -> Self {
         let service = open(&self.data, self.change, &self.time).await;

@@ -9,6 +9,7 @@ mod nar;
 #[path = "../retention/world.rs"]
 mod world;
 
+mod backup;
 mod damage;
 mod database;
 mod scrub;
