@@ -359,3 +359,54 @@ async fn a_nar_that_is_being_read_is_read_to_its_end() {
     let rest = body.collect().await.unwrap().to_bytes();
     assert!(crate::nar::decompress(&[&first[..], &rest[..]].concat()) == large.bytes);
 }
+
+/// A push whose path has the very NAR that a sweep is just taking with another path: the NAR's row is there for both, or
+/// it is missing and sent again.
+#[tokio::test]
+async fn a_nar_that_a_push_reuses_while_a_sweep_takes_it_stays() {
+    let world = world().await;
+    let (mut polls, mut run, mut seed) = (1, 1, 0u8);
+    let mut reused = [0, 0];
+    loop {
+        let bytes = contents(1000 + u64::from(seed), 60_000, &[]);
+        let old = TestNar::new(path(seed, "old"), &bytes, &[]);
+        let own = |first| {
+            let mut hash = [seed; 20];
+            hash[0] = first;
+            StorePath::new(StorePathHash(hash), "new").unwrap()
+        };
+        let new = TestNar::new(own(253), &bytes, &[]);
+        assert_eq!(old.info.nar_hash, new.info.nar_hash);
+        world.push(&world.job("topic", run).await, &[&old]).await;
+        world.push(&world.job("topic", run + 1).await, &[&nar(255, &[])]).await;
+        world.sweep().await;
+        world.pass(DAY + 1);
+        // It is open when the sweep begins, or opened at any moment of it; and commits when the sweep is over, or at once.
+        let job = world.job("other", run).await;
+        let other = TestNar::new(own(254), &[seed], &[]);
+        let push = async {
+            let opened = world.open(&job, &[&new, &other]).await;
+            reused[usize::from(!opened.missing.contains(&new.info.path.hash()))] += 1;
+            world.send(&job, &opened, &[&new, &other]).await;
+            opened
+        };
+        let (was_cut, opened) = meanwhile(world.sweep(), polls, push).await;
+        if run % 2 == 0 {
+            world.sweep().await;
+            world.pass(DAY + 1);
+            world.sweep().await;
+        }
+        world.commit(&job, &opened).await.unwrap();
+        assert_complete(&world, &[&new, &other]).await;
+        assert_eq!(world.visible(&[&new]).await, [true], "after {polls} polls");
+        world.sweep().await;
+        world.pass(DAY + 1);
+        world.sweep().await;
+        assert!(world.has(&new).await, "after {polls} polls and more sweeps");
+        (polls, run, seed) = (next(polls), run + 3, (seed + 1) % 240);
+        if !was_cut {
+            break;
+        }
+    }
+    assert!(reused[0] > 0 && reused[1] > 0, "{reused:?}");
+}

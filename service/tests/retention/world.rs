@@ -1,7 +1,7 @@
 //! A service without a listener, a clock, and jobs that push.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{
         Arc,
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use larder_protocol::{
-    StorePath,
+    NarHash, StorePath,
     api::{CommittedPush, OpenPush, OpenedPush, Permission, PinRequest, RecipesAnswer},
     chunk::{CutChunk, FrameEncoder},
     narinfo::NarInfo,
@@ -30,7 +30,7 @@ use larder_service::{
     router,
     trust::{Grant, GrantedTo, Rank, SecretToken},
 };
-use sqlx::{ConnectOptions as _, sqlite::SqliteConnectOptions};
+use sqlx::{ConnectOptions as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tower::ServiceExt as _;
 
 use crate::nar::{TestNar, decompress};
@@ -55,10 +55,22 @@ impl World {
     }
 
     pub async fn with(change: fn(&mut Config)) -> Self {
-        let data = Arc::new(tempfile::tempdir().unwrap());
-        let time = Arc::new(AtomicI64::new(1_800_000_000));
+        Self::over(tempfile::tempdir().unwrap(), change, 1_800_000_000).await
+    }
+
+    /// On what somebody left, at this time.
+    pub async fn over(data: tempfile::TempDir, change: fn(&mut Config), now: i64) -> Self {
+        let data = Arc::new(data);
+        let time = Arc::new(AtomicI64::new(now));
         let service = open(&data, change, &time).await;
         Self { service, time, data, change }
+    }
+
+    /// Ends it, and leaves what is on disk.
+    pub async fn end(self) -> tempfile::TempDir {
+        self.service.metadata.close().await;
+        drop(self.service);
+        Arc::into_inner(self.data).unwrap()
     }
 
     /// As after `kill -9`: nothing is written that was not.
@@ -312,8 +324,8 @@ impl World {
                 let key = format!("{key}{}", entry.file_name().to_str().unwrap());
                 if entry.path().is_dir() {
                     walk(&entry.path(), &format!("{key}/"), found);
-                } else {
-                    found.insert(key, entry.metadata().unwrap().len());
+                } else if let Ok(file) = entry.metadata() {
+                    found.insert(key, file.len());
                 }
             }
         }
@@ -322,20 +334,43 @@ impl World {
         found
     }
 
+    async fn database(&self) -> SqliteConnection {
+        let file = self.data.path().join("larder.db");
+        SqliteConnectOptions::new().filename(file).read_only(true).connect().await.unwrap()
+    }
+
+    /// After all sweeps nothing is left but what these need: no other NAR or chunk, nothing half written, and no file that
+    /// is doomed.
+    pub async fn assert_nothing_else(&self, nars: &[&TestNar]) {
+        let counts: (i64, i64, i64) = sqlx::query_as(
+            "SELECT (SELECT count(*) FROM nars), (SELECT count(*) FROM chunks), (SELECT count(*) FROM objects
+                 WHERE state = 'writing' OR doomed_at IS NOT NULL OR NOT EXISTS (
+                     SELECT 1 FROM chunks WHERE object = objects.id UNION ALL
+                     SELECT 1 FROM nars WHERE recipe_object = objects.id))",
+        )
+        .fetch_one(&mut self.database().await)
+        .await
+        .unwrap();
+        let needed: BTreeSet<NarHash> = nars.iter().map(|nar| nar.info.nar_hash).collect();
+        let chunks: BTreeSet<[u8; 32]> =
+            nars.iter().flat_map(|nar| nar.chunks.iter().map(|chunk| chunk.id.0)).collect();
+        let number = |length: usize| i64::try_from(length).unwrap();
+        assert_eq!(
+            counts,
+            (number(needed.len()), number(chunks.len()), 0),
+            "NARs, chunks, objects of no use"
+        );
+        self.assert_storage_fits().await;
+    }
+
     /// Rows and files say the same: no file is without a row, no row that is not doomed without its file, and what lies in
     /// an object lies within it.
     pub async fn assert_storage_fits(&self) {
-        let mut database = SqliteConnectOptions::new()
-            .filename(self.data.path().join("larder.db"))
-            .read_only(true)
-            .connect()
-            .await
-            .unwrap();
         let rows: Vec<(String, i64, bool, Option<i64>)> = sqlx::query_as(
             "SELECT key, size, state = 'stored' AND doomed_at IS NULL,
                  (SELECT max(frame_offset + frame_len) FROM chunks WHERE object = objects.id) FROM objects",
         )
-        .fetch_all(&mut database)
+        .fetch_all(&mut self.database().await)
         .await
         .unwrap();
         let mut files = self.file_sizes();
