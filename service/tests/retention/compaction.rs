@@ -10,6 +10,7 @@ use larder_protocol::{
     recipe,
     upload::{FrameEntry, decode_index},
 };
+use larder_service::metadata::{MovedFrame, ObjectId};
 use tower::ServiceExt as _;
 
 use crate::{
@@ -64,8 +65,8 @@ pub async fn half_dead_of(world: &World, number: u8) -> TestNar {
 
 /// What a path's file is, as Nix downloads it.
 pub async fn compressed(world: &World, nar: &TestNar) -> Bytes {
-    let url = world.narinfo(nar).await.unwrap().url;
-    let (status, bytes) = world.get(&url).await;
+    let Some(narinfo) = world.narinfo(nar).await else { panic!("{} is not there", nar.info.path) };
+    let (status, bytes) = world.get(&narinfo.url).await;
     assert_eq!(status, 200);
     bytes
 }
@@ -180,4 +181,51 @@ async fn a_reader_under_way_does_not_notice_that_what_it_reads_moves() {
         assert!([&first[..], &rest[..]].concat() == whole[range.unwrap_or(0)..]);
         assert!(decompress(&whole) == kept.bytes);
     }
+}
+
+/// What cannot be read stays where it is, and keeps nobody else from moving.
+#[tokio::test]
+async fn what_cannot_be_read_stays_as_it_is() {
+    let world = world().await;
+    half_dead(&world).await;
+    let damaged = largest(&world);
+    let kept = half_dead_of(&world, 1).await;
+    let before = compressed(&world, &kept).await;
+    let file = world.data.path().join("objects").join(&damaged);
+    let half = std::fs::metadata(&file).unwrap().len() / 2;
+    std::fs::File::options().write(true).open(&file).unwrap().set_len(half).unwrap();
+    world.sweep().await;
+    world.pass(DAY + 1);
+    let report = world.sweep().await;
+    assert_eq!(report.compaction.replaced, 1, "{report:?}");
+    world.pass(HOUR);
+    world.sweep().await;
+    assert!(world.file_sizes().contains_key(&damaged));
+    assert!(compressed(&world, &kept).await == before);
+}
+
+/// A row that says another place by now than the one that was copied from is left alone.
+#[tokio::test]
+async fn what_lies_elsewhere_by_now_does_not_move() {
+    let world = World::new().await;
+    let anna = world.person().await;
+    let (one, other) = (nar(1, &[]), nar(2, &[]));
+    world.push(&anna, &[&one]).await;
+    world.push(&anna, &[&other]).await;
+    let metadata = &world.service.metadata;
+    let new = metadata.begin_compacted("frames/0/new", world.now()).await.unwrap();
+    let (first, second) = (ObjectId(1), ObjectId(3));
+    let frame = metadata.frames_in(first, 0).await.unwrap()[0].clone();
+    assert!(!metadata.frames_in(second, 0).await.unwrap().is_empty());
+    let moved = MovedFrame { chunk: frame.chunk, source: first, was: frame.offset, becomes: 7 };
+    let elsewhere = [MovedFrame { source: second, ..moved }, MovedFrame { was: frame.offset + 1, ..moved }];
+    assert_eq!(metadata.move_frames(new, 100, &elsewhere).await.unwrap(), 0);
+    assert!(world.has(&one).await && world.has(&other).await);
+    assert_eq!(metadata.move_frames(new, 100, &[moved]).await.unwrap(), 1);
+
+    // Once somebody has given the object up, nothing moves there.
+    let given_up = metadata.begin_compacted("frames/0/late", world.now()).await.unwrap();
+    assert_eq!(metadata.doom_objects(&[given_up.0], world.now()).await.unwrap().rows, 1);
+    let back = MovedFrame { source: new, was: 7, ..moved };
+    assert!(metadata.move_frames(given_up, 100, &[back]).await.unwrap_err().is_gone());
 }

@@ -48,9 +48,8 @@ async fn prepare() -> (TempDir, Vec<(TestNar, Bytes)>) {
     let folder = TempDir::new().unwrap();
     // All of it happened some time ago, so that it is due for the program, which knows the time.
     let world = World::over(folder, rules, Clock::System.now() - 10 * DAY).await;
-    let topic = async |run| world.job("topic", run).await;
-    world.push(&topic(1).await, &[&nar(1, &[])]).await;
-    world.push(&topic(2).await, &[&nar(2, &[])]).await;
+    world.push(&world.job("early", 1).await, &[&nar(1, &[])]).await;
+    world.push(&world.job("early", 2).await, &[&nar(2, &[])]).await;
     world.sweep().await;
     world.pass(DAY + 1);
     let report = world.sweep().await;
@@ -66,7 +65,7 @@ async fn prepare() -> (TempDir, Vec<(TestNar, Bytes)>) {
         world.push(&world.job(&format!("small-{seed}"), 1).await, &[&small]).await;
         stay.push(small);
     }
-    stay.push(nar(99, &[]));
+    stay.extend([nar(2, &[]), nar(99, &[])]);
     world.sweep().await;
     let mut bytes = Vec::new();
     for nar in &stay {
