@@ -30,8 +30,10 @@ use crate::config::{
     environment::{LOG, RUST_LOG},
 };
 
-/// What is logged unless somebody says otherwise.
-const DEFAULT_FILTER: &str = "info";
+/// What the service logs unless somebody says otherwise.
+pub const SERVICE: &str = "info";
+/// What a command logs: what it cannot say in its answer.
+pub const COMMAND: &str = "warn";
 /// What is shown of a request's path.
 const MAX_PATH: usize = 256;
 
@@ -44,15 +46,19 @@ pub enum LogFormat {
     Json,
 }
 
-/// Begins to log. Lines that still wait are written when the guard is dropped.
+/// Begins to log, by this filter unless the environment has another. Lines that still wait are written when the guard is dropped.
 ///
 /// # Errors
 /// When the filter in the environment cannot be read.
-pub fn init(format: LogFormat, environment: &Environment) -> Result<WorkerGuard, ConfigError> {
+pub fn init(
+    format: LogFormat,
+    environment: &Environment,
+    filter: &'static str,
+) -> Result<WorkerGuard, ConfigError> {
     let (variable, filter) = [LOG, RUST_LOG]
         .into_iter()
         .find_map(|name| environment.get(name).map(|filter| (name, filter)))
-        .unwrap_or((LOG, DEFAULT_FILTER));
+        .unwrap_or((LOG, filter));
     let filter = EnvFilter::from_str(filter).map_err(|error| ConfigError::Value {
         key: variable.to_owned(),
         problem: format!(

@@ -26,7 +26,7 @@ use clap_complete::Shell;
 
 use crate::{
     config::{Config, ConfigError, Environment, environment},
-    log::LogFormat,
+    log::{self, LogFormat},
     metadata::Metadata,
     open_metadata,
 };
@@ -198,7 +198,7 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
     let config = Config::load(cli.global.config.as_deref(), environment)?;
     match cli.command {
         None | Some(Command::Serve) => {
-            let guard = crate::log::init(cli.global.log_format, environment)?;
+            let guard = log::init(cli.global.log_format, environment, log::SERVICE)?;
             let served = runtime(true)?.block_on(serve::serve(config));
             drop(guard);
             served
@@ -211,7 +211,10 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Some(Command::Token(command)) => runtime(false)?.block_on(token::run(command, &config)),
         Some(Command::Rules(arguments)) => runtime(false)?.block_on(rules::run(arguments, &config)),
         Some(Command::Audit(arguments)) => runtime(false)?.block_on(audit::run(arguments, &config)),
-        Some(Command::Sweep(arguments)) => runtime(true)?.block_on(sweep::run(arguments, config)),
+        Some(Command::Sweep(arguments)) => {
+            let _guard = log::init(cli.global.log_format, environment, log::COMMAND)?;
+            runtime(true)?.block_on(sweep::run(arguments, config))
+        }
         Some(Command::Stats(arguments)) => runtime(false)?.block_on(stats::run(arguments, &config)),
         Some(Command::Verify(arguments)) => runtime(true)?.block_on(verify::run(arguments, config)),
         Some(Command::Export(arguments)) => runtime(true)?.block_on(backup::export(arguments, &config)),
