@@ -42,10 +42,16 @@ keep_runs = 1
 keep_runs_main = 1
 "#;
 
+/// A folder in memory, where there is such: so many sweeps would wait for the disk most of the time, and what a killed
+/// process has written the system keeps anywhere.
+fn scratch() -> TempDir {
+    TempDir::new_in("/dev/shm").unwrap_or_else(|_| TempDir::new().unwrap())
+}
+
 /// What is on disk before that sweep: something to be taken, something to be rewritten, something to be merged, and a file
 /// to be deleted. Tells what stays, and with which bytes.
 async fn prepare() -> (TempDir, Vec<(TestNar, Bytes)>) {
-    let folder = TempDir::new().unwrap();
+    let folder = scratch();
     // All of it happened some time ago, so that it is due for the program, which knows the time.
     let world = World::over(folder, rules, Clock::System.now() - 10 * DAY).await;
     world.push(&world.job("early", 1).await, &[&nar(1, &[])]).await;
@@ -121,7 +127,7 @@ async fn kill_from(first: usize) {
     let all: Vec<&TestNar> = stay.iter().map(|(nar, _)| nar).collect();
     let mut killed = 0;
     for statements in (first..).step_by(4) {
-        let folder = TempDir::new().unwrap();
+        let folder = scratch();
         copy(before.path(), folder.path());
         let (ended, logged) = kill_at(folder.path(), &["sweep"], statements).await;
         let world = World::over(folder, rules, Clock::System.now()).await;
