@@ -27,10 +27,13 @@ impl Metadata {
             None => (add(&mut transaction, cache).await?, true),
         };
         if was_public != public {
-            let pushed: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM pushes WHERE cache = ?)")
-                .bind(cache.as_str())
-                .fetch_one(&mut *transaction)
-                .await?;
+            // Pull requests' caches are of their parent's kind.
+            let pushed: bool = sqlx::query_scalar(
+                "SELECT EXISTS (SELECT 1 FROM pushes WHERE cache = ?1 OR substr(cache, 1, length(?1) + 1) = ?1 || '~')",
+            )
+            .bind(cache.as_str())
+            .fetch_one(&mut *transaction)
+            .await?;
             if pushed {
                 return Ok(Settled::WasOtherwise);
             }

@@ -10,6 +10,7 @@ mod private;
 mod races;
 mod refused;
 mod stands;
+mod strangers;
 mod upstream;
 mod whole;
 mod world;

@@ -1,4 +1,4 @@
-//! A private cache: who may not read it learns nothing of what it holds, not even by pushing.
+//! A private cache, and those who may push there and not read.
 
 use larder_protocol::{
     ChunkId,
@@ -17,7 +17,6 @@ use larder_service::{
     },
 };
 use reqwest::{RequestBuilder, header};
-use tower::ServiceExt as _;
 
 use crate::{
     nar::{TestNar, path},
@@ -25,7 +24,7 @@ use crate::{
 };
 
 /// A world whose `main` is private, with one path in it, beside the public cache `open`.
-async fn world() -> (World, TestNar) {
+pub(crate) async fn world() -> (World, TestNar) {
     let world = World::with(|config| {
         config.caches[0].public = false;
         let open = CacheConfig { name: "open".parse().unwrap(), ..CacheConfig::default() };
@@ -37,7 +36,7 @@ async fn world() -> (World, TestNar) {
     (world, nar)
 }
 
-async fn token(world: &World, name: &str, cache: &str, permissions: &[Permission]) -> String {
+pub(crate) async fn token(world: &World, name: &str, cache: &str, permissions: &[Permission]) -> String {
     let cache: CacheName = cache.parse().unwrap();
     let new = NewToken {
         name,
@@ -51,7 +50,7 @@ async fn token(world: &World, name: &str, cache: &str, permissions: &[Permission
 }
 
 /// All of an answer that could tell something.
-async fn all(request: RequestBuilder) -> (u16, Vec<(String, String)>, String) {
+pub(crate) async fn all(request: RequestBuilder) -> (u16, Vec<(String, String)>, String) {
     let answer = request.send().await.unwrap();
     let status = answer.status().as_u16();
     let headers = answer.headers().iter().filter(|(name, _)| **name != header::DATE);
@@ -59,67 +58,6 @@ async fn all(request: RequestBuilder) -> (u16, Vec<(String, String)>, String) {
         headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
     headers.sort();
     (status, headers, answer.text().await.unwrap())
-}
-
-#[tokio::test]
-async fn to_a_stranger_it_is_the_same_whatever_it_holds_and_whether_it_is() {
-    let (world, nar) = world().await;
-    let narinfo = {
-        let url = format!("{}/main/{}.narinfo", world.url, nar.info.path.hash());
-        let text =
-            world.client.get(url).bearer_auth(&world.token).send().await.unwrap().text().await.unwrap();
-        larder_protocol::narinfo::NarInfo::parse(&text).unwrap()
-    };
-    let push_only = token(&world, "push-only", "main", &[Permission::Push]).await;
-    let elsewhere = token(&world, "elsewhere", "open", &[Permission::Read, Permission::Admin]).await;
-    type Showing = fn(RequestBuilder, &str) -> RequestBuilder;
-    let showings: [(Showing, &str); 6] = [
-        (|request, _| request, ""),
-        (|request, token| request.bearer_auth(token), &push_only),
-        (|request, token| request.basic_auth("any", Some(token)), &elsewhere),
-        (|request, token| request.bearer_auth(token), "larder_t_no"),
-        (|request, token| request.basic_auth(token, None::<&str>), &world.token),
-        (|request, token| request.header("Authorization", token), "Basic %%%"),
-    ];
-    let absent = path(9, "absent").hash();
-    for (show, shown) in showings {
-        for page in [
-            "nix-cache-info".to_owned(),
-            format!("{}.narinfo", nar.info.path.hash()),
-            format!("{absent}.narinfo"),
-            narinfo.url.clone(),
-            narinfo.url.replace("nar/", "nar/0"),
-        ] {
-            let ask = |cache| all(show(world.client.get(format!("{}/{cache}/{page}", world.url)), shown));
-            let (private, none) = (ask("main").await, ask("nowhere").await);
-            assert_eq!(private.0, 404, "{page}");
-            assert_eq!(private, none, "{page}");
-        }
-        let ask = |cache| all(show(world.client.get(format!("{}/api/v1/caches/{cache}", world.url)), shown));
-        let (private, none) = (ask("main").await, ask("nowhere").await);
-        assert_eq!((private.0, &private), (404, &none));
-    }
-    world.end().await;
-}
-
-/// A look-up in a database that is gone would be tried again for five seconds, by a clock that stands still otherwise.
-#[tokio::test]
-async fn nothing_is_looked_up_for_a_stranger() {
-    let (world, nar) = world().await;
-    let token = token(&world, "open", "open", &[Permission::Push, Permission::Read]).await;
-    let open = Pusher { world: &world, cache: "open", token };
-    let public = TestNar::new(path(4, "public"), b"known to everybody", &[]);
-    open.push(&public).await;
-    world.service.metadata.close().await;
-    tokio::time::pause();
-    // Of what a private cache has, nothing is known where public ones are asked either.
-    for (cache, nar, waits) in [("main", &nar, false), ("open", &public, true), ("open", &nar, false)] {
-        let page = format!("/{cache}/{}.narinfo", nar.info.path.hash());
-        let request = http::Request::get(page).body(axum::body::Body::empty()).unwrap();
-        let began = tokio::time::Instant::now();
-        let answer = larder_service::router(world.service.clone()).oneshot(request).await.unwrap();
-        assert_eq!((answer.status().as_u16(), began.elapsed().as_secs() >= 5), (404, waits), "{cache}");
-    }
 }
 
 #[tokio::test]
@@ -156,10 +94,10 @@ async fn who_may_read_reads_by_bearer_or_as_nix_does_and_no_proxy_keeps_it() {
 }
 
 /// Somebody with a token of the test's, who pushes.
-struct Pusher<'a> {
-    world: &'a World,
-    cache: &'a str,
-    token: String,
+pub(crate) struct Pusher<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) cache: &'a str,
+    pub(crate) token: String,
 }
 
 impl Pusher<'_> {
@@ -168,7 +106,7 @@ impl Pusher<'_> {
         self.world.client.post(url).bearer_auth(&self.token).body(body).send().await.unwrap()
     }
 
-    async fn open(&self, nar: &TestNar) -> OpenedPush {
+    pub(crate) async fn open(&self, nar: &TestNar) -> OpenedPush {
         let open = OpenPush {
             paths: vec![nar.info.clone()],
             roots: vec![nar.info.path.clone()],
@@ -185,24 +123,24 @@ impl Pusher<'_> {
         (0..names.len()).map(|at| larder_protocol::api::is_missing(&bits, at).unwrap()).collect()
     }
 
-    async fn upload(&self, push: &OpenedPush, nar: &TestNar) -> UploadAnswer {
+    pub(crate) async fn upload(&self, push: &OpenedPush, nar: &TestNar) -> UploadAnswer {
         let body = upload_body(&nar.chunks);
         self.post(&format!("/{}/frames", push.push), body).await.json().await.unwrap()
     }
 
-    async fn recipes(&self, push: &OpenedPush, nar: &TestNar) -> RecipesAnswer {
+    pub(crate) async fn recipes(&self, push: &OpenedPush, nar: &TestNar) -> RecipesAnswer {
         let body = recipe::encode(&[nar.recipe()]);
         self.post(&format!("/{}/recipes", push.push), body).await.json().await.unwrap()
     }
 
-    async fn push(&self, nar: &TestNar) {
+    pub(crate) async fn push(&self, nar: &TestNar) {
         let opened = self.open(nar).await;
         self.upload(&opened, nar).await;
         self.recipes(&opened, nar).await;
         assert_eq!(self.commit(&opened).await.status(), 200);
     }
 
-    async fn commit(&self, push: &OpenedPush) -> reqwest::Response {
+    pub(crate) async fn commit(&self, push: &OpenedPush) -> reqwest::Response {
         self.post(&format!("/{}/commit", push.push), Vec::new()).await
     }
 }

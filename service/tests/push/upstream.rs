@@ -20,16 +20,16 @@ use crate::{
 };
 
 /// A binary cache that tells what it is told to.
-struct UpstreamCache {
-    key: SigningKey,
-    url: String,
+pub(crate) struct UpstreamCache {
+    pub(crate) key: SigningKey,
+    pub(crate) url: String,
     answers: Arc<Mutex<HashMap<String, (StatusCode, String)>>>,
     asked: Arc<Mutex<Vec<String>>>,
     served: JoinHandle<()>,
 }
 
 impl UpstreamCache {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let answers: Arc<Mutex<HashMap<String, (StatusCode, String)>>> = Arc::default();
         let asked: Arc<Mutex<Vec<String>>> = Arc::default();
         let (told, noted) = (answers.clone(), asked.clone());
@@ -44,7 +44,7 @@ impl UpstreamCache {
         Self { key: SigningKey::generate("upstream-1").unwrap(), url, answers, asked, served }
     }
 
-    fn has(&self, nar: &TestNar, key: &SigningKey) {
+    pub(crate) fn has(&self, nar: &TestNar, key: &SigningKey) {
         let mut narinfo = NarInfo {
             path: nar.info.path.clone(),
             url: "nar/x.nar.xz".into(),
@@ -67,7 +67,7 @@ impl UpstreamCache {
         self.answers.lock().unwrap().insert(file, (status, text.to_owned()));
     }
 
-    fn asked(&self) -> usize {
+    pub(crate) fn asked(&self) -> usize {
         std::mem::take(&mut *self.asked.lock().unwrap()).len()
     }
 
