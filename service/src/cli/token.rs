@@ -25,6 +25,9 @@ The token is the only thing on standard output. It is for one cache and ends by 
 takes it as LARDER_TOKEN or by --token-file; Nix takes one that permits `read` as the password in its
 netrc. A token is larder_t_ and 49 letters and digits, the last six of which are a checksum.
 
+Whoever may read the cache is told a token's name with what was pushed by it (`larder why`): choose one
+that may be known.
+
 Examples:
   larderd token create anna-laptop
   larderd token create build-host --cache team --permission read --for 1y
