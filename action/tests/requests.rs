@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use larder_action::{
     credentials::Credentials,
     progress::{Event, Progress, Silent},
+    relay::{Patience, Relay},
     secret::Secret,
     service::{Parts, Service, ServiceError},
 };
@@ -389,4 +390,57 @@ async fn errors_show_no_secrets() {
     let service = Service::new(&script.url(""), &main_cache(), &credentials, &Silent).unwrap();
     let error = upload(&service).await.unwrap_err().to_string();
     assert!(error.contains("id-token: write"), "{error}");
+}
+
+/// A job goes on for longer than a session lives. To whoever shows one that has ended a private cache is not there, so
+/// that the relay must not wait to be refused.
+#[tokio::test]
+async fn a_relays_pass_is_renewed_before_it_ends_and_goes_nowhere_else() {
+    let elsewhere = Script::new(Vec::new()).await;
+    let moved = |to: &Script| {
+        let location = to.url("/main/0.narinfo").to_string();
+        Response::builder().status(302).header("location", location).body(Full::default()).unwrap()
+    };
+    let script = Script::new(vec![
+        id_token("a"),
+        token("session-1", 0, &["read"], 1),
+        answer_text(404, ""),
+        id_token("b"),
+        token("session-2", 900, &["read"], 1),
+        answer_text(404, ""),
+        moved(&elsewhere),
+        answer_text(204, ""),
+    ])
+    .await;
+    let service = Service::new(&script.url(""), &main_cache(), &job(&script), &Silent).unwrap();
+    let pass = Arc::new(service.with_any_grant());
+    let upstream = script.url("/main");
+    let relay = Relay::start(upstream, Some(pass.clone()), Patience::default()).await.unwrap();
+    let page = format!("{}/s66mzxpvicwk07gjbjfw9izjfa797vsw.narinfo", relay.url());
+    for _ in 0..3 {
+        let answer = reqwest::get(&page).await.unwrap();
+        assert_eq!(answer.status(), 404);
+        assert!(answer.headers().get("location").is_none());
+    }
+    pass.end_session().await;
+    assert!(elsewhere.lines().is_empty() && script.unplayed() == 0);
+    let seen = script.seen.lock().unwrap();
+    let shown: Vec<_> = seen
+        .iter()
+        .filter(|seen| seen.line.ends_with(".narinfo") || seen.line.starts_with("DELETE"))
+        .map(|seen| seen.authorization.as_deref().unwrap())
+        .collect();
+    assert_eq!(shown, ["Bearer session-1", "Bearer session-2", "Bearer session-2", "Bearer session-2"]);
+}
+
+#[tokio::test]
+async fn a_session_that_is_of_no_use_is_given_back() {
+    let script =
+        Script::new(vec![id_token("a"), token("session-1", 900, &["read"], 1), answer_text(204, "")]).await;
+    let service = Service::new(&script.url(""), &main_cache(), &job(&script), &Silent).unwrap();
+    let error = upload(&service).await.unwrap_err();
+    assert!(matches!(error, ServiceError::NotPermitted { .. }), "{error}");
+    let seen = script.seen.lock().unwrap();
+    assert_eq!(seen[2].line, "DELETE /api/v1/token");
+    assert_eq!(seen[2].authorization.as_deref(), Some("Bearer session-1"));
 }

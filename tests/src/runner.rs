@@ -116,6 +116,11 @@ impl RunnerJob {
         self.work.path().join("flake/flake")
     }
 
+    /// All that the runner keeps of the job on the disk: its workspace, `_temp`, and what steps have said there.
+    pub fn directory(&self) -> &Path {
+        self.work.path()
+    }
+
     /// A later step's command, which sees what earlier steps have set.
     pub fn step(&self, program: &str) -> Command {
         let mut command = crate::nix::command(program, &self.work.path().join("home"));

@@ -5,6 +5,9 @@
 //! (`.config/nextest.toml`).
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+#[path = "action/private.rs"]
+mod private;
+
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -408,10 +411,21 @@ async fn a_pull_requests_workflow_run_by_act_pushes_into_its_own_cache() {
 
 /// Runs a workflow that builds, and tells what it has built and pushed to that cache.
 async fn run_by_act(machine: &Machine, started: &StartedJob, cache: &str) -> Vec<PathBuf> {
+    let (built, said) = run_by_act_with(machine, started, &expression()).await;
+    assert!(said.contains(&format!("pushed to {cache}")), "{said}");
+    built
+}
+
+/// Runs a workflow that builds this; tells the paths, and what was said.
+async fn run_by_act_with(
+    machine: &Machine,
+    started: &StartedJob,
+    expression: &str,
+) -> (Vec<PathBuf>, String) {
     let out = machine.dir.path().join("built");
     // For a pull request act runs the steps elsewhere than in the repository.
     let program = machine.dir.path().join("program.nix");
-    std::fs::write(&program, expression()).unwrap();
+    std::fs::write(&program, expression).unwrap();
     let workflow = Workflow::new(&format!(
         "on: [push, pull_request]
 permissions:
@@ -443,9 +457,8 @@ jobs:
     let said = format!("{}{}", output.stdout, output.stderr);
     assert!(output.success, "{said}");
     let built: Vec<PathBuf> = std::fs::read_to_string(out).unwrap().lines().map(PathBuf::from).collect();
-    assert!(said.contains(&format!("pushed to {cache}")), "{said}");
     assert!(!said.contains(&started.request_token), "a secret is in the log");
     let left = run(Command::new("docker").args(["ps", "-q", "--filter", "label=larder.agent"])).await;
     assert_eq!(left.expect_success(), "", "an agent stays");
-    built
+    (built, said)
 }

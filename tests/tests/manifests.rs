@@ -38,6 +38,7 @@ async fn finish(world: &World, job: &StartedJob, root: &Path) -> String {
         service: world.url().parse().unwrap(),
         cache: "main".parse().unwrap(),
         identity: JobIdentity::of(&credentials),
+        push: true,
         what: What::Built,
         shared: false,
         relay: false,

@@ -327,6 +327,7 @@ async fn agent_pushes(world: &World, mark: Mark, shared: bool, path: &StorePath)
         cache: "main".parse().unwrap(),
         pull_request: false,
         identity: JobIdentity::of(&credentials),
+        push: true,
         what: What::Built,
         shared,
         relay: false,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use larder_protocol::{
     StorePath,
-    api::{CacheInfo, CacheName},
+    api::{CacheInfo, CacheName, Permission},
 };
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -24,8 +24,10 @@ pub struct Start {
     pub cache: CacheName,
     /// Whether the job runs for a pull request, which may have a cache of its own.
     pub pull_request: bool,
-    /// By what the agent proves who it is; none where the job has no identity, and only reads.
+    /// By what the agent proves who it is; none where the job has no identity, and reads what is public.
     pub identity: Option<JobIdentity>,
+    /// Whether the workflow wants to push.
+    pub push: bool,
     /// What to push.
     pub what: What,
     /// Whether other jobs may put paths into the store meanwhile.
@@ -93,12 +95,24 @@ pub enum Started {
 pub struct Ready {
     /// Why the store cannot be read, where it cannot: nothing will be pushed then.
     pub store_problem: Option<String>,
-    /// What the service says of the cache, or why it cannot be asked.
-    pub cache: Result<CacheInfo, String>,
+    /// What the service says of the cache, or why nothing is known of it.
+    pub cache: Result<CacheInfo, NoCache>,
+    /// What the job may do there, where that was asked: with a private cache, or a pull request's own.
+    pub permissions: Option<Vec<Permission>>,
     /// Whether the Nix daemon takes substituters from the job's user.
     pub trust: Trust,
     /// The relay's URL, where one was started.
     pub relay: Option<Url>,
+}
+
+/// Why nothing is known of a cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NoCache {
+    /// For this job there is none of that name: it is private, or there is none at all. A sentence.
+    Closed(String),
+    /// It could not be asked; why.
+    Unasked(String),
 }
 
 /// Whether Nix takes settings from the job's user.
@@ -138,6 +152,8 @@ pub enum Told {
     Note(String),
     /// It is done.
     Done(Box<Report>),
+    /// The job may read and not push, as main has said.
+    Nothing,
     /// It failed; why, as a sentence with its remedy.
     Failed(String),
 }
@@ -165,6 +181,7 @@ mod tests {
             cache: "main".parse().unwrap(),
             pull_request: false,
             identity: JobIdentity::of(&credentials),
+            push: true,
             what: What::Built,
             shared: false,
             relay: true,

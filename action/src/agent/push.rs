@@ -10,7 +10,7 @@ use std::{
 
 use larder_protocol::{
     StorePath,
-    api::{CacheInfo, CacheName, Upstream},
+    api::{CacheInfo, Upstream},
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -27,6 +27,7 @@ use crate::{
     output,
     progress::{Event, Progress},
     push::{PushError, PushOptions, push_by},
+    secret::Secret,
     service::Service,
     store::{Mark, NixStore, StoreError},
     workflow::wording::{bytes, count},
@@ -66,31 +67,45 @@ async fn print(mut told: UnboundedReceiver<Told>) {
     }
 }
 
-async fn carry_out(
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Pushes. However that ends, its session is given back.
+async fn carry_out(root: &Path, work: Work, notes: &UnboundedSender<Told>) -> Result<Report, Failure> {
+    let identity = work.start.identity.as_ref().ok_or("the job has no identity to push with")?;
+    let progress = Notes::new(notes.clone());
+    let Start { service, cache, .. } = &work.start;
+    let service = Service::new(service, cache, &identity.credentials(), &progress)?;
+    let done = push_outputs(root, &work, &service, &progress).await;
+    service.end_session().await;
+    done
+}
+
+async fn push_outputs(
     root: &Path,
-    work: Work,
-    notes: &UnboundedSender<Told>,
-) -> Result<Report, Box<dyn std::error::Error + Send + Sync>> {
+    work: &Work,
+    service: &Service<'_>,
+    progress: &Notes,
+) -> Result<Report, Failure> {
     let Work { start, mark, cache, finish } = work;
+    let mark = *mark;
     let began = Instant::now();
     let limit = Duration::from_secs(finish.seconds);
-    let identity = start.identity.as_ref().ok_or("the job has no identity to push with")?;
-    let note = |text: String| drop(notes.send(Told::Note(text)));
+    let note = |text: String| progress.note(text);
 
     let needs_upstreams = start.shared || start.what == crate::workflow::inputs::What::New;
     let cache = match cache {
-        None if needs_upstreams => Some(service::cache_info(&start.service, &start.cache).await?),
-        cache => cache,
+        None if needs_upstreams => Some(late_cache(start, service).await?),
+        cache => cache.clone(),
     };
     let upstreams = cache.as_ref().map(|cache| cache.upstreams.clone()).unwrap_or_default();
     let mut store = NixStore::open(root).await.map_err(|error| match error {
         StoreError::NoDatabase(_) => {
             "there is no Nix store at /nix, or it was never used; has the job another one?".into()
         }
-        other => Box::<dyn std::error::Error + Send + Sync>::from(other),
+        other => Failure::from(other),
     })?;
-    let roots = match finish.paths {
-        Some(paths) => paths,
+    let roots = match &finish.paths {
+        Some(paths) => paths.clone(),
         // Nobody can tell which of the new paths are this job's.
         None if start.shared => Vec::new(),
         None => outputs::built(&mut store, mark, start.what, &upstreams).await?,
@@ -101,8 +116,12 @@ async fn carry_out(
     if start.shared {
         let above = store.added_since(mark).await?.into_iter().map(|row| row.path).collect();
         let strangers = outputs::strangers(&closure, &above, &upstreams);
+        let own = match cache.as_ref().filter(|cache| !cache.public) {
+            Some(_) => Some(service.token().await?),
+            None => None,
+        };
         let name = cache.as_ref().map_or(&start.cache, |cache| &cache.name);
-        let absent = absent(&start.service, name, strangers, &upstreams).await?;
+        let absent = absent((super::cache_url(&start.service, name), own), strangers, &upstreams).await?;
         let (kept, others) = outputs::without(&closure, &absent);
         left_out.extend(others);
         if kept.len() < closure.roots.len() {
@@ -115,17 +134,14 @@ async fn carry_out(
         note(format!("left out: {path}: {reason}"));
     }
     let roots = closure.roots.clone();
-    let (credentials, progress) = (identity.credentials(), Notes::new(notes.clone()));
-    let service = Service::new(&start.service, &start.cache, &credentials, &progress)?;
     let report_manifest = async || {
         let remaining = limit.saturating_sub(began.elapsed());
         // What a pull request wants is nothing to prepare for: others' code may have asked for it.
         if !start.pull_request
-            && let Err(reason) = manifest::report(&service, &manifest, remaining).await
+            && let Err(reason) = manifest::report(service, &manifest, remaining).await
         {
             note(format!("what the job wanted was not reported: {reason}"));
         }
-        service.end_session().await;
     };
     if roots.is_empty() {
         // Whoever did not answer when the job began is not waited for.
@@ -136,7 +152,7 @@ async fn carry_out(
     }
     if cache.is_none() {
         // A service that did not answer when the job began, and still does not, is not waited for.
-        service::cache_info(&start.service, &start.cache).await?;
+        late_cache(start, service).await?;
     }
     note(format!(
         "{} to push, {} with all that they need ({})",
@@ -148,8 +164,8 @@ async fn carry_out(
     options.level = start.level;
     options.max_body = start.max_body;
     options.time_limit = limit.saturating_sub(began.elapsed());
-    let pushed = push_by(&service, &options, closure, &progress).await;
-    // Before the session is given back; also where the push failed.
+    let pushed = push_by(service, &options, closure, progress).await;
+    // Also where the push failed.
     report_manifest().await;
     let push = match pushed {
         // Here the limit is an input, not an option.
@@ -167,14 +183,21 @@ async fn carry_out(
     Ok(report)
 }
 
+/// What the cache is, where the service did not answer when the job began.
+async fn late_cache(start: &Start, service: &Service<'_>) -> Result<CacheInfo, Failure> {
+    match service::cache_info(&start.service, &start.cache).await {
+        Err(error) if error.is_closed() => Ok(service.cache_info().await?),
+        told => Ok(told?),
+    }
+}
+
 async fn absent(
-    service: &Url,
-    cache: &CacheName,
+    cache: (Url, Option<Secret>),
     strangers: Vec<StorePath>,
     upstreams: &[Upstream],
 ) -> Result<HashSet<StorePath>, service::AskError> {
-    let mut caches = vec![super::cache_url(service, cache)];
-    caches.extend(upstreams.iter().filter_map(|upstream| upstream.url.parse::<Url>().ok()));
+    let mut caches = vec![cache];
+    caches.extend(upstreams.iter().filter_map(|upstream| Some((upstream.url.parse::<Url>().ok()?, None))));
     service::nobody_has(strangers, caches).await
 }
 
@@ -287,6 +310,7 @@ mod tests {
             cache: "main".parse().unwrap(),
             pull_request: false,
             identity: JobIdentity::of(&identity),
+            push: true,
             what: What::Built,
             shared,
             relay: false,

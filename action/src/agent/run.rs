@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use larder_protocol::api::CacheInfo;
+use larder_protocol::api::{CacheInfo, Permission};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
@@ -19,11 +19,12 @@ use tokio::{
 use super::{
     messages::{Finish, MAX_LINE, Order, Ready, Start, Started, Told, Trust, to_line},
     push::Work,
-    service, trust,
+    service::{self, Known},
+    trust,
 };
 use crate::{
     output,
-    relay::{Patience, Relay},
+    relay::{Pass, Patience, Relay},
     store::{Mark, NixStore, StoreError},
     workflow::stopped,
 };
@@ -103,6 +104,8 @@ struct Agent {
     mark: Option<Mark>,
     cache: Option<CacheInfo>,
     relay: Option<Relay>,
+    pass: Option<Pass>,
+    may_push: bool,
 }
 
 /// Runs until its work is done, its marker vanishes, its lifetime is over, or it is told to stop.
@@ -125,6 +128,7 @@ pub async fn run(places: Places) -> Result<(), RunError> {
         () = sleep(lifetime) => tracing::info!("the lifetime is over"),
         () = stopped() => tracing::info!("stopped"),
     }
+    agent.stop_reading().await;
     Ok(())
 }
 
@@ -142,24 +146,25 @@ async fn prepare(places: Places) -> Result<(Agent, UnixListener, Ready), RunErro
         Err(error) => (None, Some(error.to_string())),
     };
     let trust = trust::find_out(&places.root, start.user);
-    let cache = match service::isolated_cache(&start).await {
-        Some(isolated) => Ok(isolated),
-        None => service::cache_info(&start.service, &start.cache).await.map_err(|error| error.to_string()),
-    };
+    let Known { cache, permissions, pass } = service::find_cache(&start).await;
     let relay = match (&cache, &trust) {
-        (Ok(cache), Trust::Trusted | Trust::Unknown) if start.relay => {
+        (Ok(cache), Trust::Trusted | Trust::Unknown) if start.relay && (cache.public || pass.is_some()) => {
             let upstream = service::cache_url(&start.service, &cache.name);
-            Relay::start(upstream, Patience::default())
+            Relay::start(upstream, pass.clone(), Patience::default())
                 .await
                 .inspect_err(|error| tracing::warn!(%error, "no relay"))
                 .ok()
         }
         _ => None,
     };
+    if let Some(pass) = pass.as_ref().filter(|_| relay.is_none()) {
+        pass.end_session().await;
+    }
     let listener = UnixListener::bind(&places.socket).map_err(RunError::Socket)?;
     let url = relay.as_ref().map(|relay| relay.url().clone());
-    let agent = Agent { places, start, mark, cache: cache.as_ref().ok().cloned(), relay };
-    Ok((agent, listener, Ready { store_problem, cache, trust, relay: url }))
+    let may_push = permissions.as_ref().is_none_or(|permissions| permissions.contains(&Permission::Push));
+    let agent = Agent { places, start, mark, cache: cache.as_ref().ok().cloned(), relay, pass, may_push };
+    Ok((agent, listener, Ready { store_problem, cache, permissions, trust, relay: url }))
 }
 
 /// The newest row. Nix makes its database when it is first used: until then all that comes is the job's.
@@ -245,9 +250,19 @@ impl Agent {
         }
     }
 
+    /// Gives the session back by which the relay read, if any. Whoever reads once more gets another.
+    async fn stop_reading(&self) {
+        if let Some(pass) = &self.pass {
+            pass.end_session().await;
+        }
+    }
+
     /// Has the child push, and passes on what it tells.
     async fn finish(&self, finish: Finish, gone: impl Future<Output = ()>, answers: &mut OwnedWriteHalf) {
         let limit = Duration::from_secs(finish.seconds) + OVERTIME;
+        if !self.may_push {
+            return answer(answers, &Told::Nothing).await;
+        }
         let Some(mark) = self.mark else {
             return answer(answers, &Told::Failed("the store's database could not be read".into())).await;
         };
@@ -343,6 +358,7 @@ mod tests {
             cache: "main".parse().unwrap(),
             pull_request: false,
             identity: None,
+            push: true,
             what: What::Built,
             shared: false,
             relay: false,
@@ -354,7 +370,18 @@ mod tests {
         };
         let listener = UnixListener::bind(&socket).unwrap();
         let places = Places { root: dir.into(), socket, marker, program, limits };
-        (Agent { places, start, mark: Some(Mark(7)), cache: None, relay: None }, listener)
+        (
+            Agent {
+                places,
+                start,
+                mark: Some(Mark(7)),
+                cache: None,
+                relay: None,
+                pass: None,
+                may_push: true,
+            },
+            listener,
+        )
     }
 
     /// Orders a push; gives all that is told.

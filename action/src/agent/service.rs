@@ -5,13 +5,18 @@ use std::{collections::HashSet, time::Duration};
 use futures_util::{StreamExt as _, stream};
 use larder_protocol::{
     StorePath,
-    api::{API_VERSION, CacheInfo, CacheName},
+    api::{API_VERSION, CacheInfo, CacheName, Permission},
     store_path::STORE_DIR,
 };
 use url::Url;
 
-use super::messages::Start;
-use crate::{progress::Silent, service::Service};
+use super::messages::{NoCache, Start};
+use crate::{
+    progress::Silent,
+    relay::Pass,
+    secret::Secret,
+    service::{Granted, Service},
+};
 
 /// One question's limit.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -53,10 +58,16 @@ pub enum AskError {
     },
 }
 
+impl AskError {
+    /// Whether the cache may be there for others: to whoever may not read it, it looks like none.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if matches!(status.as_u16(), 401 | 403 | 404))
+    }
+}
+
 fn remedy(status: reqwest::StatusCode) -> &'static str {
     match status.as_u16() {
-        404 => ": is there such a cache, and is the input `service` right?",
-        401 | 403 => ": the cache is not public",
+        401 | 403 | 404 => ": there is no such cache, or it is private; is the input `service` right?",
         _ => "",
     }
 }
@@ -95,22 +106,78 @@ pub async fn cache_info(service: &Url, cache: &CacheName) -> Result<CacheInfo, A
     }
 }
 
-/// The pull request's own cache, if the job runs for one that has it: only its jobs are told of it.
-pub async fn isolated_cache(start: &Start) -> Option<CacheInfo> {
-    let identity = start.identity.as_ref().filter(|_| start.pull_request)?;
-    let credentials = identity.credentials();
-    let service = Service::new(&start.service, &start.cache, &credentials, &Silent).ok()?;
-    let told = tokio::time::timeout(EXCHANGE_LIMIT, service.cache_info()).await;
-    service.end_session().await;
-    match told {
-        Ok(Ok(info)) => Some(info).filter(|info| info.name.isolation().is_some()),
-        // What pushes asks again, and says so.
-        Ok(Err(error)) => {
-            tracing::info!(%error, "the exchange gave no cache");
+/// What the agent knows of the job's cache.
+pub struct Known {
+    /// What it is, or why that is not known.
+    pub cache: Result<CacheInfo, NoCache>,
+    /// What the job may do there, where it asked.
+    pub permissions: Option<Vec<Permission>>,
+    /// Lets the relay read it, where it is private and the job may.
+    pub pass: Option<Pass>,
+}
+
+/// Finds the job's cache: one that everybody may read, or the one that the job's identity opens. A pull request's own,
+/// if it has one, comes first: only its jobs are told of it.
+pub async fn find_cache(start: &Start) -> Known {
+    let mut asked = None;
+    if start.pull_request && start.push {
+        asked = grant(start).await;
+        let special = |granted: &Granted| !granted.cache.public || granted.cache.name.isolation().is_some();
+        match asked.take() {
+            Some(Ok((service, granted))) if special(&granted) => return known(service, granted).await,
+            Some(Ok((service, _))) => service.end_session().await,
+            refused => asked = refused,
+        }
+    }
+    let error = match cache_info(&start.service, &start.cache).await {
+        Ok(cache) => return Known { cache: Ok(cache), permissions: None, pass: None },
+        Err(error) => error,
+    };
+    if !error.is_closed() {
+        return unknown(NoCache::Unasked(error.to_string()));
+    }
+    let asked = match asked {
+        None => grant(start).await,
+        asked => asked,
+    };
+    match asked {
+        Some(Ok((service, granted))) => known(service, granted).await,
+        Some(Err(reason)) => unknown(NoCache::Closed(format!("{error} The job's own identity: {reason}"))),
+        None => unknown(NoCache::Closed(error.to_string())),
+    }
+}
+
+fn unknown(why: NoCache) -> Known {
+    Known { cache: Err(why), permissions: None, pass: None }
+}
+
+/// Keeps the session for the relay, if that needs one.
+async fn known(service: Service<'static>, granted: Granted) -> Known {
+    let Granted { cache, permissions } = granted;
+    let pass = match !cache.public && permissions.contains(&Permission::Read) {
+        true => Some(Pass::new(service)),
+        false => {
+            service.end_session().await;
             None
         }
-        Err(_) => None,
-    }
+    };
+    Known { cache: Ok(cache), permissions: Some(permissions), pass }
+}
+
+/// Exchanges the job's identity for whatever its rules grant; none if it has no identity.
+async fn grant(start: &Start) -> Option<Result<(Service<'static>, Granted), String>> {
+    let credentials = start.identity.as_ref()?.credentials();
+    let service = match Service::new(&start.service, &start.cache, &credentials, &Silent) {
+        Ok(service) => service.with_any_grant(),
+        Err(error) => return Some(Err(error.to_string())),
+    };
+    let granted = match tokio::time::timeout(EXCHANGE_LIMIT, service.granted()).await {
+        Ok(Ok(Some(granted))) => Ok(granted.clone()),
+        Ok(Ok(None)) => Err("it has no identity to exchange".to_owned()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("nothing came within {} seconds", EXCHANGE_LIMIT.as_secs())),
+    };
+    Some(granted.map(|granted| (service, granted)))
 }
 
 async fn ask_cache_info(
@@ -145,17 +212,23 @@ async fn ask_cache_info(
     Ok(info)
 }
 
-/// Those of `paths` that none of the caches has, or of which none says so.
-pub async fn nobody_has(paths: Vec<StorePath>, caches: Vec<Url>) -> Result<HashSet<StorePath>, AskError> {
-    let Some(first) = caches.first() else { return Ok(paths.into_iter().collect()) };
+/// Those of `paths` that none of the caches has, or of which none says so. What is shown to each stands beside it.
+pub async fn nobody_has(
+    paths: Vec<StorePath>,
+    caches: Vec<(Url, Option<Secret>)>,
+) -> Result<HashSet<StorePath>, AskError> {
+    let Some((first, _)) = caches.first() else { return Ok(paths.into_iter().collect()) };
     let client = client(first)?;
     let caches = &caches;
     let absent = stream::iter(paths).map(|path| {
         let client = client.clone();
         async move {
-            for cache in caches {
-                let url = below(cache, &format!("{}.narinfo", path.hash()));
-                if client.get(url).send().await.is_ok_and(|answer| answer.status().is_success()) {
+            for (cache, token) in caches {
+                let mut question = client.get(below(cache, &format!("{}.narinfo", path.hash())));
+                if let Some(token) = token {
+                    question = question.bearer_auth(token.expose());
+                }
+                if question.send().await.is_ok_and(|answer| answer.status().is_success()) {
                     return None;
                 }
             }

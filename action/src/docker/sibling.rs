@@ -8,7 +8,7 @@ use bollard::{
     models::{ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount as DockerMount, MountType},
     query_parameters::{
         AttachContainerOptionsBuilder, CreateContainerOptions, ListContainersOptionsBuilder,
-        RemoveContainerOptionsBuilder, StartContainerOptions,
+        RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
     },
 };
 use futures_util::{Stream, StreamExt as _};
@@ -24,6 +24,8 @@ use crate::agent;
 const MEMORY: i64 = 1 << 30;
 /// Threads: the runtime's, and those that hash and compress.
 const PROCESSES: i64 = 512;
+/// Seconds that the agent has to end by itself: as long as giving a session back may take, and a little more.
+const STOPPING: i32 = 6;
 /// The end of the agent's own log that is kept, to say why it ended.
 const KEPT_LOG: usize = 2_000;
 
@@ -265,11 +267,15 @@ impl Docker {
         }
     }
 
-    /// Ends and removes the sibling. One that is gone already is no error.
+    /// Ends and removes the sibling, after it had some seconds to give back what it holds. One that is gone already is
+    /// no error.
     ///
     /// # Errors
     /// When Docker refuses.
     pub async fn remove(&self, sibling: &Sibling) -> Result<(), DockerError> {
+        let options = StopContainerOptionsBuilder::default().t(STOPPING).build();
+        // Whatever it says to that: it goes.
+        let _ = self.0.stop_container(&sibling.container, Some(options)).await;
         let options = RemoveContainerOptionsBuilder::default().force(true).build();
         match self.0.remove_container(&sibling.container, Some(options)).await {
             // 404: gone; 409: its removal is under way.

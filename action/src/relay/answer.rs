@@ -17,7 +17,8 @@ use hyper::{
 use larder_protocol::{StorePathHash, narinfo::NarInfo, store_path::STORE_DIR};
 use url::Url;
 
-use super::{Counts, Patience, breaker::Breaker};
+use super::{Counts, Pass, Patience, breaker::Breaker};
+use crate::service::ServiceError;
 
 /// A path with 10,000 references has a narinfo of half a megabyte.
 const MAX_NARINFO: usize = 8 << 20;
@@ -42,10 +43,31 @@ pub(super) enum CutError {
     Stalled(Duration),
 }
 
-#[derive(Debug)]
+/// The cache that is asked.
+pub(super) struct Cache {
+    pub client: reqwest::Client,
+    pub upstream: Url,
+    /// What is shown there, where it is private.
+    pub pass: Option<Pass>,
+}
+
+/// Why the cache said nothing.
+#[derive(Debug, thiserror::Error)]
+enum Unasked {
+    #[error(transparent)]
+    Http(reqwest::Error),
+    #[error(transparent)]
+    Pass(#[from] ServiceError),
+}
+
+impl From<reqwest::Error> for Unasked {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Http(error.without_url())
+    }
+}
+
 pub(super) struct Answerer {
-    client: reqwest::Client,
-    upstream: Url,
+    cache: Cache,
     patience: Patience,
     hosts: [String; 2],
     secret: String,
@@ -63,15 +85,14 @@ enum Question<'a> {
 
 impl Answerer {
     pub(super) fn new(
-        client: reqwest::Client,
-        upstream: Url,
+        cache: Cache,
         patience: Patience,
         address: SocketAddr,
         secret: String,
         counts: Arc<Counts>,
     ) -> Self {
         let hosts = [address.to_string(), format!("localhost:{}", address.port())];
-        Self { client, upstream, patience, hosts, secret, counts, breaker: Breaker::default() }
+        Self { cache, patience, hosts, secret, counts, breaker: Breaker::default() }
     }
 
     /// Answers a request. A wrong path is answered like a missing one: who cannot name the secret learns nothing.
@@ -104,9 +125,9 @@ impl Answerer {
     /// The narinfo, if the cache has one that Nix can read: it throws on any other text (a proxy's login page).
     async fn narinfo(&self, hash: StorePathHash) -> Option<Bytes> {
         let asked = async {
-            let response = self.client.get(self.at(&format!("{hash}.narinfo"))).send().await?;
+            let response = self.cache.ask(Method::GET, &format!("{hash}.narinfo")).await?.send().await?;
             let status = response.status();
-            Ok::<_, reqwest::Error>((status, collect(response, MAX_NARINFO).await?))
+            Ok((status, collect(response, MAX_NARINFO).await?))
         };
         let (status, body) = self.ask(self.patience.narinfo, asked).await?;
         let told = self.told(status)?;
@@ -122,13 +143,16 @@ impl Answerer {
 
     /// The NAR, or the range of it that was asked for, as the cache streams it.
     async fn nar(&self, name: &str, request: &Request<Incoming>) -> Option<Response<Body>> {
-        let mut asked = self.client.request(request.method().clone(), self.at(&format!("nar/{name}")));
-        for condition in [header::RANGE, header::IF_RANGE] {
-            if let Some(value) = request.headers().get(&condition) {
-                asked = asked.header(condition, value.clone());
+        let asked = async {
+            let mut asked = self.cache.ask(request.method().clone(), &format!("nar/{name}")).await?;
+            for condition in [header::RANGE, header::IF_RANGE] {
+                if let Some(value) = request.headers().get(&condition) {
+                    asked = asked.header(condition, value.clone());
+                }
             }
-        }
-        let response = self.ask(self.patience.nar, asked.send()).await?;
+            Ok(asked.send().await?)
+        };
+        let response = self.ask(self.patience.nar, asked).await?;
         let status = response.status();
         if !self.told(status)? || !matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
             return None;
@@ -163,18 +187,14 @@ impl Answerer {
     }
 
     /// Asks the cache, if it is not being left alone.
-    async fn ask<T>(
-        &self,
-        limit: Duration,
-        question: impl Future<Output = Result<T, reqwest::Error>>,
-    ) -> Option<T> {
+    async fn ask<T>(&self, limit: Duration, question: impl Future<Output = Result<T, Unasked>>) -> Option<T> {
         if !self.breaker.permits(Instant::now()) {
             return None;
         }
         match tokio::time::timeout(limit, question).await {
             Ok(Ok(answer)) => Some(answer),
             Ok(Err(error)) => {
-                tracing::debug!(error = %error.without_url(), "the cache cannot be asked");
+                tracing::debug!(%error, "the cache cannot be asked");
                 self.failed();
                 None
             }
@@ -200,9 +220,17 @@ impl Answerer {
         self.counts.failures.fetch_add(1, Ordering::Relaxed);
         self.breaker.failed(Instant::now());
     }
+}
 
-    fn at(&self, path: &str) -> String {
-        format!("{}/{path}", self.upstream.as_str().trim_end_matches('/'))
+impl Cache {
+    /// A request, with the pass on it.
+    async fn ask(&self, method: Method, path: &str) -> Result<reqwest::RequestBuilder, ServiceError> {
+        let url = format!("{}/{path}", self.upstream.as_str().trim_end_matches('/'));
+        let request = self.client.request(method, url);
+        Ok(match &self.pass {
+            Some(pass) => request.bearer_auth(pass.token().await?.expose()),
+            None => request,
+        })
     }
 }
 

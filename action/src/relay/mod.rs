@@ -31,7 +31,7 @@ use tokio::{
 };
 use url::Url;
 
-use crate::random;
+use crate::{random, service::Service};
 
 /// Nix has 25 connections; several builds may run.
 const MAX_CONNECTIONS: usize = 256;
@@ -61,6 +61,9 @@ impl Default for Patience {
         }
     }
 }
+
+/// What lets a relay read a private cache: the job's session, which renews itself. The token stays in memory.
+pub type Pass = Arc<Service<'static>>;
 
 /// A relay that runs until it is dropped.
 #[derive(Debug)]
@@ -103,11 +106,12 @@ pub enum RelayError {
 }
 
 impl Relay {
-    /// Starts a relay in front of the cache at `upstream`, on a port of its own.
+    /// Starts a relay in front of the cache at `upstream`, on a port of its own. Where the cache is private, `pass` lets
+    /// it read there: whoever can name the relay's URL reads what the pass permits, and never sees the token.
     ///
     /// # Errors
     /// When the machine has no port or no random numbers left.
-    pub async fn start(upstream: Url, patience: Patience) -> Result<Self, RelayError> {
+    pub async fn start(upstream: Url, pass: Option<Pass>, patience: Patience) -> Result<Self, RelayError> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let secret = random::hex(16)?;
@@ -115,12 +119,16 @@ impl Relay {
         let counts = Arc::new(Counts::default());
         let client = reqwest::Client::builder()
             .connect_timeout(patience.connect)
-            .redirect(reqwest::redirect::Policy::limited(3))
+            // Where a token is sent, the service's URL alone decides.
+            .redirect(match pass {
+                Some(_) => reqwest::redirect::Policy::none(),
+                None => reqwest::redirect::Policy::limited(3),
+            })
             .pool_idle_timeout(Duration::from_secs(30))
             .user_agent(concat!("larder-relay/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        let answerer =
-            Arc::new(answer::Answerer::new(client, upstream, patience, address, secret, counts.clone()));
+        let cache = answer::Cache { client, upstream, pass };
+        let answerer = Arc::new(answer::Answerer::new(cache, patience, address, secret, counts.clone()));
         let server = tokio::spawn(serve(listener, answerer));
         Ok(Self { url, counts, server })
     }

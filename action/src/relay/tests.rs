@@ -75,7 +75,7 @@ impl Cache {
     }
 
     async fn relay(&self) -> Relay {
-        Relay::start(self.url.clone(), PATIENCE).await.unwrap()
+        Relay::start(self.url.clone(), None, PATIENCE).await.unwrap()
     }
 }
 

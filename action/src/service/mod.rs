@@ -27,10 +27,11 @@ use larder_protocol::{
 pub use reader::CacheReader;
 use request::{Content, Line, Outgoing};
 use serde::de::DeserializeOwned;
+pub use session::Granted;
 use session::Session;
 use url::{Host, Url};
 
-use crate::{credentials::Credentials, progress::Progress};
+use crate::{credentials::Credentials, progress::Progress, secret::Secret};
 
 /// How long a service may think about a request, beside what grows with it.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -55,7 +56,7 @@ impl<'a> Service<'a> {
     pub fn new(
         url: &Url,
         cache: &CacheName,
-        credentials: &'a Credentials,
+        credentials: &Credentials,
         progress: &'a dyn Progress,
     ) -> Result<Self, ServiceError> {
         let base = base_url(url)?;
@@ -67,8 +68,32 @@ impl<'a> Service<'a> {
     /// The same, for whoever has to be permitted something else than to push.
     #[must_use]
     pub fn that_may(mut self, permission: Permission) -> Self {
-        self.session = self.session.that_may(permission);
+        self.session = self.session.that_may(Some(permission));
         self
+    }
+
+    /// The same, for whoever takes what is granted.
+    #[must_use]
+    pub fn with_any_grant(mut self) -> Self {
+        self.session = self.session.that_may(None);
+        self
+    }
+
+    /// What the exchange gave; none for a token that needs no exchange.
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub async fn granted(&self) -> Result<Option<&Granted>, ServiceError> {
+        self.session.granted().await
+    }
+
+    /// The token that the next request is to carry, for whoever makes requests of their own. A job's is another before
+    /// it ends.
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub async fn token(&self) -> Result<Secret, ServiceError> {
+        self.session.token().await
     }
 
     /// What readers and clients must know of the cache.
@@ -77,7 +102,7 @@ impl<'a> Service<'a> {
     /// See [`ServiceError`].
     pub async fn cache_info(&self) -> Result<CacheInfo, ServiceError> {
         if let Some(granted) = self.session.granted().await? {
-            return Ok(granted.clone());
+            return Ok(granted.cache.clone());
         }
         self.ask(Outgoing::new("asking what the cache is", Method::GET, self.url(""), ANSWER)).await
     }

@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 use http::Method;
-use larder_protocol::{StorePathHash, api::CacheName, envelope::Envelope, provenance::Provenance};
+use larder_protocol::{
+    StorePathHash,
+    api::{CacheName, Permission},
+    envelope::Envelope,
+    provenance::Provenance,
+};
 use serde::de::DeserializeOwned;
 use url::Url;
 
@@ -35,12 +40,13 @@ impl<'a> CacheReader<'a> {
     pub fn new(
         url: &Url,
         cache: &CacheName,
-        credentials: Option<&'a Credentials>,
+        credentials: Option<&Credentials>,
         progress: &'a dyn Progress,
     ) -> Result<Self, ServiceError> {
         let (base, line) = (base_url(url)?, Line::new()?);
-        let session =
-            credentials.map(|credentials| Session::new(credentials, line.clone(), &base, cache, progress));
+        let session = credentials.map(|credentials| {
+            Session::new(credentials, line.clone(), &base, cache, progress).that_may(Some(Permission::Read))
+        });
         Ok(Self { line, base, cache: cache.clone(), session, progress })
     }
 

@@ -22,7 +22,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 const FAREWELL: Duration = Duration::from_secs(5);
 
 pub(super) struct Session<'a> {
-    credentials: &'a Credentials,
+    credentials: Credentials,
     line: Line,
     issuer: Line,
     token_url: Url,
@@ -31,10 +31,18 @@ pub(super) struct Session<'a> {
     cache: CacheName,
     progress: &'a dyn Progress,
     active: Mutex<Option<Active>>,
-    /// The cache that the exchange gave a token for: the one that was asked for, or a pull request's own beside it.
-    granted: OnceLock<CacheInfo>,
-    /// What the grant must permit.
-    needs: Permission,
+    granted: OnceLock<Granted>,
+    /// What the grant must permit, if it must permit anything.
+    needs: Option<Permission>,
+}
+
+/// What an exchange gave beside the token.
+#[derive(Debug, Clone)]
+pub struct Granted {
+    /// The cache that the token is for: the one that was asked for, or a pull request's own beside it.
+    pub cache: CacheInfo,
+    /// What it permits there.
+    pub permissions: Vec<Permission>,
 }
 
 /// A token and when to get another.
@@ -45,14 +53,14 @@ struct Active {
 
 impl<'a> Session<'a> {
     pub(super) fn new(
-        credentials: &'a Credentials,
+        credentials: &Credentials,
         line: Line,
         base: &Url,
         cache: &CacheName,
         progress: &'a dyn Progress,
     ) -> Self {
         Self {
-            credentials,
+            credentials: credentials.clone(),
             issuer: line.to_another(),
             line,
             token_url: endpoint(base, "api/v1/token"),
@@ -61,29 +69,29 @@ impl<'a> Session<'a> {
             progress,
             active: Mutex::new(None),
             granted: OnceLock::new(),
-            needs: Permission::Push,
+            needs: Some(Permission::Push),
         }
     }
 
-    /// The same, of which something else than pushing must be permitted.
-    pub(super) fn that_may(self, needs: Permission) -> Self {
+    /// The same, of which something else than pushing must be permitted, or nothing in particular.
+    pub(super) fn that_may(self, needs: Option<Permission>) -> Self {
         Self { needs, ..self }
     }
 
     /// The cache that requests are for.
     pub(super) fn cache(&self) -> &CacheName {
-        self.granted.get().map_or(&self.cache, |granted| &granted.name)
+        self.granted.get().map_or(&self.cache, |granted| &granted.cache.name)
     }
 
-    /// What the exchange told of that cache; none for a token that needs no exchange.
-    pub(super) async fn granted(&self) -> Result<Option<&CacheInfo>, ServiceError> {
+    /// What the exchange gave; none for a token that needs no exchange.
+    pub(super) async fn granted(&self) -> Result<Option<&Granted>, ServiceError> {
         self.token().await?;
         Ok(self.granted.get())
     }
 
     /// The token for the next request.
     pub(super) async fn token(&self) -> Result<Secret, ServiceError> {
-        let (request_url, request_token) = match self.credentials {
+        let (request_url, request_token) = match &self.credentials {
             Credentials::Static(token) => return Ok(token.clone()),
             Credentials::Job { request_url, request_token } => (request_url, request_token),
         };
@@ -121,11 +129,14 @@ impl<'a> Session<'a> {
     /// Gives the session token back.
     pub(super) async fn end(&self) {
         if let Some(active) = self.active.lock().await.take() {
-            let request =
-                Outgoing::new("ending the session", Method::DELETE, self.token_url.clone(), FAREWELL);
-            if send_once(&self.line, &request, Some(&active.token)).await.is_err() {
-                tracing::debug!("the session token could not be given back; it ends by itself");
-            }
+            self.give_back(&active.token).await;
+        }
+    }
+
+    async fn give_back(&self, token: &Secret) {
+        let request = Outgoing::new("ending the session", Method::DELETE, self.token_url.clone(), FAREWELL);
+        if send_once(&self.line, &request, Some(token)).await.is_err() {
+            tracing::debug!("the session token could not be given back; it ends by itself");
         }
     }
 
@@ -144,20 +155,22 @@ impl<'a> Session<'a> {
             Failure::Final(request.unreadable(&format!("at column {}", error.column())))
         })?;
         check_version(answer.cache.api).map_err(Failure::Final)?;
-        if !answer.permissions.contains(&self.needs) {
-            let cache = self.cache.to_string();
-            return Err(Failure::Final(ServiceError::NotPermitted { needs: self.needs, cache }));
-        }
         let name = &answer.cache.name;
         let beside = name.isolation().is_some_and(|(parent, _)| parent == self.cache.as_str());
         if *name != self.cache && !beside {
             let reason = format!("it was asked for the cache {} and grants {name}", self.cache);
             return Err(Failure::Final(request.unreadable(&reason)));
         }
+        let token = Secret::new(&answer.token);
+        if let Some(needs) = self.needs.filter(|needs| !answer.permissions.contains(needs)) {
+            self.give_back(&token).await;
+            let cache = self.cache.to_string();
+            return Err(Failure::Final(ServiceError::NotPermitted { needs, cache }));
+        }
         // Whoever came first: it does not change within a job.
-        let _ = self.granted.set(answer.cache);
+        let _ = self.granted.set(Granted { cache: answer.cache, permissions: answer.permissions });
         let lifetime = Duration::from_secs(answer.expires_in);
-        Ok(Active { token: Secret::new(&answer.token), renew: Instant::now() + lifetime.mul_f64(0.8) })
+        Ok(Active { token, renew: Instant::now() + lifetime.mul_f64(0.8) })
     }
 
     async fn id_token(&self, request_url: &Url, request_token: &Secret) -> Result<Secret, Failure> {

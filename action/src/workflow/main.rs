@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use larder_protocol::api::CacheInfo;
+use larder_protocol::api::{CacheInfo, Permission};
 
 use super::{
     environment::{Job, Variables},
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     agent::{
         self,
-        messages::{JobIdentity, Ready, Start, Started, Trust, to_line},
+        messages::{JobIdentity, NoCache, Ready, Start, Started, Trust, to_line},
     },
     credentials::{Credentials, CredentialsError},
     docker::{AgentLabels, Docker, DockerError, Mount, Own, Sibling, SiblingSpec, host_path},
@@ -117,14 +117,11 @@ impl Status {
 
 async fn begin(variables: &Variables, job: &Job, status: &mut Status) -> Result<(), MainError> {
     let inputs = Inputs::of(variables)?;
-    let identity = if inputs.push { identity(variables)? } else { None };
+    // Also where nothing is pushed: a private cache is read by it.
+    let identity = identity(variables)?;
     // A fork's pull request never has an identity; anything else lacks a permission.
-    let lacks_permission = inputs.push && identity.is_none() && !job.event.starts_with("pull_request");
-    if inputs.push && identity.is_none() && !lacks_permission {
-        log::line(
-            "This job has no ID token (a fork's pull request has none): it reads from the cache, and pushes nothing.",
-        );
-    }
+    let of_fork = identity.is_none() && job.event.starts_with("pull_request");
+    let lacks_permission = inputs.push && identity.is_none() && !of_fork;
 
     let docker = Docker::connect().await?;
     let own = match (docker.own().await, &inputs.image) {
@@ -158,6 +155,7 @@ async fn begin(variables: &Variables, job: &Job, status: &mut Status) -> Result<
         cache: inputs.cache.clone(),
         pull_request: job.event.starts_with("pull_request"),
         identity,
+        push: inputs.push,
         what: inputs.what,
         shared,
         relay: inputs.relay,
@@ -173,8 +171,26 @@ async fn begin(variables: &Variables, job: &Job, status: &mut Status) -> Result<
     let (sibling, ready) =
         start_agent(&docker, &spec, &start).await.inspect_err(|_| state::remove_marker(&saved))?;
 
-    let pushes = start.identity.is_some() && ready.store_problem.is_none();
+    if of_fork && matches!(ready.cache, Err(NoCache::Closed(_))) {
+        log::line(&format!(
+            "This job has no ID token (a fork's pull request has none), and {} is not there for it: it is private, or \
+             there is no such cache. It reads and pushes nothing.",
+            inputs.cache
+        ));
+        return Ok(());
+    }
+    if of_fork && inputs.push {
+        log::line(
+            "This job has no ID token (a fork's pull request has none): it reads from the cache, and pushes nothing.",
+        );
+    }
+    let may = |permission| ready.permissions.as_ref().is_none_or(|those| those.contains(&permission));
+    let wants = inputs.push && start.identity.is_some();
+    let pushes = wants && ready.store_problem.is_none() && may(Permission::Push);
     *status = if pushes { Status::Ready } else { Status::ReadOnly };
+    if let Some(cache) = ready.cache.as_ref().ok().filter(|_| wants && !may(Permission::Push)) {
+        log::line(&format!("This job may read {}, and not push to it: so say its trust rules.", cache.name));
+    }
     if let Err(error) = read_through(&inputs, job, &saved, &ready) {
         // Nobody would read through it or order anything of it.
         let _ = docker.remove(&sibling).await;
@@ -191,8 +207,8 @@ async fn begin(variables: &Variables, job: &Job, status: &mut Status) -> Result<
     }
     match (&ready.cache, ready.store_problem) {
         _ if lacks_permission => Err(MainError::NoIdentity),
-        (Err(problem), _) => Err(MainError::NoService(problem.clone())),
-        (Ok(_), Some(problem)) if start.identity.is_some() => Err(MainError::NoStore(problem)),
+        (Err(NoCache::Closed(why) | NoCache::Unasked(why)), _) => Err(MainError::NoService(why.clone())),
+        (Ok(_), Some(problem)) if wants => Err(MainError::NoStore(problem)),
         _ => Ok(()),
     }
 }
@@ -247,6 +263,13 @@ fn read_through(inputs: &Inputs, job: &Job, saved: &Saved, ready: &Ready) -> Res
         ));
     }
     publish(job, &direct, cache)?;
+    if ready.permissions.as_ref().is_some_and(|those| !those.contains(&Permission::Read)) && !cache.public {
+        log::line(&format!(
+            "{} is private, and this job may push to it and not read it: so say its trust rules.",
+            cache.name
+        ));
+        return Ok(());
+    }
     let url = match (&ready.trust, &ready.relay) {
         (Trust::Untrusted(user), _) => {
             log::line(&format!(
@@ -254,12 +277,19 @@ fn read_through(inputs: &Inputs, job: &Job, saved: &Saved, ready: &Ready) -> Res
                  For that, the machine's /etc/nix/nix.conf needs these lines (or {user} among its trusted-users):"
             ));
             direct.settings().lines().for_each(|line| log::line(&format!("  {line}")));
+            advise_netrc(&direct, cache);
             return Ok(());
         }
         (Trust::Unknown | Trust::Trusted, Some(relay)) => relay.clone(),
         // Without a relay because the workflow wants none, or because it could not be started.
-        (Trust::Unknown | Trust::Trusted, None) if inputs.relay => return Ok(()),
-        (Trust::Unknown | Trust::Trusted, None) => direct.url.clone(),
+        (Trust::Unknown | Trust::Trusted, None) if inputs.relay => {
+            advise_netrc(&direct, cache);
+            return Ok(());
+        }
+        (Trust::Unknown | Trust::Trusted, None) => {
+            advise_netrc(&direct, cache);
+            direct.url.clone()
+        }
     };
     if ready.relay.is_some() {
         log::mask(url.path().trim_matches('/'));
@@ -279,6 +309,20 @@ fn read_through(inputs: &Inputs, job: &Job, saved: &Saved, ready: &Ready) -> Res
         );
     }
     Ok(())
+}
+
+/// How a machine reads a private cache without a relay. A job's token is none for that: it would lie in a file, and end.
+fn advise_netrc(direct: &Substituter, cache: &CacheInfo) {
+    if cache.public {
+        return;
+    }
+    let parent = cache.name.isolation().map_or(cache.name.as_str(), |(parent, _)| parent);
+    log::line(&format!(
+        "{} is private. Without the agent's relay Nix reads it only by a token in the machine's /etc/nix/netrc, in this \
+         line. Whoever runs the service makes one by `larderd token create NAME --cache {parent} --permission read`:",
+        cache.name
+    ));
+    log::line(&format!("  {}", direct.netrc()));
 }
 
 fn publish(job: &Job, direct: &Substituter, cache: &CacheInfo) -> Result<(), FileError> {

@@ -18,6 +18,12 @@ pub struct Substituter {
 }
 
 impl Substituter {
+    /// The line by which Nix's netrc lets it read there, with `TOKEN` where the token goes. A netrc knows hosts, not
+    /// ports or paths.
+    pub fn netrc(&self) -> String {
+        format!("machine {} login larder password TOKEN", self.url.host_str().unwrap_or_default())
+    }
+
     /// The settings, one a line. Why these: without `fallback` Nix 2.8 to 2.31 fail a build when a substituter
     /// fails, their `connect-timeout` is unlimited through 2.26, and a path that was absent once would stay so
     /// for an hour.

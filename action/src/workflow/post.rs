@@ -128,7 +128,7 @@ async fn finish(
     log::group("Larder: pushing");
     let told = tokio::time::timeout(limit + OVERTIME, order_push(&docker, &sibling, &program, &order)).await;
     log::end_group();
-    told.map_err(|_| PostError::TimeLimit)?.map(Some)
+    told.map_err(|_| PostError::TimeLimit)?
 }
 
 /// Whether there is anything to be ordered: main has said why not.
@@ -142,7 +142,7 @@ async fn order_push(
     sibling: &Sibling,
     program: &str,
     order: &Order,
-) -> Result<Report, PostError> {
+) -> Result<Option<Report>, PostError> {
     let command = [program, "agent", "finish"].map(str::to_owned);
     let mut conversation = docker.run(sibling, command.into()).await?;
     conversation.say(&to_line(order)?).await?;
@@ -159,7 +159,8 @@ async fn order_push(
                     _ => {}
                 }
             }
-            Ok(Told::Done(report)) => return Ok(*report),
+            Ok(Told::Done(report)) => return Ok(Some(*report)),
+            Ok(Told::Nothing) => return Ok(None),
             Ok(Told::Failed(reason)) => return Err(PostError::Failed(reason)),
             Err(_) => {}
         }
