@@ -113,6 +113,10 @@ class Larderd(Server):
         env = {"LARDER_TOKEN": self.token, "LARDER_SERVICE": self.service}
         run(self.programs / "larder", "push", "--store", store, path, env=env)
 
+    def prefetch(self, path):
+        env = {"LARDER_TOKEN": self.token, "LARDER_SERVICE": self.service}
+        run(self.programs / "larder", "prefetch", "--wait", path, env=env)
+
     def peak_memory(self):
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
@@ -121,7 +125,7 @@ class Larderd(Server):
 class Nginx(Server):
     """nginx over a directory, as a static binary cache would be served."""
 
-    def __init__(self, directory, root):
+    def __init__(self, directory, root, port=8000):
         directory.mkdir()
         (directory / "nginx.conf").write_text(f"""
             daemon off; pid {directory}/pid; error_log {directory}/log; worker_processes 2; user root;
@@ -130,10 +134,10 @@ class Nginx(Server):
                 access_log off; sendfile on; log_not_found off; keepalive_requests 1000000000;
                 client_body_temp_path {directory}; proxy_temp_path {directory}; fastcgi_temp_path {directory};
                 uwsgi_temp_path {directory}; scgi_temp_path {directory};
-                server {{ listen 127.0.0.1:8000; root {root}; }}
+                server {{ listen 127.0.0.1:{port}; root {root}; }}
             }}""")
         self.start("nginx", "-c", directory / "nginx.conf", log=directory / "stderr")
-        self.cache = "http://127.0.0.1:8000"
+        self.cache = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + 10
         while subprocess.run(["curl", "-so", "/dev/null", self.cache]).returncode != 0:
             if time.monotonic() > deadline:
@@ -160,8 +164,8 @@ class Nix:
         env = {"XDG_CACHE_HOME": home, "HOME": home, "NIX_CONFIG": "experimental-features = nix-command"}
         return run(*command, env={name: str(value) for name, value in env.items()})
 
-    def copy_to(self, directory, path):
-        url = f"file://{directory}?compression=zstd&parallel-compression=true"
+    def copy_to(self, directory, path, more=""):
+        url = f"file://{directory}?compression=zstd&parallel-compression=true{more}"
         self("nix", "copy", "--to", url, path)
 
     def copy_from(self, cache, path):
@@ -170,6 +174,12 @@ class Nix:
         self("nix", "copy", "--no-check-sigs", "--from", cache, "--to", f"local?root={store}", path)
         run("chmod", "-R", "u+w", store)
         run("rm", "-rf", store)
+
+    def copy_between(self, cache, directory, path, public_key):
+        """From a cache into a directory, as a mirror of it is made."""
+        url = f"file://{directory}?compression=zstd&parallel-compression=true"
+        trusted = ("--option", "trusted-public-keys", public_key)
+        self("nix", "copy", *trusted, "--from", cache, "--to", url, path)
 
     def closure(self, path, store="/"):
         return self("nix-store", "--store", f"local?root={store}", "--query", "--requisites", path).split()

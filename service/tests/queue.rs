@@ -320,3 +320,43 @@ async fn what_is_more_urgent_goes_first() {
     world.queue.idle().await.unwrap();
     workers.end().await;
 }
+
+#[tokio::test]
+async fn there_are_always_hands_for_what_somebody_waits_for() {
+    let world = World::new().await;
+    let (workers, mut begun, gate) = gated(&world.queue);
+    let enqueue = async |kind: &str, priority| {
+        for number in 0..5 {
+            let job = NewJob { priority, ..job(&format!("{kind} {number}"), None) };
+            world.queue.enqueue(&job).await.unwrap();
+        }
+    };
+    for (kind, priority) in
+        [("schedule", Priority::SCHEDULE), ("event", Priority::EVENT), ("waited", Priority::WAITED)]
+    {
+        enqueue(kind, priority).await;
+        for _ in 0..2 {
+            assert_eq!(begun.recv().await.unwrap().priority, priority);
+        }
+    }
+    let states = world.states().await;
+    assert_eq!(states.iter().filter(|(_, state, _)| *state == JobState::Running).count(), 6);
+    gate.add_permits(15);
+    world.queue.idle().await.unwrap();
+    workers.end().await;
+}
+
+#[tokio::test]
+async fn what_comes_late_ends_nothing_newer() {
+    let world = World::new().await;
+    let enqueue = async |key: &str, sequence: i64| {
+        let job = NewJob { sequence: Some(sequence), ..job(key, Some("prefetch main")) };
+        world.queue.enqueue(&job).await.unwrap();
+    };
+    let waiting = async || world.states().await.into_iter().map(|(key, ..)| key).collect::<Vec<_>>();
+    enqueue("at 2", 2).await;
+    enqueue("at 1", 1).await;
+    assert_eq!(waiting().await, ["at 2"]);
+    enqueue("at 3", 3).await;
+    assert_eq!(waiting().await, ["at 3"]);
+}

@@ -41,6 +41,11 @@ repositories = ["acme/quiet"]
 secrets = [{ env = "SECRET" }]
 prefetch = false
 
+[[prefetch.schedule]]
+repository = "acme/flake"
+ref = "refs/heads/nightly"
+at = "0 4 * * *"
+
 [[cache]]
 name = "main"
 upstream = []
@@ -164,7 +169,8 @@ impl World {
     /// The keys of all jobs, but for what is always there.
     pub async fn jobs(&self) -> Vec<String> {
         let jobs = self.service.metadata.jobs().await.unwrap();
-        jobs.into_iter().map(|job| job.key).filter(|key| key != "tidy").collect()
+        let always = |key: &String| key == "tidy" || key.starts_with("schedule ");
+        jobs.into_iter().map(|job| job.key).filter(|key| !always(key)).collect()
     }
 
     pub async fn deliver(&self, event: &str, payload: &Value) {
