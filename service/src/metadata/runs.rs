@@ -103,12 +103,8 @@ pub(super) async fn keep_line_anew(
     .bind(run)
     .execute(&mut **transaction)
     .await?;
-    sqlx::query(
-        "UPDATE paths SET dead_since = NULL
-         WHERE dead_since IS NOT NULL AND id IN (SELECT path FROM claimed_paths)",
-    )
-    .execute(&mut **transaction)
-    .await?;
+    // Since when they are dead stays: the next sweep's marking knows better which of them are kept. Otherwise a line that is
+    // pushed to more often than its grace would never let go of anything.
     Ok(())
 }
 

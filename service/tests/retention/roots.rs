@@ -70,6 +70,24 @@ async fn a_branch_from_which_nothing_comes_for_long_lets_go_and_the_main_line_ne
     assert_eq!(world.visible(&[&topic, &main]).await, [false, true]);
 }
 
+/// Each push makes known that older runs may be kept anew; those that are not go all the same.
+#[tokio::test]
+async fn a_branch_that_is_pushed_to_every_day_lets_go_of_its_old_runs() {
+    let world = only_runs().await;
+    let tops: Vec<TestNar> = (1..9).map(|seed| nar(seed, &[])).collect();
+    for (top, run) in tops.iter().zip(1..) {
+        world.push(&world.job("main", run).await, &[top]).await;
+        world.sweep().await;
+        world.pass(DAY);
+    }
+    let seen = world.visible(&tops.iter().collect::<Vec<_>>()).await;
+    assert_eq!(
+        seen,
+        [false, false, false, false, false, true, true, true],
+        "two are kept, one is in its grace"
+    );
+}
+
 #[tokio::test]
 async fn what_is_dropped_goes_after_its_grace_and_what_is_pushed_after_stays() {
     let world = only_runs().await;
