@@ -30,7 +30,7 @@ def bytes_on_the_wire():
     return int(loopback.split()[1])
 
 
-def run(*command, env=None, **options):
+def run(*command, env=None, timeout=600, **options):
     """Runs a program to its end and returns what it printed."""
     done = subprocess.run(
         [str(word) for word in command],
@@ -38,7 +38,7 @@ def run(*command, env=None, **options):
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        timeout=600,
+        timeout=timeout,
         **options,
     )
     if done.returncode != 0:
@@ -108,6 +108,14 @@ class Larderd(Server):
     def __exit__(self, *exception):
         super().__exit__(*exception)
         run("rm", "-rf", self.data)
+
+    def run(self, *command, **options):
+        """Another call of the same program, on the same data."""
+        return run(self.programs / "larderd", *command, env=self.env, **options)
+
+    def forget_peak(self):
+        """From now on peak_memory() tells what was most since now."""
+        pathlib.Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
     def push(self, path, store="/"):
         env = {"LARDER_TOKEN": self.token, "LARDER_SERVICE": self.service}

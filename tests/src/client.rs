@@ -3,8 +3,8 @@
 use larder_protocol::{
     ChunkId, NarHash,
     api::{
-        CacheInfo, CacheName, CommittedPush, ErrorAnswer, OpenPush, OpenedPush, PushId, RecipesAnswer,
-        TokenAnswer, TokenRequest, UploadAnswer, is_missing,
+        CacheInfo, CacheName, CommittedPush, ErrorAnswer, OpenPush, OpenedPush, PinRequest, PushId,
+        RecipesAnswer, TokenAnswer, TokenRequest, UploadAnswer, is_missing,
     },
     recipe,
 };
@@ -112,6 +112,12 @@ impl Client {
     /// Publishes.
     pub async fn commit(&self, push: PushId) -> Answer<CommittedPush> {
         Ok(json(send(self.post(&format!("/{push}/commit"))).await?).await)
+    }
+
+    /// Pins a path.
+    pub async fn pin(&self, name: &str, request: &PinRequest) -> Answer<()> {
+        let url = format!("{}/api/v1/caches/{}/pins/{name}", self.service, self.cache);
+        send(self.http.put(url).bearer_auth(&self.token).json(request)).await.map(drop)
     }
 
     /// Sends all chunks and recipes of these packages, and expects no refusal but of recipes.
