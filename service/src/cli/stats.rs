@@ -62,12 +62,21 @@ pub(super) async fn run(arguments: Arguments, config: &Config) -> Result<(), Fai
         return Err(Failure::Other(format!("there is no cache {name} in the configuration")));
     }
     let metadata = open_existing(config).await?;
-    let done = execute(&arguments, &caches, &metadata).await;
+    let budget = match &arguments.cache {
+        Some(_) => caches.first().and_then(|cache| cache.max_size),
+        None => config.retention.max_size,
+    };
+    let done = execute(&arguments, &caches, budget.map(ByteSize::get), &metadata).await;
     metadata.close().await;
     done
 }
 
-async fn execute(arguments: &Arguments, caches: &[&CacheConfig], metadata: &Metadata) -> Result<(), Failure> {
+async fn execute(
+    arguments: &Arguments,
+    caches: &[&CacheConfig],
+    budget: Option<u64>,
+    metadata: &Metadata,
+) -> Result<(), Failure> {
     let now = Clock::System.now();
     let since = now - arguments.since.seconds();
     let cache = arguments.cache.as_ref().map(CacheName::as_str);
@@ -76,7 +85,6 @@ async fn execute(arguments: &Arguments, caches: &[&CacheConfig], metadata: &Meta
     }
     let samples = metadata.samples(cache.unwrap_or_default(), "", since).await.map_err(Failure::because)?;
     let sizes: Vec<(i64, u64)> = samples.iter().map(|sample| (sample.taken_at, size(sample))).collect();
-    let budget = None;
     let trend = trend(&sizes, budget);
     let held = async {
         let mut held = holders(metadata, caches, now).await.map_err(Failure::because)?;

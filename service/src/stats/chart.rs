@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
+use super::series::evenly;
 use crate::{clock::to_date, config::ByteSize};
 
-const WIDTH: usize = 64;
+const WIDTH: u32 = 64;
 const HEIGHT: usize = 10;
 /// An eighth more each.
 const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -12,7 +13,7 @@ const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇',
 /// Draws sizes (second, bytes), in their order, from the first to the last.
 pub fn chart(sizes: &[(i64, u64)]) -> String {
     let (Some((first, _)), Some((last, _))) = (sizes.first(), sizes.last()) else { return String::new() };
-    let columns = columns(sizes, *first, *last);
+    let columns: Vec<u64> = evenly(sizes, WIDTH).into_iter().map(|(_, size)| size).collect();
     let most = columns.iter().copied().max().unwrap_or_default().max(1);
     let mut text = String::new();
     for row in (0..HEIGHT).rev() {
@@ -28,24 +29,9 @@ pub fn chart(sizes: &[(i64, u64)]) -> String {
         let _ = writeln!(text, "{}", line.trim_end());
     }
     let (from, to) = (to_date(*first), to_date(*last));
-    let _ = writeln!(text, "{:>10} └{}", "", "─".repeat(WIDTH));
-    let _ = writeln!(text, "{:>12}{}{:>width$}", "", &from[..10], &to[..10], width = WIDTH - 10);
+    let _ = writeln!(text, "{:>10} └{}", "", "─".repeat(WIDTH as usize));
+    let _ = writeln!(text, "{:>12}{}{:>width$}", "", &from[..10], &to[..10], width = WIDTH as usize - 10);
     text
-}
-
-/// The size at the end of each of so many equal stretches of time.
-fn columns(sizes: &[(i64, u64)], first: i64, last: i64) -> Vec<u64> {
-    let span = (last - first).max(1);
-    let mut at = 0;
-    (1..=WIDTH as i64)
-        .map(|column| {
-            let until = first + span * column / WIDTH as i64;
-            while sizes.get(at + 1).is_some_and(|(time, _)| *time <= until) {
-                at += 1;
-            }
-            sizes[at].1
-        })
-        .collect()
 }
 
 fn block(size: u64, most: u64, row: usize) -> char {

@@ -166,6 +166,7 @@ fn held(service: &Service, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
             }
         }
     }
+    budgets(service, encoder)?;
     let mut roots =
         encoder.encode_descriptor("cache_roots", "What keeps closures, by kind", None, MetricType::Gauge)?;
     for sample in newest.iter().filter(|sample| Labels::Cache.fit(sample)) {
@@ -185,6 +186,26 @@ fn held(service: &Service, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut metric =
             encoder.encode_descriptor("sample_timestamp", help, Some(&Unit::Seconds), MetricType::Gauge)?;
         metric.encode_gauge(&taken_at)?;
+    }
+    Ok(())
+}
+
+/// How much there may be, where that is configured.
+fn budgets(service: &Service, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let help = "How much may be held (max_size)";
+    if let Some(size) = service.config.retention.max_size {
+        let mut metric =
+            encoder.encode_descriptor("store_budget", help, Some(&Unit::Bytes), MetricType::Gauge)?;
+        encode_gauge(&mut metric, &[], size.get())?;
+    }
+    let caches = service.caches.iter().filter_map(|cache| Some((cache.name(), cache.config.max_size?)));
+    let caches: Vec<_> = caches.collect();
+    if !caches.is_empty() {
+        let mut metric =
+            encoder.encode_descriptor("cache_budget", help, Some(&Unit::Bytes), MetricType::Gauge)?;
+        for (name, size) in caches {
+            encode_gauge(&mut metric, &[("cache", name.as_str())], size.get())?;
+        }
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod latency;
 pub mod metrics;
 mod sample;
 mod schedule;
+mod series;
 mod thin;
 mod traffic;
 pub mod trend;
