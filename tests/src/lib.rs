@@ -15,6 +15,7 @@ pub mod nix;
 pub mod package;
 pub mod programs;
 pub mod runner;
+pub mod small_disk;
 pub mod source_store;
 pub mod webhook;
 pub mod world;

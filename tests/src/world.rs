@@ -93,6 +93,13 @@ impl World {
         Self::of(github, clock, scene).await
     }
 
+    /// A world that keeps all in a folder of its own below this one.
+    pub async fn in_folder(folder: &Path, scene: Scene) -> Self {
+        let clock = Arc::new(AtomicI64::new(BEGINNING));
+        let github = GitHub::start(Clock::Set(clock.clone())).await;
+        Self::keeping_in(TempDir::new_in(folder).unwrap(), github, clock, scene).await
+    }
+
     /// A world whose GitHub is an Enterprise Server.
     pub async fn of_enterprise_server(scene: Scene) -> Self {
         let clock = Arc::new(AtomicI64::new(BEGINNING));
@@ -101,10 +108,14 @@ impl World {
     }
 
     async fn of(github: GitHub, clock: Arc<AtomicI64>, scene: Scene) -> Self {
+        Self::keeping_in(TempDir::new().unwrap(), github, clock, scene).await
+    }
+
+    async fn keeping_in(data: TempDir, github: GitHub, clock: Arc<AtomicI64>, scene: Scene) -> Self {
         note_panics();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut world = Self { github, clock, data: TempDir::new().unwrap(), address, scene, running: None };
+        let mut world = Self { github, clock, data, address, scene, running: None };
         world.start_on(listener).await;
         world
     }

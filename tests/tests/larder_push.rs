@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -16,10 +15,10 @@ use larder_tests::{
     nix::{Nix, Output},
     package::{Node, Package, noise},
     programs::program,
+    small_disk::SmallDisk,
     source_store::{SourceStore, tree},
     world::{Scene, World, reader},
 };
-use tempfile::TempDir;
 
 /// A store with a path of this much noise, and another that refers to it.
 async fn source(bytes: usize) -> SourceStore {
@@ -245,49 +244,6 @@ async fn what_was_killed_while_it_uploads_goes_on_where_it_was() {
     assert_eq!(report.published, 2);
     assert!((10_000_000..15_000_000).contains(&report.sent_bytes), "{} were sent", report.sent_bytes);
     source.assert_read_back(&world.reader().await, Nix::Installed).await;
-}
-
-/// A file system of its own, so small that it is soon full.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    fn new(megabytes: u32) -> Self {
-        let disk = Self(TempDir::new().unwrap());
-        let size = format!("size={megabytes}m");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &size, "larder-test"]).arg(disk.path());
-        assert!(mount.status().unwrap().success());
-        disk
-    }
-
-    fn grow(&self, megabytes: u32) {
-        let size = format!("remount,size={megabytes}m");
-        let mut mount = Command::new("mount");
-        mount.args(["-o", &size]).arg(self.path());
-        assert!(mount.status().unwrap().success());
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn files(&self) -> Vec<PathBuf> {
-        let mut folders = vec![self.path().join("data/objects")];
-        let mut files = Vec::new();
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() { folders.push(path) } else { files.push(path) }
-            }
-        }
-        files
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

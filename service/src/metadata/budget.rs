@@ -58,6 +58,8 @@ impl Metadata {
     pub async fn ranking(&self) -> Result<Ranking, MetadataError> {
         let mut connection = SqliteConnection::connect_with(&self.reading).await?;
         for table in [
+            // Some megabytes before it needs a disk, which may be full.
+            "PRAGMA temp.cache_size = -32768",
             "CREATE TEMP TABLE ranked (path INTEGER PRIMARY KEY, worth INTEGER NOT NULL, scanned INTEGER NOT NULL)",
             "CREATE INDEX temp.ranked_unscanned ON ranked (worth) WHERE scanned = 0",
             "CREATE TEMP TABLE nar_worth (nar INTEGER PRIMARY KEY, worth INTEGER NOT NULL)",

@@ -61,6 +61,8 @@ impl Metadata {
     pub async fn marks(&self, cache: &CacheName) -> Result<Marks, MetadataError> {
         let mut connection = SqliteConnection::connect_with(&self.reading).await?;
         for table in [
+            // Some megabytes before it needs a disk, which may be full.
+            "PRAGMA temp.cache_size = -32768",
             "CREATE TEMP TABLE roots (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, which TEXT NOT NULL)",
             // `via`: the path that refers to it, unless it is a root.
             "CREATE TEMP TABLE live (path INTEGER PRIMARY KEY, via INTEGER, root INTEGER, scanned INTEGER NOT NULL)",

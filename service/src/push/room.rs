@@ -34,6 +34,7 @@ pub(super) async fn check(
     if nars == 0 {
         return Ok(());
     }
+    refuse_on_full_disk(service)?;
     let available = retention::room(service).map(|room| room.available);
     let own =
         cache.config.max_size.filter(|_| cache.isolation.is_none()).map(|limit| (Some(cache.name()), limit));
@@ -108,4 +109,15 @@ fn rounded(bytes: u64) -> String {
         unit = larger;
     }
     if unit == "B" { format!("{bytes} B") } else { format!("{amount:.1} {unit}") }
+}
+
+/// Refuses to write what sweeps need the last bytes of the disk for.
+pub(super) fn refuse_on_full_disk(service: &Service) -> Result<(), ApiError> {
+    if retention::reserve::is_spent(service) {
+        return Err(ApiError::no_room(
+            "the service's disk is full, and nothing is taken until there is room again: a sweep makes some within an \
+             hour, if anything may go. Tell who runs the service",
+        ));
+    }
+    Ok(())
 }

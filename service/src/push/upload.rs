@@ -11,7 +11,7 @@ use larder_protocol::{
 };
 use object_store::PutPayload;
 
-use super::{PushRequest, body::BodyReader, workshop::UPLOAD_WITHIN};
+use super::{PushRequest, body::BodyReader, room::refuse_on_full_disk, workshop::UPLOAD_WITHIN};
 use crate::{error::ApiError, isolated, metadata::ObjectId, random::random_hex, storage::ObjectWriter};
 
 /// So many bytes of frames are checked and written at once.
@@ -44,6 +44,7 @@ pub(super) async fn store_frames(request: PushRequest, body: Body) -> Result<Upl
 }
 
 async fn store(request: PushRequest, body: &mut BodyReader) -> Result<UploadAnswer, ApiError> {
+    refuse_on_full_disk(&request.service)?;
     let entries = read_index(body).await?;
     let names: Vec<ChunkId> = entries.iter().map(|entry| entry.id).collect();
     let stored = request.stored_chunks(&names).await?;

@@ -13,10 +13,13 @@ pub mod pins;
 mod pressure;
 mod reads;
 mod report;
+pub(crate) mod reserve;
 mod roots;
 mod schedule;
 mod sweep;
 mod why;
+
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::Mutex;
 
@@ -39,6 +42,8 @@ pub struct Retention {
     pub reads: LastReads,
     /// What the last sweep left.
     pressure: Pressure,
+    /// Whether what is set aside for a full disk was let go.
+    reserve_spent: AtomicBool,
     /// One sweep at a time.
     sweeping: Mutex<()>,
 }

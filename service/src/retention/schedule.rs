@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::sweep::sweep_asked;
+use super::{
+    reserve,
+    sweep::{ask, sweep_asked},
+};
 use crate::{Service, metadata::MetadataError};
 
 /// How often is looked whether a sweep is due or asked for.
@@ -28,6 +31,9 @@ pub(crate) async fn run(service: Arc<Service>) {
         let feel = felt.elapsed() >= FEEL_EVERY;
         if feel {
             felt = Instant::now();
+            if reserve::is_spent(&service) {
+                reserve::keep(&service);
+            }
         }
         if let Err(error) = sweep_if_due(&service, feel).await {
             service.stats.counters.sweeps_failed.one();
@@ -50,7 +56,7 @@ async fn sweep_if_due(service: &Service, feel: bool) -> Result<(), MetadataError
             if !(is_due || feel && service.retention.pressure.is_high(service).await?) {
                 return Ok(());
             }
-            service.metadata.ask_for_sweep(now).await?
+            ask(service).await?
         }
     };
     sweep_asked(service, asked).await.map(drop)

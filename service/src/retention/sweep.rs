@@ -6,6 +6,7 @@ use super::{
     mark::{self, Marked},
     pace::Pace,
     report::{CacheReport, SweepReport},
+    reserve,
     roots::recent_since,
 };
 use crate::{
@@ -26,13 +27,31 @@ const REMEMBERED: i64 = 90 * 24 * 60 * 60;
 /// # Errors
 /// When the database fails. What storage cannot delete is logged and left to the next sweep.
 pub async fn sweep(service: &Service) -> Result<SweepReport, MetadataError> {
-    let id = service.metadata.ask_for_sweep(service.clock.now()).await?;
+    let id = ask(service).await?;
     sweep_asked(service, id).await
 }
 
-/// Does the sweep that was asked for.
+/// Asks for a sweep.
+pub(super) async fn ask(service: &Service) -> Result<i64, MetadataError> {
+    let now = service.clock.now();
+    match service.metadata.ask_for_sweep(now).await {
+        Err(error) if error.is_full() && reserve::spend(service) => service.metadata.ask_for_sweep(now).await,
+        asked => asked,
+    }
+}
+
+/// Does the sweep that was asked for; where the disk is full, once more with what was set aside for that.
 pub(super) async fn sweep_asked(service: &Service, id: i64) -> Result<SweepReport, MetadataError> {
     let _alone = service.retention.sweeping.lock().await;
+    let swept = match sweep_alone(service, id).await {
+        Err(error) if error.is_full() && reserve::spend(service) => sweep_alone(service, id).await,
+        swept => swept,
+    };
+    reserve::keep(service);
+    swept
+}
+
+async fn sweep_alone(service: &Service, id: i64) -> Result<SweepReport, MetadataError> {
     let now = service.clock.now();
     // Reads count that are in memory alone.
     service.retention.reads.flush(service).await?;
