@@ -13,7 +13,7 @@ use std::{
 use larder_protocol::StorePath;
 use larder_tests::{
     github::Job,
-    nix::{self, run},
+    nix::{self, NIX_2_26, Nix, run},
     package::{Node, Package},
     webhook::deliver,
     world::{Scene, World},
@@ -26,15 +26,34 @@ const SECRET: &str = "a secret of the repository's webhook";
 
 /// A machine's store, with its daemon.
 struct Host {
+    nix: Nix,
     dir: TempDir,
     daemon: Option<Child>,
 }
 
+impl Drop for Host {
+    fn drop(&mut self) {
+        // What runs in a container does not end with the command that began it.
+        if self.nix == Nix::V2_26 {
+            let _ = std::process::Command::new("docker").args(["rm", "--force", &self.name()]).output();
+        }
+    }
+}
+
 impl Host {
     fn new() -> Self {
+        Self::of(Nix::Installed)
+    }
+
+    fn of(nix: Nix) -> Self {
         let dir = TempDir::new().unwrap();
         fs::write(dir.path().join("secret"), SECRET).unwrap();
-        Self { dir, daemon: None }
+        Self { nix, dir, daemon: None }
+    }
+
+    /// Of the daemon's container.
+    fn name(&self) -> String {
+        format!("larder-test-host{}", self.dir.path().display().to_string().replace(['/', '.'], "-"))
     }
 
     fn socket(&self) -> PathBuf {
@@ -42,8 +61,24 @@ impl Host {
     }
 
     fn command(&self, program: &str, config: &str) -> Command {
-        let mut command = nix::command(program, &self.dir.path().join("home"));
-        command.env("NIX_CONFIG", config).env("NIX_REMOTE", self.dir.path().join("root"));
+        let (home, root) = (self.dir.path().join("home"), self.dir.path().join("root"));
+        let socket = self.socket();
+        if self.nix == Nix::Installed {
+            let mut command = nix::command(program, &home);
+            command.env("NIX_CONFIG", config).env("NIX_REMOTE", root).env("NIX_DAEMON_SOCKET_PATH", socket);
+            return command;
+        }
+        let mut command = Command::new("docker");
+        command.args(["run", "--rm", "--network", "host"]);
+        // The service's roots are there, too.
+        command.arg(format!("--volume={0}:{0}", std::env::temp_dir().display()));
+        if program == "nix-daemon" {
+            command.args(["--name", &self.name()]);
+        }
+        for (name, value) in [("HOME", home), ("NIX_REMOTE", root), ("NIX_DAEMON_SOCKET_PATH", socket)] {
+            command.arg(format!("--env={name}={}", value.display()));
+        }
+        command.arg(format!("--env=NIX_CONFIG={config}")).args([NIX_2_26, program]);
         command
     }
 
@@ -54,7 +89,7 @@ impl Host {
             keys.join(" ")
         );
         let mut command = self.command("nix-daemon", &config);
-        command.env("NIX_DAEMON_SOCKET_PATH", self.socket()).kill_on_drop(true);
+        command.kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let daemon = command.spawn().unwrap();
         let listening = async {
@@ -147,7 +182,15 @@ fn tree() -> (Package, Package) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_protected_run_published_is_in_the_store_and_stays_until_the_next() {
-    let mut host = Host::new();
+    stays_until_the_next(Host::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_of_nix_2_26_takes_it_as_well() {
+    stays_until_the_next(Host::of(Nix::V2_26)).await;
+}
+
+async fn stays_until_the_next(mut host: Host) {
     let world = host.world("").await;
     host.start(&world.reader().await.public_keys).await;
     let (leaf, top) = tree();

@@ -38,9 +38,10 @@ impl Line {
     pub(super) fn make(&self, run: u64, paths: &[StorePath]) -> io::Result<Vec<PathBuf>> {
         fs::create_dir_all(&self.folder)?;
         let links = paths.iter().map(|path| {
-            let link = self.folder.join(format!("{run}-{path}"));
+            // Without the path's name, which may be as long as a file's may be.
+            let link = self.folder.join(format!("{run}-{}", path.hash()));
             match symlink(path.absolute(), &link) {
-                // It has the same target: its name says it.
+                // It has the same target: no two paths have one hash.
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
                 _ => Ok(link),
             }
@@ -101,4 +102,53 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
     };
     let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
     names.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use larder_protocol::StorePathHash;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_configured_any_more_is_let_go_of_and_nothing_else() {
+        let data = tempfile::tempdir().unwrap();
+        let mut config = Config::in_dir(data.path());
+        let take = |git_ref: &str| HostTake {
+            cache: "main".parse().unwrap(),
+            issuer: Default::default(),
+            repository: "acme/flake".parse().unwrap(),
+            git_ref: git_ref.parse().unwrap(),
+        };
+        drop_unconfigured(&config).unwrap();
+        config.host_store.take = vec![take("refs/heads/main"), take("refs/heads/stable")];
+        // A name as long as there may be one.
+        let path = StorePath::new(StorePathHash([7; 20]), &"x".repeat(211)).unwrap();
+        let lines: Vec<Line> =
+            config.host_store.take.iter().map(|take| Line::of(&config, take, "ci.yml")).collect();
+        for line in &lines {
+            let [link] = &line.make(u64::MAX, std::slice::from_ref(&path)).unwrap()[..] else { panic!() };
+            assert_eq!(fs::read_link(link).unwrap().to_str(), Some(path.absolute().as_str()));
+        }
+        config.host_store.take.pop();
+        drop_unconfigured(&config).unwrap();
+        assert_eq!(lines[0].newest().unwrap(), Some(u64::MAX));
+        assert_eq!(lines[1].newest().unwrap(), None);
+    }
+
+    #[test]
+    fn the_roots_of_older_runs_go_when_those_of_a_newer_one_are_there() {
+        let data = tempfile::tempdir().unwrap();
+        let config = Config::in_dir(data.path());
+        let line = Line { folder: folder(&config).join("line") };
+        let path = StorePath::new(StorePathHash([7; 20]), "x").unwrap();
+        for run in [9, 10] {
+            // Twice: whoever was stopped in the middle does it again.
+            line.make(run, std::slice::from_ref(&path)).unwrap();
+            line.make(run, std::slice::from_ref(&path)).unwrap();
+        }
+        line.drop_before(10).unwrap();
+        assert_eq!(names(&line.folder).unwrap().len(), 1);
+        assert_eq!(line.newest().unwrap(), Some(10));
+    }
 }
