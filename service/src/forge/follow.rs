@@ -99,7 +99,7 @@ pub(crate) async fn conclude_run(
             }
         }
     }
-    Ok(())
+    super::report::report_run(service, repository, run).await
 }
 
 /// A release was published: what the runs of its tag pushed stays, as long as the release does.

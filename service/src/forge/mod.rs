@@ -2,6 +2,8 @@
 
 mod api;
 mod app;
+mod checks;
+mod closures;
 mod contents;
 mod delivery;
 mod events;
@@ -13,6 +15,7 @@ mod limits;
 mod missed;
 mod payload;
 mod replay;
+mod report;
 mod signature;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -35,10 +38,22 @@ pub use self::{
     inbox::Inbox,
     payload::Conclusion,
     replay::{ReplayError, replay},
+    report::prefetch_ended,
 };
-pub(crate) use self::{delivery::NewDelivery, follow::*, missed::ask_for_missed, payload::About};
+pub(crate) use self::{
+    delivery::NewDelivery,
+    follow::*,
+    missed::ask_for_missed,
+    payload::About,
+    report::{note_push, report},
+};
 use self::{payload::Envelope, signature::Signature};
-use crate::{Service, error::ApiError};
+use crate::{
+    Service,
+    audit::{Entry, Event, Who},
+    client::Client,
+    error::ApiError,
+};
 
 /// What is longer is hashed and read on a thread that nobody else waits for.
 const KEEPS_OTHERS_WAITING: usize = 128 << 10;
@@ -64,10 +79,17 @@ pub fn routes() -> Router<Arc<Service>> {
 /// `POST /webhooks/github`
 async fn receive(
     State(service): State<Arc<Service>>,
+    client: Client,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let answer = take(&service, headers, body).await;
+    if let Err(refusal) = &answer
+        && let Some(event) = Event::of_refusal(refusal)
+    {
+        // Of refusals the log keeps a bounded number, whoever causes them.
+        service.audit.record(Entry::of_service(Who::default().at(client), event));
+    }
     let counters = &service.stats.counters;
     match &answer {
         Ok(Taken { new: true, .. }) => &counters.deliveries_stored,

@@ -9,6 +9,7 @@ use super::{Completed, PrefetchError, Progress, complete};
 use crate::{
     Service,
     caches::Cache,
+    forge,
     identity::{GitRef, RepositoryName},
     metadata::{CausedPrefetch, MetadataError, Reached, WantedBy},
     queue::{ClaimedJob, MAX_ATTEMPTS, Performed, Priority},
@@ -81,6 +82,9 @@ pub(crate) async fn of_manifests(
         if let Err(error) = prefetch(service, job, cache, &name, &wanted, priority).await {
             failed.get_or_insert(error);
         }
+    }
+    if let Some(commit) = commit {
+        forge::prefetch_ended(service, repository, commit).await.map_err(in_words)?;
     }
     failed.map_or(Ok(Performed::Done), Err)
 }

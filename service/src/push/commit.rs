@@ -13,6 +13,7 @@ use crate::{
     audit::Who,
     caches::Cache,
     error::ApiError,
+    forge,
     metadata::{CommitOutcome, FoundPush},
 };
 
@@ -36,7 +37,10 @@ pub(super) async fn committed_push(
         // A task of its own: readers hear of it even if the client goes away in this moment.
         let published = tokio::spawn(publish(service.clone(), cache.clone(), push.id, who.clone())).await;
         match published.map_err(|_| ApiError::internal("a commit panicked"))?? {
-            CommitOutcome::Committed => service.stats.counters.pushes_committed.one(),
+            CommitOutcome::Committed => {
+                service.stats.counters.pushes_committed.one();
+                forge::note_push(service, cache, push.id).await;
+            }
             CommitOutcome::Unverified(count) => {
                 return Err(ApiError::invalid(format!(
                     "{count} paths of this push have no verified NAR yet; send their recipes first"

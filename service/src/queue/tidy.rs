@@ -18,6 +18,7 @@ pub(super) async fn tidy(service: &Service) -> Result<Performed, MetadataError> 
     metadata.forget_failed_jobs(now.saturating_sub(KEEP_FAILED_JOBS)).await?;
     metadata.forget_deliveries(now.saturating_sub(service.config.keep_deliveries.seconds())).await?;
     metadata.forget_prefetches(now.saturating_sub(KEEP_PREFETCHES)).await?;
+    metadata.forget_reports(now.saturating_sub(KEEP_MANIFESTS)).await?;
     metadata.forget_manifests(now.saturating_sub(KEEP_MANIFESTS)).await?;
     if let Err(error) = host::drop_unconfigured(&service.config) {
         tracing::warn!(%error, "roots in the host's store that nobody wants any more cannot be removed");

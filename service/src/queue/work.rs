@@ -80,6 +80,13 @@ pub enum Work {
         /// Whether it is there.
         published: bool,
     },
+    /// Reports on a commit to GitHub.
+    Report {
+        /// The repository.
+        repository: RepositoryName,
+        /// The commit.
+        sha: String,
+    },
     /// Asks for deliveries that were missed. One such job is always there.
     AskForMissed,
     /// Where the App is installed has changed.
@@ -181,6 +188,7 @@ impl Work {
             Self::Release { repository, tag, published } => {
                 ("release", format!(" {repository} {tag} {published}"), Priority::EVENT)
             }
+            Self::Report { repository, sha } => ("report", format!(" {repository} {sha}"), Priority::EVENT),
             Self::AskForMissed => ("ask-for-missed", String::new(), Priority::SCHEDULE),
             Self::LookAgain => ("look-again", String::new(), Priority::EVENT),
             Self::ForgetRepository { repository, before } => {
@@ -269,6 +277,9 @@ impl Work {
                 let reason = Reason::Run(*run);
                 prefetch::of_manifests(service, job, repository, reason, None, job.priority).await
             }
+            Self::Report { repository, sha } => {
+                forge::report(service, repository, sha).await.map_err(|error| error.to_string())
+            }
             _ => work.carry_out(service).await.map_err(|error| error.to_string()),
         }
     }
@@ -296,7 +307,8 @@ impl Work {
             Self::ConcludeRun { repository, run, attempt, conclusion } => {
                 forge::conclude_run(service, repository, *run, *attempt, *conclusion).await?;
             }
-            Self::Prefetch { .. }
+            Self::Report { .. }
+            | Self::Prefetch { .. }
             | Self::PrefetchRef { .. }
             | Self::PrefetchInputs { .. }
             | Self::FillHostStore { .. }

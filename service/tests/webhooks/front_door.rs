@@ -1,6 +1,6 @@
 //! What is taken, and what is refused before anything is stored.
 
-use larder_service::forge::DeliveryOutcome;
+use larder_service::{audit::Kind, forge::DeliveryOutcome, metadata::AuditFilter};
 use serde_json::json;
 use sha2::Digest as _;
 
@@ -184,4 +184,19 @@ async fn a_payload_without_what_matters_is_kept_and_does_no_harm() {
         assert_eq!(world.deliver(event, &about_acme(more)).await["outcome"], "unreadable", "{event}");
     }
     assert!(world.jobs().await.is_empty());
+}
+
+#[tokio::test]
+async fn who_is_refused_is_on_record_once_however_often() {
+    let world = World::new().await;
+    let body = about_acme(json!({})).to_string().into_bytes();
+    for _ in 0..50 {
+        let refused = world.delivery("ping", &body).header(SIGNATURE, sign("another secret", &body));
+        assert_eq!(refused.send().await.unwrap().status(), 403);
+    }
+    world.service.audit.flush().await;
+    let filter = AuditFilter { kind: Some(Kind::Denied), limit: 100, ..AuditFilter::default() };
+    let denied = world.service.metadata.audit(&filter).await.unwrap();
+    assert_eq!(denied.iter().map(|row| row.times).collect::<Vec<_>>(), [50], "{denied:?}");
+    world.end().await;
 }

@@ -12,6 +12,8 @@ struct Push {
     /// The commit that is there now.
     after: String,
     #[serde(default)]
+    created: bool,
+    #[serde(default)]
     deleted: bool,
     repository: Repository,
 }
@@ -28,10 +30,17 @@ struct Repository {
 pub(super) fn follow(event: &Event<'_>) -> Follows {
     let Some(repository) = event.repository.cloned() else { return Ok(Vec::new()) };
     let push = event.read::<Push>()?;
-    if push.deleted || !event.rule.prefetch {
-        return Ok(Vec::new());
-    }
     let git_ref: GitRef = push.git_ref.parse().map_err(|_| Unreadable)?;
+    if push.deleted {
+        // As `delete` says it, for webhooks that send that not.
+        let at = refs::happened_at(event, push.repository.pushed_at.as_ref());
+        return Ok(vec![refs::gone(event, &repository, git_ref, at)]);
+    }
+    let mut follows: Vec<_> =
+        push.created.then(|| refs::there(event, &repository, git_ref.clone())).into_iter().collect();
+    if !event.rule.prefetch {
+        return Ok(follows);
+    }
     if !is_commit(&push.after) {
         return Err(Unreadable);
     }
@@ -46,7 +55,8 @@ pub(super) fn follow(event: &Event<'_>) -> Follows {
         pushed_at,
     };
     let wanted = Work::PrefetchRef { repository, git_ref, fallbacks, commit, pushed_at };
-    Ok(vec![(inputs, event.now), (wanted, event.now)])
+    follows.extend([(inputs, event.now), (wanted, event.now)]);
+    Ok(follows)
 }
 
 /// Whether that names a commit: by SHA-1, or by SHA-256.
