@@ -254,5 +254,12 @@ fn verdict(report: &VerifyReport) -> Result<(), Failure> {
     if !report.waiting.is_empty() {
         let _ = write!(text, "; {} paths wait for a push that brings them again", report.waiting.len());
     }
+    if report.fetching > 0 {
+        let _ = write!(
+            text,
+            ". An upstream has {} of them: the service, where it runs, fetches them now",
+            report.fetching
+        );
+    }
     Err(Failure::Other(text))
 }

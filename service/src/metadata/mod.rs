@@ -92,7 +92,7 @@ pub use sweeps::AskedSweep;
 pub use upstream_paths::{Among, UpstreamPath};
 pub use verification::{FrameRow, NarRow, ObjectRow, PathRow, RecordRow};
 pub use verifications::{AskedVerification, ScrubPosition};
-pub use withdrawing::Withdrawn;
+pub use withdrawing::{WaitingPath, Withdrawn};
 
 use path_filter::PathFilter;
 

@@ -6,14 +6,14 @@
 //! nobody sees.
 
 use larder_protocol::{
-    ChunkId, StorePath, StorePathHash,
+    ChunkId, NarHash, StorePath, StorePathHash,
     api::{CacheName, PathInfo},
     upload::FrameEntry,
 };
 use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
 
 use super::{
-    BATCH, FrameRow, Metadata, MetadataError, ObjectId, audit,
+    BATCH, FrameRow, Metadata, MetadataError, ObjectId, audit, blob,
     chunks::encode_holes,
     claims::list,
     paths::{join, path_of},
@@ -28,6 +28,17 @@ const NARS: i64 = 200;
 pub struct Withdrawn {
     /// The paths, each with its cache.
     pub paths: Vec<(CacheName, StorePath)>,
+}
+
+/// A path that was withdrawn and has not come again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingPath {
+    /// Its cache.
+    pub cache: CacheName,
+    /// The path.
+    pub path: StorePath,
+    /// The NAR that it had.
+    pub nar_hash: NarHash,
 }
 
 fn integer(number: u64) -> i64 {
@@ -109,16 +120,21 @@ impl Metadata {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn waiting_paths(&self, limit: u32) -> Result<Vec<(CacheName, StorePath)>, MetadataError> {
+    pub async fn waiting_paths(&self, limit: u32) -> Result<Vec<WaitingPath>, MetadataError> {
         let rows = sqlx::query(
-            "SELECT DISTINCT p.cache, p.hash, p.name FROM paths p WHERE p.withdrawn_at IS NOT NULL AND NOT EXISTS (
+            "SELECT p.cache, p.hash, p.name, max(p.nar_hash) AS nar_hash FROM paths p WHERE p.withdrawn_at IS NOT NULL AND NOT EXISTS (
                  SELECT 1 FROM paths q JOIN pushes u ON u.id = q.push AND u.state = 'committed'
-                 WHERE q.cache = p.cache AND q.hash = p.hash AND q.hidden = 0) ORDER BY p.cache, p.hash LIMIT ?",
+                 WHERE q.cache = p.cache AND q.hash = p.hash AND q.hidden = 0) GROUP BY p.cache, p.hash, p.name ORDER BY p.cache, p.hash LIMIT ?",
         )
         .bind(limit)
         .fetch_all(self.reader())
         .await?;
-        rows.iter().map(cache_and_path).collect()
+        rows.iter()
+            .map(|row| {
+                let (cache, path) = cache_and_path(row)?;
+                Ok(WaitingPath { cache, path, nar_hash: NarHash(blob(row.try_get("nar_hash")?)?) })
+            })
+            .collect()
     }
 
     /// The visible paths that have a NAR.

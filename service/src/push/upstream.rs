@@ -230,6 +230,33 @@ impl UpstreamClient {
         Ok(lacking)
     }
 
+    /// Those of these paths that one of the cache's upstreams has with the same NAR.
+    pub(crate) async fn having(
+        &self,
+        service: &Service,
+        cache: &Cache,
+        paths: &[(StorePath, NarHash)],
+    ) -> Result<Vec<StorePath>, ApiError> {
+        let now = service.clock.now();
+        let among = Among::Namespace(cache.namespace());
+        let mut there = HashSet::new();
+        for configured in cache.config.upstreams.iter().filter(|upstream| upstream.check) {
+            let upstream = &configured.upstream;
+            let hashes: Vec<StorePathHash> = paths.iter().map(|(path, _)| path.hash()).collect();
+            let seen =
+                service.metadata.seen_upstream(among, &upstream.url, &hashes, now - PRESENT_FOR).await?;
+            let open = hashes.into_iter().filter(|hash| !seen.contains_key(hash));
+            let (found, _) = self.ask(among, upstream, open, now).await;
+            service.metadata.note_upstream(among, &upstream.url, &found, now, counts_since(now)).await?;
+            there.extend(seen.into_values().chain(found).map(|found| (found.path, found.nar_hash)));
+        }
+        let mut having: Vec<StorePath> =
+            paths.iter().filter(|path| there.contains(*path)).map(|(path, _)| path.clone()).collect();
+        having.sort_unstable();
+        having.dedup();
+        Ok(having)
+    }
+
     /// What an upstream has of paths, and of which it does not say whether it has them.
     async fn ask(
         &self,

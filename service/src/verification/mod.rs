@@ -10,7 +10,8 @@
 //! | a path ([`paths`]) | its NAR, its references, what others have signed | it is withdrawn, or reported |
 //! | files and rows ([`files`]) | each must have the other | reported |
 //!
-//! *Withdrawn*: the path is absent for readers and missing for pushes, so that the next push brings it again. Everything
+//! *Withdrawn*: the path is absent for readers and missing for pushes, so that the next push brings it again. Where an
+//! upstream has the same NAR, it is fetched from there ([`upstreams`]). Everything
 //! is decided on the place that was read: what a sweep or a compaction moved or took meanwhile is looked up again.
 
 mod files;
@@ -23,6 +24,7 @@ mod report;
 mod run;
 mod scope;
 mod scrub;
+mod upstreams;
 mod withdraw;
 
 use std::sync::atomic::{AtomicU64, Ordering};

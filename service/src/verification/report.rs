@@ -79,6 +79,9 @@ pub struct VerifyReport {
     pub unanswered: u64,
     /// Paths that were withdrawn by this or an earlier verification, and wait for a push.
     pub waiting: Vec<String>,
+    /// How many of these an upstream has just so: the service fetches them.
+    #[serde(default)]
+    pub fetching: u64,
     /// The first thousand findings.
     pub findings: Vec<Finding>,
     /// Why it could not be ended.

@@ -20,8 +20,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 /// How long is waited after one that failed.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
-/// How many waiting paths are listed.
-const WAITING: u32 = 1000;
+/// How many waiting paths are listed, and looked for at upstreams.
+pub(super) const WAITING: u32 = 1000;
 
 /// Asks for a verification, and tells its number.
 ///
@@ -106,8 +106,10 @@ impl Whole<'_> {
             Scope::All | Scope::Sample(_) => self.all().await?,
         }
         let waiting = self.verifier.service.metadata.waiting_paths(WAITING).await?;
-        let waiting = waiting.into_iter().map(|(cache, path)| format!("{cache} {}", path.absolute()));
-        self.verifier.report().waiting = waiting.collect();
+        let fetching = self.verifier.fetch(&waiting).await?;
+        let mut report = self.verifier.report();
+        report.fetching = fetching;
+        report.waiting = waiting.iter().map(|it| format!("{} {}", it.cache, it.path.absolute())).collect();
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Counts, Outcome, Scope, VerifyError, withdraw::Verifier};
+use super::{Counts, Outcome, Scope, VerifyError, run::WAITING, withdraw::Verifier};
 use crate::{Service, metadata::ScrubPosition};
 
 /// How many times as long as the work each rest takes: a twentieth of the time is worked.
@@ -63,6 +63,9 @@ pub async fn scrub_step(service: &Service) -> Result<bool, VerifyError> {
                 tracing::info!(began_at = at.began_at, "everything that is stored was looked at once more");
             }
         },
+    }
+    if at.finished_at.is_some() || verifier.report().withdrawn > 0 {
+        verifier.fetch(&metadata.waiting_paths(WAITING).await?).await?;
     }
     metadata.note_scrub(&at).await?;
     Ok(at.finished_at.is_none())

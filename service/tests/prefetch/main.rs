@@ -5,6 +5,7 @@
 mod by_hand;
 mod events;
 mod flights;
+mod mended;
 #[allow(dead_code, reason = "shared with the tests of pushes")]
 #[path = "../push/nar.rs"]
 mod nar;
