@@ -245,6 +245,27 @@ impl World {
         self.commit(who, &opened).await.unwrap();
     }
 
+    /// The same; whether there was room for it.
+    pub async fn try_push(&self, who: &Pusher, nars: &[&TestNar]) -> bool {
+        let open = OpenPush {
+            paths: nars.iter().map(|nar| nar.info.clone()).collect(),
+            roots: vec![nars[0].info.path.clone()],
+            ..OpenPush::default()
+        };
+        let (status, body) = self.post(who, "", serde_json::to_vec(&open).unwrap()).await;
+        if status != 200 {
+            let text = String::from_utf8_lossy(&body);
+            assert!(status == 507 && text.contains("max_size"), "{status} {text}");
+            return false;
+        }
+        let opened: OpenedPush = serde_json::from_slice(&body).unwrap();
+        if opened.committed.is_none() {
+            self.send(who, &opened, nars).await;
+            self.commit(who, &opened).await.unwrap();
+        }
+        true
+    }
+
     /// Sends what a push misses.
     pub async fn send(&self, who: &Pusher, opened: &OpenedPush, nars: &[&TestNar]) {
         let missing: Vec<&TestNar> =

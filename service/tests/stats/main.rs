@@ -11,7 +11,9 @@ mod world;
 
 mod command;
 mod metrics;
+mod picture;
 mod samples;
+mod year;
 
 use nar::{TestNar, contents, path};
 

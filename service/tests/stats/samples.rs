@@ -18,7 +18,7 @@ async fn newest(world: &World, cache: &str, repository: &str) -> Sample {
 }
 
 /// Chunks and their bytes, as the database counts them one by one and as samples tell them.
-async fn counted_and_told(metadata: &Metadata) -> [(u64, u64); 2] {
+pub async fn counted_and_told(metadata: &Metadata) -> [(u64, u64); 2] {
     let (counted, told) = (metadata.count_chunks().await.unwrap(), metadata.stored().await.unwrap());
     let told = told.values().fold((0, 0), |sum, one| (sum.0 + one.chunks, sum.1 + one.chunk_bytes));
     [counted, told]
