@@ -9,7 +9,9 @@ use super::{
     BATCH, Metadata, MetadataError, Namespace, ObjectId, blob, chunks::decode_holes, claims::list, number,
 };
 
-/// How many objects or rows are read at once.
+/// How many objects are looked at at once, each by the entries of its chunks in an index,
+const OBJECTS: i64 = 100;
+/// and how many rows are read.
 const ROWS: i64 = 500;
 
 /// What objects hold.
@@ -62,18 +64,6 @@ pub struct MovedFrame {
 pub type MovedRecipe = (i64, ObjectId);
 
 impl Metadata {
-    /// How many bytes objects have that are not doomed.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn stored_bytes(&self) -> Result<u64, MetadataError> {
-        let bytes: i64 =
-            sqlx::query_scalar("SELECT coalesce(sum(size), 0) FROM objects WHERE doomed_at IS NULL")
-                .fetch_one(self.reader())
-                .await?;
-        number(bytes)
-    }
-
     /// Some of the objects that nobody adds to any more, behind the row `after`.
     ///
     /// # Errors
@@ -99,7 +89,7 @@ impl Metadata {
                  AND o.key LIKE 'recipes/%' ORDER BY o.id LIMIT ?"
             }
         };
-        let rows = sqlx::query(statement).bind(after.0).bind(ROWS).fetch_all(self.reader()).await?;
+        let rows = sqlx::query(statement).bind(after.0).bind(OBJECTS).fetch_all(self.reader()).await?;
         rows.iter()
             .map(|row| {
                 Ok(UsedObject {
@@ -124,14 +114,14 @@ impl Metadata {
         row.map(|row| Ok((row.try_get(0)?, number(row.try_get(1)?)?))).transpose()
     }
 
-    /// Some of the frames of an object in their order, from this place on.
+    /// Some of the frames of an object in their order, from this place on. Damaged ones stay where they are.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn frames_in(&self, object: ObjectId, from: u64) -> Result<Vec<PlacedFrame>, MetadataError> {
         let rows = sqlx::query(
             "SELECT id, frame_offset, frame_len, content_len, holes, name FROM chunks
-             WHERE object = ? AND frame_offset >= ? ORDER BY frame_offset LIMIT ?",
+             WHERE object = ? AND frame_offset >= ? AND damaged_at IS NULL ORDER BY frame_offset LIMIT ?",
         )
         .bind(object.0)
         .bind(column(from))

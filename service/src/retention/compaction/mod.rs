@@ -15,7 +15,7 @@ mod choose;
 mod frames;
 mod recipes;
 
-use super::{pace::Pace, report::CompactionReport};
+use super::{budget::room, pace::Pace, report::CompactionReport};
 use crate::{
     Service,
     metadata::{Holding, Metadata, MetadataError, ObjectId, UsedObject},
@@ -26,8 +26,10 @@ use choose::{FRAMES, Group, RECIPES, choose, is_worth_a_look};
 
 /// A sweep copies at most this part of what is stored,
 const PART: u64 = 16;
-/// or so much.
+/// or so much,
 const AT_LEAST: u64 = 256 << 20;
+/// and never more than this part of what the disk has left: what is replaced takes its place for another hour.
+const OF_FREE: u64 = 4;
 /// It chooses among so many objects at most.
 const OBJECTS: usize = 100_000;
 
@@ -50,7 +52,8 @@ enum CompactionError {
 pub(super) async fn compact(service: &Service, pace: &mut Pace) -> Result<CompactionReport, MetadataError> {
     let mut report = CompactionReport::default();
     for holding in [Holding::Frames, Holding::Recipes] {
-        for group in groups(&service.metadata, holding, pace).await? {
+        let free = room(service).map(|room| room.available);
+        for group in groups(&service.metadata, holding, free, pace).await? {
             let rewritten = match holding {
                 Holding::Frames => frames::rewrite(service, &group, pace).await,
                 Holding::Recipes => recipes::rewrite(service, &group, pace).await,
@@ -81,7 +84,7 @@ pub(super) async fn compact(service: &Service, pace: &mut Pace) -> Result<Compac
 pub async fn plan_compaction(metadata: &Metadata) -> Result<CompactionReport, MetadataError> {
     let mut report = CompactionReport::default();
     for holding in [Holding::Frames, Holding::Recipes] {
-        for group in groups(metadata, holding, &mut Pace::begin()).await? {
+        for group in groups(metadata, holding, None, &mut Pace::begin()).await? {
             report.replaced += group.objects.len() as u64;
             report.replaced_bytes += group.size;
             report.written += 1;
@@ -91,7 +94,12 @@ pub async fn plan_compaction(metadata: &Metadata) -> Result<CompactionReport, Me
     Ok(report)
 }
 
-async fn groups(metadata: &Metadata, holding: Holding, pace: &mut Pace) -> Result<Vec<Group>, MetadataError> {
+async fn groups(
+    metadata: &Metadata,
+    holding: Holding,
+    free: Option<u64>,
+    pace: &mut Pace,
+) -> Result<Vec<Group>, MetadataError> {
     let sizes = match holding {
         Holding::Frames => FRAMES,
         Holding::Recipes => RECIPES,
@@ -105,8 +113,9 @@ async fn groups(metadata: &Metadata, holding: Holding, pace: &mut Pace) -> Resul
         worth.extend(objects.into_iter().filter(|object| is_worth_a_look(object, sizes)));
         pace.rest().await;
     }
-    let most = (metadata.stored_bytes().await? / PART).max(AT_LEAST);
-    Ok(choose(&worth, sizes, most))
+    let (stored, ..) = metadata.object_bytes(0).await?;
+    let most = (stored / PART).max(AT_LEAST);
+    Ok(choose(&worth, sizes, free.map_or(most, |free| most.min(free / OF_FREE))))
 }
 
 /// A name for a new object.
