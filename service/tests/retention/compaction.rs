@@ -214,9 +214,13 @@ async fn what_lies_elsewhere_by_now_does_not_move() {
     world.push(&anna, &[&other]).await;
     let metadata = &world.service.metadata;
     let new = metadata.begin_compacted("frames/0/new", world.now()).await.unwrap();
-    let (first, second) = (ObjectId(1), ObjectId(3));
-    let frame = metadata.frames_in(first, 0).await.unwrap()[0].clone();
-    assert!(!metadata.frames_in(second, 0).await.unwrap().is_empty());
+    let mut objects = Vec::new();
+    for object in (1..new.0).map(ObjectId) {
+        objects.extend(
+            metadata.frames_in(object, 0).await.unwrap().first().map(|frame| (object, frame.clone())),
+        );
+    }
+    let [(first, frame), (second, _)] = objects.try_into().unwrap();
     let moved = MovedFrame { chunk: frame.chunk, source: first, was: frame.offset, becomes: 7 };
     let elsewhere = [MovedFrame { source: second, ..moved }, MovedFrame { was: frame.offset + 1, ..moved }];
     assert_eq!(metadata.move_frames(new, 100, &elsewhere).await.unwrap(), 0);

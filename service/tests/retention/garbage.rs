@@ -1,8 +1,6 @@
 //! What nobody will ever use goes, too.
 
 use crate::{
-    nar::{TestNar, path},
-    races::cut_off,
     roots::nar,
     world::{DAY, HOUR, World},
 };
@@ -77,30 +75,4 @@ async fn what_a_killed_upload_left_goes_with_its_push() {
     world.pass(HOUR);
     world.sweep().await;
     assert_eq!(world.files(), 0);
-}
-
-/// More frames than one transaction notes: what the first ones noted is found, though nobody noted the rest.
-#[tokio::test]
-async fn what_an_upload_noted_in_part_goes_with_its_push() {
-    let frames = 1100;
-    let chunks: Vec<_> = (0..frames)
-        .map(|n: u32| TestNar::new(path(1, "x"), &n.to_le_bytes(), &[]).chunks.remove(0))
-        .collect();
-    for polls in (10..).step_by(3) {
-        let mut world = World::new().await;
-        let anna = world.person().await;
-        let opened = world.open(&anna, &[&nar(1, &[])]).await;
-        let ended = cut_off(world.upload(&anna, &opened, &chunks), polls).await;
-        assert!(!ended, "no upload was cut off between two transactions");
-        world.restart().await;
-        if world.chunks().await != 1000 {
-            continue;
-        }
-        world.assert_storage_fits().await;
-        world.pass(2 * DAY);
-        world.sweep_all().await;
-        world.assert_nothing_else(&[]).await;
-        assert_eq!(world.files(), 0);
-        return;
-    }
 }

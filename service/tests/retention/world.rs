@@ -360,11 +360,6 @@ impl World {
         SqliteConnectOptions::new().filename(file).read_only(true).connect().await.unwrap()
     }
 
-    /// How many chunks there are.
-    pub async fn chunks(&self) -> i64 {
-        sqlx::query_scalar("SELECT count(*) FROM chunks").fetch_one(&mut self.database().await).await.unwrap()
-    }
-
     /// After all sweeps nothing is left but what these need: no other NAR or chunk, nothing half written, and no file that
     /// is doomed.
     pub async fn assert_nothing_else(&self, nars: &[&TestNar]) {
