@@ -367,7 +367,8 @@ impl World {
             "SELECT (SELECT count(*) FROM nars), (SELECT count(*) FROM chunks), (SELECT count(*) FROM objects
                  WHERE state = 'writing' OR doomed_at IS NOT NULL OR NOT EXISTS (
                      SELECT 1 FROM chunks WHERE object = objects.id UNION ALL
-                     SELECT 1 FROM nars WHERE recipe_object = objects.id))",
+                     SELECT 1 FROM nars WHERE recipe_object = objects.id UNION ALL
+                     SELECT 1 FROM pushes WHERE record = objects.id))",
         )
         .fetch_one(&mut self.database().await)
         .await
