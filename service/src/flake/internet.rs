@@ -135,7 +135,7 @@ static SPECIAL_NETWORKS: LazyLock<Vec<IpNet>> =
     LazyLock::new(|| SPECIAL.iter().filter_map(|text| text.parse().ok()).collect());
 
 /// Whether an address is one that everybody has the same by.
-fn is_public(address: IpAddr) -> bool {
+pub(crate) fn is_public(address: IpAddr) -> bool {
     let address = address.to_canonical();
     if let IpAddr::V6(v6) = address {
         if let Some(inner) = translated(v6) {

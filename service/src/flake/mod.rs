@@ -11,9 +11,12 @@ mod job;
 mod tree;
 mod unpack;
 
-pub(crate) use self::job::{Pushed, prefetch_inputs};
 pub use self::{
     fetch::{Fetched, Fetcher, InputError},
     hosts::NotThere,
     internet::Internet,
+};
+pub(crate) use self::{
+    internet::is_public,
+    job::{Pushed, prefetch_inputs},
 };

@@ -17,7 +17,11 @@ use larder_protocol::{
     api::{PathInfo, Upstream},
     narinfo::NarInfo,
 };
-use reqwest::{StatusCode, redirect};
+use reqwest::{
+    StatusCode,
+    dns::{Addrs, Name, Resolve, Resolving},
+    redirect,
+};
 use tokio::{
     fs::File,
     sync::Semaphore,
@@ -27,7 +31,7 @@ use tokio_util::io::ReaderStream;
 use url::Url;
 
 use super::decompress::Compression;
-use crate::{config::cache::CheckedUpstream, push::is_signed};
+use crate::{config::cache::CheckedUpstream, flake::is_public, push::is_signed};
 
 /// How many questions are under way at once.
 const QUESTIONS: usize = 64;
@@ -86,6 +90,7 @@ pub(super) type Coming = BoxStream<'static, io::Result<Bytes>>;
 impl Source {
     pub(super) fn new(configured: &CheckedUpstream) -> Result<Self, reqwest::Error> {
         let own = Url::parse(&configured.upstream.url).ok();
+        let own_host = own.as_ref().and_then(Url::host_str).unwrap_or_default().to_ascii_lowercase();
         let client = reqwest::Client::builder()
             .connect_timeout(configured.timeout.min(Duration::from_secs(10)))
             .read_timeout(configured.timeout)
@@ -97,6 +102,7 @@ impl Source {
                     attempt.error("it redirects to where nothing is fetched from")
                 }
             }))
+            .dns_resolver(Elsewhere(own_host))
             .user_agent(concat!("larderd/", env!("CARGO_PKG_VERSION")))
             .build()?;
         Ok(Self {
@@ -286,16 +292,29 @@ fn may_redirect(own: &Url, to: &Url) -> bool {
     }
     to.scheme() == "https"
         && match to.host() {
-            Some(url::Host::Domain(name)) => !name.eq_ignore_ascii_case("localhost"),
-            Some(url::Host::Ipv4(address)) => {
-                !(address.is_loopback()
-                    || address.is_private()
-                    || address.is_link_local()
-                    || address.is_unspecified())
-            }
-            // Who keeps NARs behind a bare address has one of these.
-            Some(url::Host::Ipv6(_)) | None => false,
+            // Its addresses are looked at when it is looked up.
+            Some(url::Host::Domain(_)) => true,
+            Some(url::Host::Ipv4(address)) => is_public(address.into()),
+            Some(url::Host::Ipv6(address)) => is_public(address.into()),
+            None => false,
         }
+}
+
+/// Looks up names for an upstream of this name: other names, to which it redirects, have public addresses alone.
+struct Elsewhere(String);
+
+impl Resolve for Elsewhere {
+    fn resolve(&self, name: Name) -> Resolving {
+        let own = name.as_str().eq_ignore_ascii_case(&self.0);
+        Box::pin(async move {
+            let mut addresses: Vec<_> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            addresses.retain(|address| own || is_public(address.ip()));
+            if addresses.is_empty() {
+                return Err(format!("{} has no public address", name.as_str()).into());
+            }
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
 }
 
 /// An error with what caused it.
@@ -336,16 +355,22 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_name_elsewhere_has_a_public_address_or_none() {
+        let resolve = async |own: &str| Elsewhere(own.to_owned()).resolve("localhost".parse().unwrap()).await;
+        assert!(resolve("LOCALHOST").await.is_ok());
+        assert!(resolve("cache.example").await.is_err());
+    }
+
     #[test]
     fn redirections_lead_nowhere_private() {
         let own = Url::parse("http://cache.example:8080/a").unwrap();
         for (to, may) in [
             ("http://cache.example:8080/b", true),
             ("https://bucket.example/x", true),
-            ("https://192.0.2.1/x", true),
+            ("https://9.9.9.9/x", true),
             ("http://cache.example:8081/b", false),
             ("http://elsewhere.example/x", false),
-            ("https://localhost/x", false),
             ("https://127.0.0.1/x", false),
             ("https://169.254.169.254/latest/meta-data", false),
             ("https://10.1.2.3/x", false),
