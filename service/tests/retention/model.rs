@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use http::Method;
 use larder_service::{
-    config::{ByteSize, Config, Period},
+    config::{Config, Period},
     retention::sweep,
 };
 use proptest::prelude::*;
@@ -79,19 +79,6 @@ impl Model {
     }
 }
 
-impl Model {
-    /// What never goes for want of room: what main's newest run pushed, and pins.
-    fn held(&self, now: i64) -> BTreeSet<usize> {
-        let mut held = BTreeSet::new();
-        if let Some((_, path)) = self.runs.get(&0).and_then(|runs| runs.last()) {
-            close(*path, &mut held);
-        }
-        let lives = |ends: &Option<i64>| ends.is_none_or(|ends| ends > now);
-        self.pins.values().filter(|(_, ends)| lives(ends)).for_each(|(path, _)| close(*path, &mut held));
-        held
-    }
-}
-
 /// A path and all that it needs.
 fn close(path: usize, closure: &mut BTreeSet<usize>) {
     closure.insert(path);
@@ -105,14 +92,6 @@ fn rules(config: &mut Config) {
     rules.keep_runs = 1;
     rules.idle_refs = Period::days(5);
     rules.grace = Period::hours(6);
-}
-
-/// Room for three paths of the seven.
-const ROOM: u64 = 200_000;
-
-fn tight_rules(config: &mut Config) {
-    rules(config);
-    config.caches[0].max_size = Some(ByteSize::bytes(ROOM));
 }
 
 fn universe() -> Vec<TestNar> {
@@ -130,9 +109,9 @@ async fn visible(world: &World, nars: &[TestNar]) -> BTreeSet<usize> {
 }
 
 /// What should be kept is there, and what is there is whole, to the last byte, also for a service that knows nothing yet.
-async fn check(world: &World, nars: &[TestNar], model: &Model, tight: bool) {
+async fn check(world: &World, nars: &[TestNar], model: &Model) {
     let seen = visible(world, nars).await;
-    let kept = if tight { model.held(world.now()) } else { model.kept(world.now()) };
+    let kept = model.kept(world.now());
     assert!(seen.is_superset(&kept), "kept {kept:?}, there {seen:?}");
     let fresh = world.beside().await;
     for (path, nar) in nars.iter().enumerate() {
@@ -146,8 +125,8 @@ async fn check(world: &World, nars: &[TestNar], model: &Model, tight: bool) {
     fresh.service.metadata.close().await;
 }
 
-async fn run(steps: Vec<Step>, tight: bool) {
-    let mut world = World::with(if tight { tight_rules } else { rules }).await;
+async fn run(steps: Vec<Step>) {
+    let mut world = World::with(rules).await;
     let nars = universe();
     let anna = world.person().await;
     let mut model = Model::default();
@@ -195,15 +174,7 @@ async fn run(steps: Vec<Step>, tight: bool) {
                 let dropped = model.runs.remove(&branch).unwrap_or_default();
                 model.recent.retain(|recent| !dropped.contains(recent));
             }
-            Step::Sweep => {
-                let report = world.sweep().await;
-                if tight {
-                    let [budget] = &report.budgets[..] else { panic!("{report:?}") };
-                    let there = visible(&world, &nars).await;
-                    // Whatever has room may stay; what has none is held.
-                    assert!(budget.used <= ROOM || there == model.held(now), "{budget:?}, {there:?}");
-                }
-            }
+            Step::Sweep => drop(world.sweep().await),
             Step::KilledSweep(polls) => {
                 crate::races::cut_off(sweep(&world.service), polls).await;
                 world.restart().await;
@@ -211,16 +182,15 @@ async fn run(steps: Vec<Step>, tight: bool) {
             Step::Restart => world.restart().await,
             Step::Pass(hours) => world.pass(i64::from(hours) * HOUR),
         }
-        check(&world, &nars, &model, tight).await;
+        check(&world, &nars, &model).await;
     }
     // In the end only what is kept for ever is there.
     for _ in 0..4 {
         world.pass(10 * DAY);
         world.sweep().await;
-        check(&world, &nars, &model, tight).await;
+        check(&world, &nars, &model).await;
     }
-    let (there, kept) = (visible(&world, &nars).await, model.kept(world.now()));
-    assert!(there == kept || tight && there.is_subset(&kept), "{there:?}, {kept:?}");
+    assert_eq!(visible(&world, &nars).await, model.kept(world.now()));
 }
 
 proptest! {
@@ -228,11 +198,6 @@ proptest! {
 
     #[test]
     fn what_should_be_kept_is_kept_whole_and_the_rest_goes(steps in proptest::collection::vec(step(), 10..30)) {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(steps, false));
-    }
-
-    #[test]
-    fn where_there_is_too_little_room_what_is_there_is_whole(steps in proptest::collection::vec(step(), 10..30)) {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(steps, true));
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(steps));
     }
 }
