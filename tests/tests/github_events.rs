@@ -178,7 +178,7 @@ async fn a_closed_pull_request_of_a_fork_whose_branch_is_main_takes_nothing_of_m
         json!({
             "action": action, "number": number,
             "pull_request": {
-                "head": { "ref": "main", "repo": { "full_name": "stranger/flake", "fork": true } },
+                "head": { "ref": "main", "sha": "4f0c1ad5cb8cb3a21d5b7e1f8d2a0e6b9c3d7a11", "repo": { "full_name": "stranger/flake", "fork": true } },
                 "base": { "ref": "main", "repo": { "full_name": "acme/flake" } },
                 "merged": false, "closed_at": to_date(acme.now()),
             },
