@@ -18,6 +18,7 @@ use serde::Deserialize;
 
 use crate::{
     Service,
+    audit::Who,
     client::Client,
     config::ByteSize,
     error::ApiError,
@@ -47,11 +48,13 @@ async fn report(
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let cache: CacheName = cache.parse().map_err(|_| ApiError::not_found("there is no such cache"))?;
-    let grant = push::authorize(&service, client, &headers, &cache).await?.0;
+    let (grant, who) = push::authorize(&service, client, &headers, &cache).await?;
     let GrantedTo::Job(claims) = &grant.identity else {
-        return Err(ApiError::denied(
+        let refusal = ApiError::denied(
             "a manifest says what a job wanted, and this token is no job's: nothing is reported by hand",
-        ));
+        );
+        service.audit.refused(&who, &refusal);
+        return Err(refusal);
     };
     let (body, _room) = service.workshop.hold(&headers, body, MAX_BODY, "8 MiB, for manifests").await?;
     let mut manifest: ReportManifest = serde_json::from_slice(&body)
@@ -101,9 +104,11 @@ async fn list(
     State(service): State<Arc<Service>>,
     Path((owner, name)): Path<(String, String)>,
     Query(OfRef { git_ref }): Query<OfRef>,
+    client: Client,
     headers: HeaderMap,
 ) -> Result<Json<Manifests>, ApiError> {
-    let cache = trust::cache_of_token(&service, &headers).await?;
+    let read = trust::cache_of_token(&service, &headers).await;
+    let cache = read.inspect_err(|refusal| service.audit.refused(&Who::default().at(client), refusal))?;
     let repository: RepositoryName = format!("{owner}/{name}")
         .parse()
         .map_err(|_| ApiError::bad_request("that is no repository's name"))?;

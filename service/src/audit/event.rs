@@ -137,6 +137,13 @@ pub enum Event {
         /// The name.
         name: String,
     },
+    /// Somebody asked for a prefetch.
+    PrefetchAsked {
+        /// Its name.
+        prefetch: String,
+        /// How many paths are to be complete.
+        paths: u64,
+    },
     /// A pull request's own cache was dropped, with all that was pushed to it.
     CacheDropped {
         /// Why.
@@ -186,6 +193,8 @@ pub enum Kind {
     Pinned,
     /// A name's pins were removed
     Unpinned,
+    /// Somebody asked for a prefetch
+    PrefetchAsked,
     /// A pull request's own cache was dropped
     CacheDropped,
 }
@@ -213,6 +222,7 @@ impl Event {
             Self::RootsDropped { .. } => Kind::RootsDropped,
             Self::Pinned { .. } => Kind::Pinned,
             Self::Unpinned { .. } => Kind::Unpinned,
+            Self::PrefetchAsked { .. } => Kind::PrefetchAsked,
             Self::CacheDropped { .. } => Kind::CacheDropped,
         }
     }
@@ -264,6 +274,7 @@ impl Event {
                 format!("{runs} runs of {repository}, {}", git_ref.as_deref().unwrap_or("all refs"))
             }
             Self::Pinned { name, path } => format!("{name}: {path}"),
+            Self::PrefetchAsked { prefetch, paths } => format!("prefetch {prefetch}: {paths} paths"),
             Self::CacheDropped { reason } => reason.clone(),
         }
     }
@@ -292,6 +303,7 @@ impl Kind {
             Self::RootsDropped => "roots-dropped",
             Self::Pinned => "pinned",
             Self::Unpinned => "unpinned",
+            Self::PrefetchAsked => "prefetch-asked",
             Self::CacheDropped => "cache-dropped",
         }
     }

@@ -13,10 +13,11 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::Entry;
+use super::{Entry, Event, Who};
 use crate::{
     clock::Clock,
     config::AuditConfig,
+    error::ApiError,
     metadata::{Metadata, MetadataError},
 };
 
@@ -75,6 +76,14 @@ impl Audit {
         let message = Message::Entry(Box::new(entry), self.clock.now());
         if self.queue.try_send(message).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Records that somebody is refused, if it is for who he is or how often he came. The cache that is named need not
+    /// be any of ours, so that it is left out.
+    pub(crate) fn refused(&self, who: &Who, refusal: &ApiError) {
+        if let Some(event) = Event::of_refusal(refusal) {
+            self.record(Entry::of_service(who.clone(), event));
         }
     }
 

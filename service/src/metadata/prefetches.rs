@@ -7,8 +7,9 @@ use larder_protocol::{
 };
 use sqlx::{Row as _, sqlite::SqliteRow};
 
-use super::{Metadata, MetadataError, jobs::enqueue, manifests::key, number};
+use super::{Metadata, MetadataError, audit, jobs::enqueue, manifests::key, number};
 use crate::{
+    audit::{Entry, Event, Who},
     identity::{GitRef, RepositoryName},
     queue::NewJob,
 };
@@ -28,6 +29,8 @@ pub(crate) struct AskedPrefetch<'a> {
     pub owner: &'a str,
     /// What is to be complete.
     pub paths: &'a [StorePath],
+    /// Who asks, for the audit log.
+    pub who: &'a Who,
 }
 
 /// A prefetch that manifests are the reason for.
@@ -89,6 +92,9 @@ impl Metadata {
         .execute(&mut *transaction)
         .await?;
         enqueue(&mut transaction, job, now).await?;
+        let event = Event::PrefetchAsked { prefetch: asked.name.to_owned(), paths: asked.paths.len() as u64 };
+        let entry = Entry::in_cache(asked.cache, asked.who.clone(), event);
+        audit::record(&mut transaction, &entry, now).await?;
         transaction.commit().await?;
         Ok(true)
     }

@@ -11,13 +11,24 @@ use axum::{
     routing::{get, post},
 };
 use larder_protocol::{
-    api::Permission,
+    StorePath,
+    api::{CacheName, Permission},
     prefetch::{AskPrefetch, MAX_PREFETCHED_PATHS, Prefetch},
 };
 
 use crate::{
-    Service, caches::no_such_cache, client::Client, config::ByteSize, error::ApiError,
-    metadata::AskedPrefetch, push, queue::Work, random::random_bytes, router, trust,
+    Service,
+    audit::Who,
+    caches::no_such_cache,
+    client::Client,
+    config::ByteSize,
+    error::ApiError,
+    metadata::AskedPrefetch,
+    push,
+    queue::Work,
+    random::random_bytes,
+    router,
+    trust::{self, Grant},
 };
 
 /// The longest request: room for all the paths that one may name, at two hundred bytes.
@@ -43,11 +54,31 @@ async fn ask(
     body: Body,
 ) -> Result<(StatusCode, Json<Prefetch>), ApiError> {
     // The body names the cache. Before a token was looked at, no body is read.
-    let granted = trust::grant_of_request(&service, &headers).await?.own_cache();
-    let (grant, _) = push::authorize(&service, client, &headers, &granted).await?;
+    let token = trust::grant_of_request(&service, &headers).await;
+    let granted =
+        token.inspect_err(|refusal| service.audit.refused(&Who::default().at(client), refusal))?.own_cache();
+    let (grant, who) = push::authorize(&service, client, &headers, &granted).await?;
     let (body, _room) = service.workshop.hold(&headers, body, MAX_BODY, "2 MiB, for prefetches").await?;
-    let AskPrefetch { cache, mut paths } = serde_json::from_slice(&body)
+    let AskPrefetch { cache, paths } = serde_json::from_slice(&body)
         .map_err(|error| ApiError::bad_request(format!("the request cannot be read: {error}")))?;
+    let asked = accept(&service, &grant, &who, granted, cache, paths).await;
+    let prefetch = asked.inspect_err(|refusal| {
+        if matches!(refusal.status(), StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS) {
+            service.audit.refused(&who, refusal);
+        }
+    })?;
+    Ok((StatusCode::ACCEPTED, Json(prefetch)))
+}
+
+/// Accepts a prefetch into a cache by whoever has a grant for the cache `granted`.
+async fn accept(
+    service: &Service,
+    grant: &Grant,
+    who: &Who,
+    granted: CacheName,
+    cache: CacheName,
+    mut paths: Vec<StorePath>,
+) -> Result<Prefetch, ApiError> {
     if cache != granted {
         return Err(ApiError::denied(format!(
             "the token does not permit this in the cache {cache}; it is for the cache {granted}"
@@ -75,7 +106,8 @@ async fn ask(
         )));
     }
     let id = data_encoding::HEXLOWER.encode(&random_bytes::<16>()?);
-    let asked = AskedPrefetch { name: &id, cache: &cache, owner: &grant.identity.owner(), paths: &paths };
+    let asked =
+        AskedPrefetch { name: &id, cache: &cache, owner: &grant.identity.owner(), paths: &paths, who };
     let now = service.clock.now();
     let job = Work::Prefetch { prefetch: id.clone() }.job(now);
     if !service.metadata.ask_prefetch(&asked, &job, (MAX_OF_OWNER, MAX_IN_ALL), now).await? {
@@ -89,17 +121,18 @@ async fn ask(
     }
     service.queue.wake();
     tracing::info!(prefetch = id, cache = %cache, paths = paths.len(), "prefetch asked for");
-    let prefetch = service.metadata.prefetch(&id).await?.ok_or_else(unknown)?;
-    Ok((StatusCode::ACCEPTED, Json(prefetch)))
+    service.metadata.prefetch(&id).await?.ok_or_else(unknown)
 }
 
 /// `GET /api/v1/prefetches/{id}`
 async fn tell(
     State(service): State<Arc<Service>>,
     Path(id): Path<String>,
+    client: Client,
     headers: HeaderMap,
 ) -> Result<Json<Prefetch>, ApiError> {
-    let grant = trust::grant_of_request(&service, &headers).await?;
+    let token = trust::grant_of_request(&service, &headers).await;
+    let grant = token.inspect_err(|refusal| service.audit.refused(&Who::default().at(client), refusal))?;
     let prefetch = service.metadata.prefetch(&id).await?.ok_or_else(unknown)?;
     let reads = grant.permits_in(&prefetch.cache, Permission::Read);
     let public = service.caches.get(&prefetch.cache).is_some_and(|cache| cache.is_public());

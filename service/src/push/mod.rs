@@ -128,12 +128,7 @@ pub(crate) async fn authorize(
     cache: &CacheName,
 ) -> Result<(Grant, Who), ApiError> {
     let now = service.clock.now();
-    let record = |who: &Who, refusal: &ApiError| {
-        if let Some(event) = Event::of_refusal(refusal) {
-            // The cache need not be any of ours.
-            service.audit.record(Entry::of_service(who.clone(), event));
-        }
-    };
+    let record = |who: &Who, refusal: &ApiError| service.audit.refused(who, refusal);
     let mut who = Who::default().at(client);
     service.paces.push_from(client, now).inspect_err(|refusal| record(&who, refusal))?;
     let granted = trust::authorize(service, headers, cache, Permission::Push).await;

@@ -24,22 +24,28 @@ const MOST_KEPT: u32 = 1000;
 /// A century, in seconds.
 const LONGEST: u64 = 100 * 366 * 24 * 60 * 60;
 
-/// The cache of a request, if its token permits pinning there.
+/// The cache of a request, if its token permits pinning there. A refusal goes on record.
 async fn authorize(
     service: &Service,
+    client: Client,
     headers: &HeaderMap,
     cache: &str,
-) -> Result<(Arc<Cache>, Grant), ApiError> {
+) -> Result<(Arc<Cache>, Grant, Who), ApiError> {
     let unknown = || ApiError::not_found("there is no such cache");
     let name: CacheName = cache.parse().map_err(|_| unknown())?;
-    let grant = trust::authorize(service, headers, &name, Permission::Pin).await?;
+    let mut who = Who::default().at(client);
+    let granted = trust::authorize(service, headers, &name, Permission::Pin).await;
+    let grant = granted.inspect_err(|refusal| service.audit.refused(&who, refusal))?;
+    who = Who::of(&grant.identity).at(client);
     let cache = service.caches.get(&name).ok_or_else(unknown)?.clone();
     if !cache.is_public() && !grant.permits(Permission::Read) {
-        return Err(ApiError::denied(format!(
+        let refusal = ApiError::denied(format!(
             "pinning tells what the private cache {name} has, so that the token must permit read, too"
-        )));
+        ));
+        service.audit.refused(&who, &refusal);
+        return Err(refusal);
     }
-    Ok((cache, grant))
+    Ok((cache, grant, who))
 }
 
 fn pin_name(name: &str) -> Result<PinName, ApiError> {
@@ -54,7 +60,7 @@ pub(crate) async fn pin(
     headers: HeaderMap,
     JsonBody(request): JsonBody<PinRequest>,
 ) -> Result<StatusCode, ApiError> {
-    let (cache, grant) = authorize(&service, &headers, &cache).await?;
+    let (cache, grant, who) = authorize(&service, client, &headers, &cache).await?;
     let name = pin_name(&name)?;
     if !(1..=MOST_KEPT).contains(&request.keep) {
         return Err(ApiError::invalid(format!(
@@ -78,7 +84,7 @@ pub(crate) async fn pin(
         expires_at: lifetime.map(|lifetime| now + lifetime),
         keep: request.keep,
         pinned_by: &grant.identity.provenance(),
-        who: &Who::of(&grant.identity).at(client),
+        who: &who,
     };
     if !service.metadata.pin(&pin, now).await? {
         return Err(ApiError::invalid(format!(
@@ -97,8 +103,7 @@ pub(crate) async fn unpin(
     client: Client,
     headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
-    let (cache, grant) = authorize(&service, &headers, &cache).await?;
-    let who = Who::of(&grant.identity).at(client);
+    let (cache, _, who) = authorize(&service, client, &headers, &cache).await?;
     if !service.metadata.unpin(cache.name(), &pin_name(&name)?, &who, service.clock.now()).await? {
         return Err(ApiError::not_found("there is no pin of that name"));
     }
@@ -109,9 +114,10 @@ pub(crate) async fn unpin(
 pub(crate) async fn pins(
     State(service): State<Arc<Service>>,
     Path(cache): Path<String>,
+    client: Client,
     headers: HeaderMap,
 ) -> Result<Json<Pins>, ApiError> {
-    let (cache, _) = authorize(&service, &headers, &cache).await?;
+    let (cache, ..) = authorize(&service, client, &headers, &cache).await?;
     let pins = service.metadata.pins(cache.name(), service.clock.now()).await?;
     let pins = pins.into_iter().map(|pin| Pin {
         name: pin.name,

@@ -7,6 +7,7 @@ use larder_protocol::{NarHash, StorePath, api::CacheName};
 
 use super::{VerifyError, withdraw::Verifier};
 use crate::{
+    audit::Who,
     metadata::{AskedPrefetch, WaitingPath},
     queue::Work,
     random::random_hex,
@@ -35,7 +36,8 @@ impl Verifier<'_> {
                 continue;
             }
             let id = random_hex().map_err(|_| VerifyError::Random)?;
-            let prefetch = AskedPrefetch { name: &id, cache: name, owner: OWNER, paths: &paths };
+            let prefetch =
+                AskedPrefetch { name: &id, cache: name, owner: OWNER, paths: &paths, who: &Who::default() };
             let job = Work::Prefetch { prefetch: id.clone() }.job(now);
             if service.metadata.ask_prefetch(&prefetch, &job, LIMITS, now).await? {
                 asked += paths.len() as u64;

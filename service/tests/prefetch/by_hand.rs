@@ -1,6 +1,10 @@
 //! Prefetches that somebody asks for: who may, and how much.
 
 use larder_protocol::{StorePath, api::Permission, prefetch::PrefetchState};
+use larder_service::{
+    audit::{Event, Kind},
+    metadata::AuditFilter,
+};
 use serde_json::json;
 
 use crate::{
@@ -79,6 +83,32 @@ async fn what_is_asked_for_has_bounds() {
     let told = world.tell(&told.id).await;
     assert_eq!((told.state, told.lacking_paths), (PrefetchState::Incomplete, vec![absent]));
     assert_eq!(told.ended_at, Some(world.service.clock.now()));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn who_asks_and_who_is_refused_is_on_record() {
+    let world = World::new(&[]).await;
+    let wanted = path(1, "x");
+    let told = world.begin(&[&wanted]).await;
+    assert_eq!(world.ask(&world.token, "other", &[&wanted]).await.status(), 403);
+    assert_eq!(world.ask("larder_nonsense", "main", &[&wanted]).await.status(), 401);
+    let stranger = world.client.get(format!("{}/api/v1/prefetches/{}", world.url, told.id)).send();
+    assert_eq!(stranger.await.unwrap().status(), 401);
+    world.service.audit.flush().await;
+    let rows = async |kind| {
+        let filter = AuditFilter { kind: Some(kind), limit: 10, ..AuditFilter::default() };
+        world.service.metadata.audit(&filter).await.unwrap()
+    };
+    let [asked] = &rows(Kind::PrefetchAsked).await[..] else { panic!() };
+    assert_eq!(asked.cache.as_deref(), Some("main"));
+    assert!(asked.actor.is_some() && asked.token.is_some() && asked.address.is_some(), "{asked:?}");
+    let said: Event = serde_json::from_str(&asked.details).unwrap();
+    assert_eq!(said, Event::PrefetchAsked { prefetch: told.id, paths: 1 });
+    let [known, strangers] = &rows(Kind::Denied).await[..] else { panic!() };
+    assert_eq!((&known.actor, known.times), (&asked.actor, 1));
+    assert_eq!((&strangers.actor, strangers.times), (&None, 2));
+    world.pass(0).await;
     world.end().await;
 }
 

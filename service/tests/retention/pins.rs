@@ -2,6 +2,7 @@
 
 use http::Method;
 use larder_protocol::api::Pins;
+use larder_service::{audit::Kind, metadata::AuditFilter};
 
 use crate::{
     roots::nar,
@@ -68,4 +69,22 @@ async fn what_makes_no_sense_is_refused() {
     assert_eq!(world.pin(&anna, "%2e%2e", path, None, 1).await, 400);
     let (status, _) = world.call(Method::GET, "/api/v1/caches/main/pins", None, Vec::new()).await;
     assert_eq!(status, 401);
+}
+
+#[tokio::test]
+async fn who_is_refused_a_pin_is_on_record() {
+    // Theirs may push and pin, and not read what is there.
+    let world = World::with(|config| config.caches[0].public = false).await;
+    let anna = world.person().await;
+    assert_eq!(world.pin(&anna, "web", &nar(1, &[]).info.path, None, 1).await, 403);
+    for method in [Method::PUT, Method::DELETE] {
+        let body = br#"{"path": "00000000000000000000000000000001-x"}"#.to_vec();
+        assert_eq!(world.call(method, "/api/v1/caches/main/pins/web", None, body).await.0, 401);
+    }
+    assert_eq!(world.call(Method::GET, "/api/v1/caches/main/pins", None, Vec::new()).await.0, 401);
+    world.service.audit.flush().await;
+    let filter = AuditFilter { kind: Some(Kind::Denied), limit: 10, ..AuditFilter::default() };
+    let rows = world.service.metadata.audit(&filter).await.unwrap();
+    let said: Vec<_> = rows.iter().map(|row| (row.actor.as_deref(), row.times)).collect();
+    assert_eq!(said, [(Some("anna"), 1), (None, 3)]);
 }

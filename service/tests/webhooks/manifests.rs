@@ -1,6 +1,7 @@
 //! What jobs report of what they wanted.
 
 use larder_protocol::manifest::{MAX_MANIFEST_PATHS, Manifests};
+use larder_service::{audit::Kind, metadata::AuditFilter};
 use serde_json::{Value, json};
 
 use crate::world::{DAY, World};
@@ -45,6 +46,20 @@ async fn a_job_says_what_it_wanted_and_its_token_who_it_is() {
         panic!()
     };
     assert!(manifest.built.is_empty() && manifest.substituted.is_empty());
+}
+
+#[tokio::test]
+async fn who_is_refused_is_on_record() {
+    let world = World::new().await;
+    world.report(&world.person().await, &wanted(&[1], &[]), 403).await;
+    let url = format!("{}/api/v1/repositories/acme/flake/manifests?ref=refs/heads/main", world.url);
+    assert_eq!(world.client.get(url).send().await.unwrap().status(), 401);
+    world.service.audit.flush().await;
+    let filter = AuditFilter { kind: Some(Kind::Denied), limit: 10, ..AuditFilter::default() };
+    let rows = world.service.metadata.audit(&filter).await.unwrap();
+    let said: Vec<_> = rows.iter().map(|row| (row.actor.is_some(), row.times)).collect();
+    assert_eq!(said, [(true, 1), (false, 1)]);
+    world.end().await;
 }
 
 #[tokio::test]
