@@ -66,6 +66,20 @@ pub enum OpenedSession {
 }
 
 impl Metadata {
+    /// Whether an ID token was exchanged before.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub(crate) async fn was_exchanged(&self, token: &UsedIdToken<'_>) -> Result<bool, MetadataError> {
+        let used =
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM used_id_tokens WHERE issuer = ? AND jti = ?)")
+                .bind(token.issuer)
+                .bind(token.id)
+                .fetch_one(self.reader())
+                .await?;
+        Ok(used)
+    }
+
     /// Stores a session for an ID token that was never used before, binds the names that it is the first to use, and
     /// records that, all at one moment.
     ///
@@ -235,7 +249,9 @@ fn permissions_of(row: &SqliteRow) -> Result<Vec<Permission>, MetadataError> {
 }
 
 fn rank_of(row: &SqliteRow) -> Result<Rank, MetadataError> {
-    Rank::try_from(row.try_get::<i64, _>("rank")?)
+    // Tokens were made with the service's own rank once.
+    Rank::stored(row.try_get::<i64, _>("rank")?)
+        .map(|rank| rank.max(Rank::LEAST))
         .map_err(|_| MetadataError::Damaged("a token's rank is out of bounds"))
 }
 

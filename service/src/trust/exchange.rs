@@ -61,6 +61,13 @@ pub async fn exchange_token(
         .inspect_err(|refusal| on_record(&service, None, who.clone(), refusal))?;
 
     let cache = service.caches.get(&request.cache);
+    let used = UsedIdToken { issuer: claims.issuer(), id: &token.id, expires_at: token.ends_at };
+    // Before anything is made of what it says: it may be of one who had the name before.
+    if service.metadata.was_exchanged(&used).await? {
+        let refusal = used_before();
+        on_record(&service, cache.map(|cache| cache.name()), who, &refusal);
+        return Err(refusal);
+    }
     // Looked up for a cache that does not exist, too: nobody learns by time which ones do.
     let bound = bound_names(&service, &request.cache, claims, now).await?;
     let decided = match cache {
@@ -72,16 +79,13 @@ pub async fn exchange_token(
         .inspect_err(|refusal| on_record(&service, cache.map(|cache| cache.name()), who.clone(), refusal))?;
 
     let session = SecretToken::generate(SESSION_PREFIX)?;
-    let used = UsedIdToken { issuer: claims.issuer(), id: &token.id, expires_at: token.ends_at };
     let expires_at = now.saturating_add(SESSION_LIVES.into());
     let granted = Event::Granted { permissions: grant.permissions.clone(), until: expires_at };
     let entry = Entry::in_cache(&grant.own_cache(), who.clone().with_token(session.hash()), granted);
     let new = NewSession { hash: session.hash(), grant: &grant, new_names: &new_names, expires_at };
     let refusal = match service.metadata.open_session(new, used, now, &entry).await? {
         OpenedSession::Opened => None,
-        OpenedSession::Replayed => Some(ApiError::unauthorized(
-            "the ID token was exchanged before, and each can be used once. Ask for a new one",
-        )),
+        OpenedSession::Replayed => Some(used_before()),
         OpenedSession::NameTaken => Some(ApiError::denied(format!(
             "at this very moment another token bound the name of {} to another repository or owner. `larderd rules` \
              shows it to whoever runs the service",
@@ -104,6 +108,10 @@ pub async fn exchange_token(
         permissions: grant.permissions,
         cache: cache.info(),
     }))
+}
+
+fn used_before() -> ApiError {
+    ApiError::unauthorized("the ID token was exchanged before, and each can be used once. Ask for a new one")
 }
 
 /// What is known of the token's names in that cache. One that stands for something else now is suspended: whoever has

@@ -86,6 +86,21 @@ async fn a_transfer_suspends_the_name_until_it_is_confirmed() {
     world.suspects(&json!({})).await;
 }
 
+/// What the one who had the name left behind, as in a job's log, does not undo the confirmation.
+#[tokio::test]
+async fn a_used_token_of_the_former_owner_suspends_nothing() {
+    let world = World::trusting(MAIN).await;
+    let former = world.changed(&json!({}));
+    assert_eq!(world.exchange(&former).await.0, StatusCode::OK);
+    world.suspects(&made_again()).await;
+    let [row] = &world.names().await[..] else { panic!() };
+    let found = row.bound.suspended.unwrap().found;
+    assert!(world.service.metadata.confirm_name(row, found, Who::operator(), world.now()).await.unwrap());
+    world.refuses(&former, StatusCode::UNAUTHORIZED, "exchanged before").await;
+    world.grants(&made_again()).await;
+    assert_eq!(world.kinds_on_record().await, ["name-bound", "name-suspended", "name-confirmed"]);
+}
+
 #[tokio::test]
 async fn what_is_forgotten_is_bound_anew() {
     let world = World::trusting(MAIN).await;
