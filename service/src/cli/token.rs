@@ -50,7 +50,7 @@ pub(super) enum Command {
         /// When it ends, for example 12h, 90d or 1y
         #[arg(long = "for", value_name = "PERIOD", default_value = "90d", value_parser = lifetime)]
         lifetime: i64,
-        /// How much what is pushed by it counts against what others push, from -1000 to 1000
+        /// How much what is pushed by it counts against what others push, from -999 to 1000
         #[arg(long, value_name = "NUMBER", default_value = "0", allow_negative_numbers = true, value_parser = rank)]
         rank: Rank,
     },
@@ -160,7 +160,7 @@ fn list(permissions: &[Permission]) -> String {
 }
 
 fn rank(text: &str) -> Result<Rank, String> {
-    let wrong = || "write a whole number from -1000 to 1000".to_owned();
+    let wrong = || "write a whole number from -999 to 1000".to_owned();
     let number: i64 = text.parse().map_err(|_| wrong())?;
     Rank::try_from(number).map_err(|_| wrong())
 }

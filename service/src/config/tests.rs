@@ -216,7 +216,7 @@ fn what_cannot_be_is_refused_with_key_value_and_remedy() {
             &rule("repository = \"acme/flake\"\nref_protected = true\nevents = [\"Push\"]"),
             &["\"Push\"", "`on:`"],
         ),
-        (&rule("repository = \"acme/flake\"\nref_protected = true\nrank = 1001"), &["1001", "-1000 to 1000"]),
+        (&rule("repository = \"acme/flake\"\nref_protected = true\nrank = 1001"), &["1001", "-999 to 1000"]),
         (
             &rule("repository = \"acme/flake\"\nisolate = true\nref = \"refs/heads/main\""),
             &["trust rule 1", "can never match", "Leave ref and ref_protected out"],

@@ -275,11 +275,19 @@ fn check_subject(file: &File, publishes: bool) -> Checked {
     // `acme*` would be `acme-evil` too.
     let ends_a_part =
         |text: &str| text.ends_with(|last: char| !last.is_ascii_alphanumeric() && !"-_.".contains(last));
-    let loose = subjects.iter().find(|sub| !sub.is_literal() && !ends_a_part(sub.before_stars()));
+    // `repo:*` would be everybody's: one name there is the issuer's own word, and only a second says whose. Kubernetes
+    // has two such words.
+    let names_somebody = |text: &str| {
+        let apart = |letter: char| !letter.is_ascii_alphanumeric() && !"-_.".contains(letter);
+        let names = text.split(apart).filter(|name| !name.is_empty() && *name != "serviceaccount");
+        names.count() >= 2
+    };
+    let binds = |text: &str| ends_a_part(text) && names_somebody(text);
+    let loose = subjects.iter().find(|sub| !sub.is_literal() && !binds(sub.before_stars()));
     if let Some(loose) = loose {
         return Err(format!(
-            "binds the subject too loosely: {loose} also means subjects that only begin alike. Write it out, or put \
-             the first * behind a separator, as in \"organization:acme:*\""
+            "binds the subject too loosely: {loose} also means subjects of others. Write it out, or put the first * \
+             behind a separator and what is theirs alone, as in \"organization:acme:*\""
         ));
     }
     if publishes && !file.publish {

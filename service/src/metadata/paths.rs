@@ -92,7 +92,7 @@ pub(super) fn path_info(row: &SqliteRow) -> Result<PathInfo, MetadataError> {
 
 /// By what a path stands, from its row.
 pub(super) fn standing(rank: i64, ordered: bool) -> Result<Standing, MetadataError> {
-    let rank = Rank::try_from(rank).map_err(|_| MetadataError::Damaged(DAMAGED))?;
+    let rank = Rank::stored(rank).map_err(|_| MetadataError::Damaged(DAMAGED))?;
     Ok(Standing { rank, ordered })
 }
 

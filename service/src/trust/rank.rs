@@ -11,14 +11,23 @@ pub struct Rank(i16);
 
 /// What is no rank.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} is not a rank. Write a whole number from -1000 to 1000")]
+#[error("{0} is not a rank. Write a whole number from -999 to 1000")]
 pub struct InvalidRank(i64);
 
 impl Rank {
     /// Of a rule for protected refs, unless it says another. Every other grant has 0.
     pub const PROTECTED: Self = Self(10);
-    /// Of what the service fetches itself: whatever anybody pushes stands above it.
+    /// The least of what anybody pushes.
+    pub const LEAST: Self = Self(-999);
+    /// Of what the service fetches itself: whatever anybody pushes stands above it, and nobody is given it.
     pub const PREFETCHED: Self = Self(-1000);
+}
+
+impl Rank {
+    /// As it is stored with a path, the service's own among them.
+    pub(crate) fn stored(number: i64) -> Result<Self, InvalidRank> {
+        if number == i64::from(Self::PREFETCHED) { Ok(Self::PREFETCHED) } else { number.try_into() }
+    }
 }
 
 impl TryFrom<i64> for Rank {
@@ -26,7 +35,7 @@ impl TryFrom<i64> for Rank {
 
     fn try_from(number: i64) -> Result<Self, InvalidRank> {
         match i16::try_from(number) {
-            Ok(rank @ -1000..=1000) => Ok(Self(rank)),
+            Ok(rank @ -999..=1000) => Ok(Self(rank)),
             _ => Err(InvalidRank(number)),
         }
     }

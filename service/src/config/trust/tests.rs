@@ -37,6 +37,11 @@ fn a_rule_that_trusts_too_many_or_nobody_is_refused_with_the_reason() {
         (oidc("publish = true\nclaims.sub = \"**\""), "too loosely"),
         (oidc("publish = true\nclaims.sub = \"acme*\""), "too loosely"),
         (oidc("publish = true\nclaims.sub = [\"acme\", \"acme-*\"]"), "too loosely"),
+        (oidc("publish = true\nclaims.sub = \"repo:*\""), "too loosely"),
+        (oidc("publish = true\nclaims.sub = \"repo:**\""), "too loosely"),
+        (oidc("publish = true\nclaims.sub = \"repo:*/flake:ref:refs/heads/main\""), "too loosely"),
+        (oidc("publish = true\nclaims.sub = \"repo://*\""), "too loosely"),
+        (oidc("publish = true\nclaims.sub = \"system:serviceaccount:*\""), "too loosely"),
         // Every branch.
         ("repository = \"acme/flake\"".to_owned(), "lets every branch of acme/flake push"),
         ("repository_owner = \"acme\"".to_owned(), "lets every branch of acme push"),
@@ -108,7 +113,7 @@ fn a_rule_that_trusts_too_many_or_nobody_is_refused_with_the_reason() {
             "says isolate, and its issuer is of kind",
         ),
         (main("claims.actor = \"\""), "can match nothing"),
-        (main("rank = -1001"), "-1001 is not a rank"),
+        (main("rank = -1000"), "-1000 is not a rank"),
         (main("issuer = \"https://nowhere.example.org\""), "which is not configured"),
     ] {
         let refusal = parse(&rule).unwrap_err().to_string();
@@ -146,6 +151,10 @@ fn a_rule_is_a_sentence() {
         (
             format!("{OIDC}publish = true\nclaims.sub = \"organization:acme:*\""),
             "whoever, with sub organization:acme:*, even though it may not be public",
+        ),
+        (
+            format!("{OIDC}publish = true\nclaims.sub = [\"repo:acme/**\", \"system:serviceaccount:ci:*\"]"),
+            "whoever, with sub repo:acme/** or system:serviceaccount:ci:*, even though it may not be public",
         ),
         (
             "repository_owner = \"acme\"\npermissions = [\"read\"]\nevents = [\"pull_request\", \"push\"]".to_owned(),

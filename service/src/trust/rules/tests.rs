@@ -63,7 +63,7 @@ fn a_rule_says_the_rank_and_whether_a_pull_request_is_kept_apart() {
         (MAIN.to_owned(), json!({}), 0, None),
         (PROTECTED.to_owned(), json!({}), 10, None),
         (format!("{PROTECTED}rank = 3\n"), json!({}), 3, None),
-        (format!("{MAIN}rank = -1000\n"), json!({}), -1000, None),
+        (format!("{MAIN}rank = -999\n"), json!({}), -999, None),
         // The highest of those that fit.
         (format!("{MAIN}{PROTECTED}"), json!({}), 10, None),
         (format!("{MAIN}{PROTECTED}"), json!({"ref_protected": "false"}), 0, None),
