@@ -32,8 +32,13 @@ use crate::{
 
 /// How many questions are under way at once.
 const PARALLEL: usize = 64;
-/// How long all the questions of one push to one upstream may take. What is not known by then is pushed.
+/// How long all the questions of one push to one upstream may take, and any one of them. If it answered none by then,
+/// what it may have is pushed; if it answered some, the client comes again.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same where nothing is remembered for the next try.
+const PATIENCE_AT_ONCE: Duration = Duration::from_secs(40);
+/// When the client comes again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// An upstream of which so many questions failed, and none was answered, is asked nothing more for a while.
 const FAILURES: usize = 8;
 /// For how long, in seconds.
@@ -112,6 +117,64 @@ enum Answer {
     None,
 }
 
+/// What came of asking an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// All that it answers. For what is still open it gave no answer when that was asked again and nothing else.
+    All,
+    /// Something, when the time was over.
+    Some,
+    /// Nothing at all.
+    Nothing,
+}
+
+fn patience(among: Among) -> Duration {
+    match among {
+        Among::Namespace(_) => PATIENCE,
+        Among::Push(_) => PATIENCE_AT_ONCE,
+    }
+}
+
+/// Asks about all that is `open`, and again about what was not answered, until a turn brings no answer. Leaves what has
+/// none.
+async fn ask_all<F: Future<Output = (StorePathHash, Answer)>>(
+    open: &mut HashSet<StorePathHash>,
+    patience: Duration,
+    put: impl Fn(StorePathHash) -> F,
+    mut note: impl FnMut(StorePathHash, Answer),
+) -> Heard {
+    let mut answered = false;
+    let turns = async {
+        while !open.is_empty() {
+            let questions: Vec<F> = open.iter().map(|hash| put(*hash)).collect();
+            let mut answers = stream::iter(questions).buffer_unordered(PARALLEL);
+            let (mut failures, before) = (0, open.len());
+            while let Some((hash, answer)) = answers.next().await {
+                if matches!(answer, Answer::None) {
+                    failures += 1;
+                    if failures >= FAILURES && !answered {
+                        return;
+                    }
+                    continue;
+                }
+                answered = true;
+                open.remove(&hash);
+                note(hash, answer);
+            }
+            if open.len() == before {
+                return;
+            }
+        }
+    };
+    let in_time = tokio::time::timeout(patience, turns).await.is_ok();
+    match (in_time, answered) {
+        _ if open.is_empty() => Heard::All,
+        (_, false) => Heard::Nothing,
+        (true, true) => Heard::All,
+        (false, true) => Heard::Some,
+    }
+}
+
 /// Since when what was seen at an upstream counts for references.
 pub(crate) fn counts_since(now: i64) -> i64 {
     now - PRESENT_FOR - PUSHED_WITHIN
@@ -171,11 +234,23 @@ impl UpstreamClient {
                 service.metadata.seen_upstream(among, &upstream.url, &hashes, now - PRESENT_FOR).await?;
             open.retain(|info| !found.contains_key(&info.path.hash()));
             let asked = open.iter().map(|info| info.path.hash());
-            let (new, unanswered) = self.ask(among, upstream, asked, now).await;
+            let (new, unanswered, heard) = self.ask(among, upstream, asked, now).await;
             service.metadata.note_upstream(among, &upstream.url, &new, now, counts_since(now)).await?;
             found.extend(new.into_iter().map(|path| (path.path.hash(), path)));
             // What the upstream itself has signed cannot be in the place of what it has signed.
             let unasked = unanswered.iter().filter(|hash| !signed.contains(hash)).count();
+            // Else one forged path could hide among so many that nobody comes to it. What was answered is remembered,
+            // so that each try has fewer to ask, and the last ones are asked alone.
+            if unasked > 0 && heard == Heard::Some {
+                return Err(ApiError::unavailable(
+                    format!(
+                        "the upstream {} has not yet answered for {unasked} of the paths. Try again: it goes on with \
+                         those",
+                        upstream.url
+                    ),
+                    AGAIN,
+                ));
+            }
             if unasked > 0 {
                 tracing::warn!(
                     upstream = %upstream.url, cache = %cache.name(), paths = unasked,
@@ -217,9 +292,9 @@ impl UpstreamClient {
                 service.metadata.at_upstreams(among, seen, &lacking.absent, counts_since(now)).await?;
             lacking.absent.retain(|path| !there.contains(path));
             let hashes: Vec<StorePathHash> = lacking.absent.iter().map(StorePath::hash).collect();
-            let (found, unanswered) = match configured.check {
+            let (found, unanswered, _) = match configured.check {
                 true => self.ask(among, upstream, hashes.iter().copied(), now).await,
-                false => (Vec::new(), hashes.into_iter().collect()),
+                false => (Vec::new(), hashes.into_iter().collect(), Heard::Nothing),
             };
             service.metadata.note_upstream(among, &upstream.url, &found, now, counts_since(now)).await?;
             lacking.absent.retain(|path| !found.iter().any(|found| found.path == *path));
@@ -246,7 +321,7 @@ impl UpstreamClient {
             let seen =
                 service.metadata.seen_upstream(among, &upstream.url, &hashes, now - PRESENT_FOR).await?;
             let open = hashes.into_iter().filter(|hash| !seen.contains_key(hash));
-            let (found, _) = self.ask(among, upstream, open, now).await;
+            let (found, ..) = self.ask(among, upstream, open, now).await;
             service.metadata.note_upstream(among, &upstream.url, &found, now, counts_since(now)).await?;
             there.extend(seen.into_values().chain(found).map(|found| (found.path, found.nar_hash)));
         }
@@ -264,39 +339,27 @@ impl UpstreamClient {
         upstream: &Upstream,
         hashes: impl Iterator<Item = StorePathHash>,
         now: i64,
-    ) -> (Vec<UpstreamPath>, HashSet<StorePathHash>) {
-        let Some(known) = self.known.get(&upstream.url) else { return (Vec::new(), hashes.collect()) };
+    ) -> (Vec<UpstreamPath>, HashSet<StorePathHash>, Heard) {
+        let Some(known) = self.known.get(&upstream.url) else {
+            return (Vec::new(), hashes.collect(), Heard::Nothing);
+        };
         let mut open: HashSet<StorePathHash> =
             hashes.filter(|hash| !known.is_absent(among, *hash, now)).collect();
         let mut found = Vec::new();
         if known.silent_until.load(Ordering::Relaxed) > now {
-            return (found, open);
+            return (found, open, Heard::Nothing);
         }
-        let questions: Vec<_> = open.iter().map(|hash| self.look_for(upstream, *hash)).collect();
-        let mut answers = stream::iter(questions).buffer_unordered(PARALLEL);
-        let (mut failures, mut answered) = (0, false);
-        let collect = async {
-            while let Some((hash, answer)) = answers.next().await {
-                match answer {
-                    Answer::Signed(path) => found.push(path),
-                    Answer::Absent => known.note_absent(among, hash, now),
-                    Answer::None => {
-                        failures += 1;
-                        if failures >= FAILURES && !answered {
-                            break;
-                        }
-                        continue;
-                    }
-                }
-                answered = true;
-                open.remove(&hash);
-            }
+        let put = |hash| self.look_for(upstream, hash);
+        let note = |hash, answer| match answer {
+            Answer::Signed(path) => found.push(path),
+            Answer::Absent => known.note_absent(among, hash, now),
+            Answer::None => {}
         };
-        let in_time = tokio::time::timeout(PATIENCE, collect).await.is_ok();
-        if !answered && (failures > 0 || !in_time) {
+        let heard = ask_all(&mut open, patience(among), put, note).await;
+        if heard == Heard::Nothing {
             known.silent_until.store(now + PAUSE, Ordering::Relaxed);
         }
-        (found, open)
+        (found, open, heard)
     }
 
     async fn look_for(&self, upstream: &Upstream, hash: StorePathHash) -> (StorePathHash, Answer) {
@@ -363,4 +426,78 @@ pub(crate) fn is_signed(upstream: &Upstream, statement: &str, signatures: &[Sign
         key.name() == signature.key_name() && key.verifies(statement, signature)
     };
     signatures.iter().any(|signature| upstream.public_keys.iter().any(|key| verifies(signature, key)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::{Cell, RefCell},
+        future::pending,
+    };
+
+    use super::*;
+
+    fn hashes(count: usize) -> Vec<StorePathHash> {
+        (0..count).map(|number| format!("{number:0>32}").parse().unwrap()).collect()
+    }
+
+    /// Asks by `answer`, and says what came of it, what is still open, and how many questions were put.
+    async fn ask<F: Future<Output = Answer>>(
+        open: &mut HashSet<StorePathHash>,
+        answer: impl Fn(StorePathHash) -> F,
+    ) -> (Heard, usize) {
+        let put = Cell::new(0);
+        let answer = |hash| {
+            put.set(put.get() + 1);
+            let answer = answer(hash);
+            async move { (hash, answer.await) }
+        };
+        let noted = RefCell::new(HashSet::new());
+        let all = open.len();
+        let heard = ask_all(open, PATIENCE, answer, |hash, _| assert!(noted.borrow_mut().insert(hash))).await;
+        assert_eq!(noted.borrow().len() + open.len(), all);
+        (heard, put.get())
+    }
+
+    /// Many questions in whose crowd one is not come to, in time that is counted and does not pass.
+    #[tokio::test(start_paused = true)]
+    async fn what_the_time_does_not_suffice_for_is_asked_the_next_time() {
+        // 64 at once, two seconds each: some 320 in one try.
+        let mut open: HashSet<StorePathHash> = hashes(1000).into_iter().collect();
+        let slow = async |_| {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            Answer::Absent
+        };
+        let mut tries = 1;
+        loop {
+            let before = open.len();
+            match ask(&mut open, slow).await.0 {
+                Heard::All => break,
+                heard => assert_eq!(heard, Heard::Some),
+            }
+            assert!(open.len() < before, "each try goes on from where the last one was");
+            tries += 1;
+        }
+        assert!(open.is_empty() && (2..=5).contains(&tries), "{tries}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_never_answered_is_in_the_end_asked_alone_and_holds_up_no_push() {
+        let all = hashes(100);
+        let mut open: HashSet<StorePathHash> = all.iter().copied().collect();
+        let hangs = async |hash| if hash == all[7] { pending().await } else { Answer::Absent };
+        assert_eq!(ask(&mut open, hangs).await.0, Heard::Some);
+        assert_eq!(open, HashSet::from([all[7]]));
+        assert_eq!(ask(&mut open, hangs).await, (Heard::Nothing, 1));
+
+        // What fails is asked a second time, and that is all.
+        let mut open: HashSet<StorePathHash> = all.iter().copied().collect();
+        let fails = async |hash| if hash == all[7] { Answer::None } else { Answer::Absent };
+        let told = ask(&mut open, fails).await;
+        assert_eq!(open, HashSet::from([all[7]]));
+        assert!(matches!(told, (Heard::All, 101)), "{told:?}");
+        let mut open: HashSet<StorePathHash> = all.iter().copied().collect();
+        let (heard, _) = ask(&mut open, async |_| Answer::None).await;
+        assert_eq!((heard, open.len()), (Heard::Nothing, 100));
+    }
 }
