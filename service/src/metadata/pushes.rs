@@ -437,15 +437,16 @@ impl Metadata {
         Ok(())
     }
 
-    /// How many of an open push's paths have no verified NAR yet.
+    /// How many of an open push's paths have no verified NAR yet. Where it is told nothing of what the cache has, only
+    /// what it has sent itself counts.
     pub async fn unverified(&self, push: i64, namespaces: &[Namespace]) -> Result<u64, MetadataError> {
         let mut query = QueryBuilder::<Sqlite>::new(
             "SELECT count(*) FROM paths p JOIN pushes u ON u.id = p.push AND u.state = 'open'
-             WHERE (p.unproven = 1 OR p.nar IS NULL AND NOT EXISTS (
+             WHERE (p.unproven = 1 OR p.nar IS NULL AND (u.blind IS NOT NULL OR NOT EXISTS (
                  SELECT 1 FROM nars n WHERE n.complete = 1 AND n.hash = p.nar_hash AND n.namespace IN (",
         );
         list(&mut query, &namespaces.iter().map(|namespace| namespace.0).collect::<Vec<_>>());
-        query.push("))) AND p.push = ").push_bind(push);
+        query.push(")))) AND p.push = ").push_bind(push);
         let unverified: i64 = query.build_query_scalar().persistent(false).fetch_one(self.reader()).await?;
         number(unverified)
     }

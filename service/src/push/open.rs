@@ -160,7 +160,7 @@ async fn try_open(
     let (reused, missing): (Vec<&Staged<'_>>, Vec<&Staged<'_>>) =
         staged.iter().partition(|staged| staged.nar.is_some());
     let run = retention::run_of(&grant.identity);
-    room::check(service, cache, run.as_ref(), &missing).await?;
+    room::check(service, cache, run.as_ref(), &missing, blind).await?;
     let hash = |staged: &&Staged<'_>| staged.info.path.hash();
     let (reused, missing): (Vec<_>, Vec<_>) =
         (reused.iter().map(hash).collect(), missing.iter().map(hash).collect());

@@ -21,12 +21,13 @@ const USUAL: u64 = 4;
 ///
 /// What it will take is not known: chunks may be here already, and frames are smaller than NARs. So it is taken for as
 /// much as NARs take here on average, all that chunks save included. What the newest run of the same line holds alone is
-/// let go by this push, and counts as room.
+/// let go by this push, and counts as room. Who pushes blindly is told that there is no room, and not how much there is.
 pub(super) async fn check(
     service: &Service,
     cache: &Cache,
     run: Option<&PushingRun>,
     missing: &[&Staged<'_>],
+    blind: bool,
 ) -> Result<(), ApiError> {
     let sizes: HashMap<NarHash, u64> =
         missing.iter().map(|staged| (staged.info.nar_hash, staged.info.nar_size)).collect();
@@ -50,8 +51,16 @@ pub(super) async fn check(
         return Ok(());
     }
     let cost = cost(service, nars).await?;
+    let no_room = |message: String| match blind {
+        true => ApiError::no_room(format!(
+            "this push brings {} of NARs, and has no room. Tell who runs the service: sizes are told only to whoever may \
+             read the cache",
+            rounded(nars)
+        )),
+        false => ApiError::no_room(message),
+    };
     if let Some(available) = available.filter(|available| cost > *available) {
-        return Err(ApiError::no_room(format!(
+        return Err(no_room(format!(
             "this push brings {} of NARs, about {} as they are stored here, and the disk has room for {}. Tell who \
              runs the service: a larger disk, or a larger min_free under [retention], so that sweeps keep more of it free",
             rounded(nars),
@@ -64,7 +73,7 @@ pub(super) async fn check(
         if held + cost > limit {
             let whose =
                 scope.map_or_else(|| "all caches together".to_owned(), |cache| format!("the cache {cache}"));
-            return Err(ApiError::no_room(format!(
+            return Err(no_room(format!(
                 "this push brings {} of NARs, about {} as they are stored here, and has no room: {whose} may hold {} \
                  (max_size), of which pins, the newest runs of main lines and pushes under way hold {}. Tell who runs \
                  the service: a larger max_size, fewer pins (`larder pin remove`) or branches (`larderd roots drop`)",

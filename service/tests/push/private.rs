@@ -3,14 +3,15 @@
 use larder_protocol::{
     ChunkId,
     api::{
-        CacheInfo, CacheName, CommittedPush, OpenPush, OpenedPush, Permission, RecipesAnswer, UploadAnswer,
+        CacheInfo, CacheName, CommittedPush, ErrorAnswer, OpenPush, OpenedPush, Permission, RecipesAnswer,
+        UploadAnswer,
     },
     recipe,
 };
 use larder_service::{
     Service,
     clock::Clock,
-    config::{CacheConfig, Config},
+    config::{ByteSize, CacheConfig, Config},
     trust::{
         Rank,
         people::{self, NewToken},
@@ -183,6 +184,57 @@ async fn a_pusher_who_may_not_read_it_is_told_of_no_path_and_no_chunk() {
         assert_eq!(refused.status(), 422);
         let refused: larder_protocol::api::ErrorAnswer = refused.json().await.unwrap();
         assert_eq!(refused.missing_references, [reference]);
+    }
+    world.end().await;
+}
+
+/// What others have sent counts for none of its paths, so that a refusal counts alike whatever is there.
+#[tokio::test]
+async fn a_pusher_who_may_not_read_it_is_told_of_no_nar() {
+    let (world, there) = world().await;
+    let token = token(&world, "push-only", "main", &[Permission::Push]).await;
+    let pusher = Pusher { world: &world, cache: "main", token };
+    let mut guess = there.info.clone();
+    guess.path = path(5, "guess");
+    let absent = TestNar::new(path(5, "guess"), b"what nobody has", &[]).info;
+    let junk = TestNar::new(path(6, "junk"), b"what nobody has either", &[]).info;
+    let mut said = Vec::new();
+    for guess in [guess, absent] {
+        let open = OpenPush {
+            roots: vec![guess.path.clone()],
+            paths: vec![guess, junk.clone()],
+            ..OpenPush::default()
+        };
+        let opened: OpenedPush =
+            pusher.post("", serde_json::to_vec(&open).unwrap()).await.json().await.unwrap();
+        let refused = pusher.commit(&opened).await;
+        said.push((refused.status().as_u16(), refused.text().await.unwrap()));
+    }
+    assert_eq!(said[0], said[1]);
+    assert!(said[0].0 == 422 && said[0].1.contains("2 paths of this push"), "{said:?}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_pusher_who_may_not_read_it_is_not_told_how_full_it_is() {
+    let world = World::with(|config| {
+        config.caches[0].public = false;
+        config.caches[0].max_size = Some(ByteSize::bytes(300_000));
+    })
+    .await;
+    let mut large = TestNar::new(path(1, "large"), b"said to be large", &[]).info;
+    large.nar_size = 2_000_000;
+    let open = OpenPush { roots: vec![large.path.clone()], paths: vec![large], ..OpenPush::default() };
+    let open = serde_json::to_vec(&open).unwrap();
+    let blind = token(&world, "push-only", "main", &[Permission::Push]).await;
+    for (token, sees) in [(blind, false), (world.token.clone(), true)] {
+        let refused = Pusher { world: &world, cache: "main", token }.post("", open.clone()).await;
+        assert_eq!(refused.status(), 507);
+        let refused: ErrorAnswer = refused.json().await.unwrap();
+        assert!(refused.message.contains("2.0 MB of NARs"), "{}", refused.message);
+        for told in ["300.0 kB", "500.0 kB", "hold 0 B"] {
+            assert_eq!(refused.message.contains(told), sees, "{}", refused.message);
+        }
     }
     world.end().await;
 }
