@@ -19,6 +19,7 @@ use serde::Deserialize;
 use crate::{
     Service,
     audit::Who,
+    caches,
     client::Client,
     config::ByteSize,
     error::ApiError,
@@ -56,6 +57,15 @@ async fn report(
         service.audit.refused(&who, &refusal);
         return Err(refusal);
     };
+    // What is fetched for it, and told of that, tells which of its paths the cache has.
+    let of = caches::find(&service, &cache).await?;
+    if of.is_some_and(|of| push::is_blind(&of, &grant)) {
+        let refusal = ApiError::denied(
+            "a private cache takes manifests only from jobs that may read it: give `read` along with `push`",
+        );
+        service.audit.refused(&who, &refusal);
+        return Err(refusal);
+    }
     let (body, _room) = service.workshop.hold(&headers, body, MAX_BODY, "8 MiB, for manifests").await?;
     let mut manifest: ReportManifest = serde_json::from_slice(&body)
         .map_err(|error| ApiError::bad_request(format!("the manifest cannot be read: {error}")))?;

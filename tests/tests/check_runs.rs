@@ -21,6 +21,11 @@ struct Scenery {
 }
 
 async fn scenery(permissions: &[(&str, &str)]) -> Scenery {
+    scenery_with(permissions, "", "").await
+}
+
+/// Also with more about the cache, and about its rule for branches.
+async fn scenery_with(permissions: &[(&str, &str)], cache: &str, rule: &str) -> Scenery {
     let files = TempDir::new().unwrap();
     let mut installation = 0;
     let world = World::with_github(|github: &GitHub| {
@@ -37,8 +42,8 @@ async fn scenery(permissions: &[(&str, &str)]) -> Scenery {
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
         let caches = format!(
             "[github]\napi_url = \"{}\"\napp_id = {}\nprivate_key_file = \"{}\"\n\
-             [[cache]]\nname = \"main\"\nupstream = []\n\
-             [[cache.trust]]\nrepository = \"acme/flake\"\nref = \"refs/heads/*\"\n",
+             [[cache]]\nname = \"main\"\nupstream = []\n{cache}\
+             [[cache.trust]]\nrepository = \"acme/flake\"\nref = \"refs/heads/*\"\n{rule}",
             github.api_url(),
             app.id,
             key.display()
@@ -173,4 +178,37 @@ async fn who_may_not_write_checks_pushes_all_the_same() {
     this.world.github.limit_requests(100);
     this.settle(3600).await;
     assert_eq!(this.world.github.check_runs()[0].writes, 2);
+}
+
+/// Whoever may push to a private cache and not read it learns from no check run what stands there.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_said_of_what_was_pushed_blindly() {
+    // A job on main may read; one on another branch may not.
+    let main = "permissions = [\"push\"]\n\
+                [[cache.trust]]\nrepository = \"acme/flake\"\nref = \"refs/heads/main\"\n";
+    let this = scenery_with(&[("checks", "write")], "public = false\n", main).await;
+    let private = |job: Job| Job { visibility: "private".to_owned(), ..job };
+    let (reader, blind) = (private(Job::default()), private(topic()));
+    // What stands has 2 MB behind it; what is pushed blindly in its place has nothing.
+    let behind = Package::noise("behind", 2_000_000);
+    let stands = Package::noise("stands", 1000).referring_to([&behind]);
+    this.push(&reader, &[&behind, &stands]).await;
+    assert_eq!(this.world.github.check_runs().len(), 1);
+    this.push(&blind, &[&Package::noise("guess", 1000)]).await;
+    assert_eq!(this.world.github.check_runs().len(), 1);
+
+    // A run of which one job reads, and one does not: only the first is told of.
+    let of_same = Job { sha: blind.sha.clone(), run_id: blind.run_id, check_run_id: 9, ..reader.clone() };
+    this.push(&of_same, &[&Package::noise("seen", 5000)]).await;
+    let runs = this.world.github.check_runs();
+    assert_eq!((runs.len(), runs[1].title.as_str()), (2, "1 paths pushed, closure 5.1 kB"));
+
+    // Nor is anything fetched, and told of, for what it says that it wants.
+    for (job, status) in [(&blind, 403), (&reader, 204)] {
+        let session = this.world.exchange(&Job { check_run_id: 11, ..job.clone() }).await.unwrap();
+        let url = format!("{}/api/v1/caches/main/manifests", this.world.url());
+        let manifest = serde_json::json!({ "system": "x86_64-linux", "built": [], "substituted": [] });
+        let answer = reqwest::Client::new().post(url).bearer_auth(session.token()).json(&manifest).send();
+        assert_eq!(answer.await.unwrap().status(), status);
+    }
 }

@@ -188,7 +188,8 @@ impl Metadata {
         .await?)
     }
 
-    /// What the runs of a commit pushed to a cache.
+    /// What the runs of a commit pushed to a cache. What they pushed blindly is left out, here and below: its roots would
+    /// be found as they stand in the cache, and that is not for who pushed them.
     pub(crate) async fn pushed_for(
         &self,
         report: &Report,
@@ -196,7 +197,7 @@ impl Metadata {
     ) -> Result<PushedBy, MetadataError> {
         const PUSHES: &str = "SELECT u.id FROM report_runs r
              JOIN runs n ON n.cache = r.cache AND n.run_id = r.run_id
-             JOIN pushes u ON u.run = n.id AND u.state = 'committed'
+             JOIN pushes u ON u.run = n.id AND u.state = 'committed' AND u.blind IS NULL
              WHERE r.report = ?1 AND r.cache = ?2 AND n.issuer = ?3 AND n.repository_id = ?4";
         let sums = format!(
             "SELECT count(*) AS paths, coalesce(sum(nar_size), 0) AS bytes FROM paths
@@ -225,7 +226,7 @@ impl Metadata {
         git_ref: &str,
     ) -> Result<Vec<StorePathHash>, MetadataError> {
         let rows = sqlx::query(
-            "SELECT DISTINCT t.hash FROM push_roots t JOIN pushes u ON u.id = t.push AND u.state = 'committed'
+            "SELECT DISTINCT t.hash FROM push_roots t JOIN pushes u ON u.id = t.push AND u.state = 'committed' AND u.blind IS NULL
              WHERE u.run IN (
                  SELECT max(b.id) FROM runs b
                  WHERE b.cache = ?1 AND b.issuer = ?2 AND b.repository_id = ?3 AND b.git_ref = ?4

@@ -39,7 +39,10 @@ pub(super) async fn committed_push(
         match published.map_err(|_| ApiError::internal("a commit panicked"))?? {
             CommitOutcome::Committed => {
                 service.stats.counters.pushes_committed.one();
-                forge::note_push(service, cache, push.id).await;
+                // What stands in the cache is not told by way of a check run either.
+                if !push.is_blind() {
+                    forge::note_push(service, cache, push.id).await;
+                }
             }
             CommitOutcome::Unverified(count) => {
                 return Err(ApiError::invalid(format!(

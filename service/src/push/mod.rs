@@ -116,7 +116,7 @@ impl PushRequest {
 
 /// Whether whoever has this grant is told nothing of what the cache has: everything counts as missing, and what is
 /// pushed must be whole in itself.
-fn is_blind(cache: &Cache, grant: &Grant) -> bool {
+pub(crate) fn is_blind(cache: &Cache, grant: &Grant) -> bool {
     !cache.is_public() && !grant.permits(Permission::Read)
 }
 
