@@ -24,7 +24,7 @@ use crate::{
     config::ByteSize,
     error::ApiError,
     identity::{Claims, GitRef, RepositoryName},
-    metadata::NewManifest,
+    metadata::{NewManifest, Told},
     push, router,
     trust::{self, GrantedTo},
 };
@@ -117,16 +117,26 @@ async fn list(
     client: Client,
     headers: HeaderMap,
 ) -> Result<Json<Manifests>, ApiError> {
-    let read = trust::cache_of_token(&service, &headers).await;
-    let cache = read.inspect_err(|refusal| service.audit.refused(&Who::default().at(client), refusal))?;
+    let read = trust::grant_to_read(&service, &headers).await;
+    let grant = read.inspect_err(|refusal| service.audit.refused(&Who::default().at(client), refusal))?;
     let repository: RepositoryName = format!("{owner}/{name}")
         .parse()
         .map_err(|_| ApiError::bad_request("that is no repository's name"))?;
     let git_ref: GitRef = git_ref
         .and_then(|git_ref| git_ref.parse().ok())
         .ok_or_else(|| ApiError::bad_request("say which ref, whole, as in ?ref=refs/heads/main"))?;
-    let (manifests, complete) = service.metadata.manifests(&cache, &repository, &git_ref).await?;
+    let told = told_to(&grant.identity);
+    let (manifests, complete) = service.metadata.manifests(&grant.cache, &repository, &git_ref, told).await?;
     Ok(Json(Manifests { manifests, complete }))
+}
+
+/// What a reader may be told of: whose what is there is, as with the provenance of paths.
+fn told_to(reader: &GrantedTo) -> Told<'_> {
+    match reader {
+        GrantedTo::Person { .. } => Told::All,
+        GrantedTo::Job(claims) => Told::PublicAnd(&claims.issuer, claims.repository_id),
+        GrantedTo::Subject { .. } | GrantedTo::Prefetch { .. } => Told::Public,
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::{
     Service,
     audit::Who,
     identity::{GitRef, IssuerKind, RepositoryName},
-    metadata::{MetadataError, NamesOf, NewPin, PINNED_BY, RunsOf},
+    metadata::{ManifestsOf, MetadataError, NamesOf, NewPin, PINNED_BY, RunsOf},
     trust::{Numbers, TrustedName},
 };
 
@@ -21,7 +21,7 @@ const MAX_PIN_NAME: usize = 64;
 const TAGS: &str = "refs/tags/";
 
 /// GitHub's events say nothing of what others vouch for.
-fn issuers(service: &Service) -> impl Iterator<Item = &str> {
+pub(crate) fn issuers(service: &Service) -> impl Iterator<Item = &str> {
     let github = service.config.issuers.iter().filter(|issuer| issuer.kind == IssuerKind::GitHub);
     github.map(|issuer| issuer.url.as_str())
 }
@@ -30,12 +30,14 @@ fn issuers(service: &Service) -> impl Iterator<Item = &str> {
 pub(crate) async fn forget(
     service: &Service,
     repository: &RepositoryName,
+    repository_id: Option<u64>,
     git_ref: Option<&GitRef>,
     before: i64,
 ) -> Result<(), MetadataError> {
     let (metadata, now) = (&service.metadata, service.clock.now());
-    metadata.forget_manifests_of(repository, git_ref, before).await?;
     for issuer in issuers(service) {
+        let reported_by = ManifestsOf { issuer: Some(issuer), repository, repository_id };
+        metadata.forget_manifests_of(reported_by, git_ref, before).await?;
         let of = RunsOf { issuer, repository };
         let ids = metadata.repository_ids(of).await?;
         for cache in service.caches.iter() {
@@ -84,13 +86,14 @@ fn pull_request(git_ref: &GitRef) -> Option<u64> {
 pub(crate) async fn conclude_run(
     service: &Service,
     repository: &RepositoryName,
-    run: u64,
-    attempt: u64,
+    repository_id: Option<u64>,
+    (run, attempt): (u64, u64),
     conclusion: Conclusion,
 ) -> Result<(), MetadataError> {
     let metadata = &service.metadata;
-    metadata.conclude_run(repository, run, attempt, conclusion).await?;
     for issuer in issuers(service) {
+        let reported_by = ManifestsOf { issuer: Some(issuer), repository, repository_id };
+        metadata.conclude_run(reported_by, run, attempt, conclusion).await?;
         let of = RunsOf { issuer, repository };
         for concluded in metadata.conclude_pushed_run(of, run, attempt, conclusion).await? {
             let Some(tag) = concluded.git_ref.strip_prefix(TAGS) else { continue };

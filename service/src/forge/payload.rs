@@ -20,6 +20,8 @@ pub(super) struct Envelope {
 #[derive(Debug, Deserialize)]
 struct Repository {
     full_name: RepositoryName,
+    #[serde(default)]
+    id: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -45,6 +47,12 @@ pub(crate) enum About {
 }
 
 impl Envelope {
+    /// The number of the repository that it is about, where it says so.
+    pub(super) fn repository_id(&self) -> Option<u64> {
+        let id = self.repository.as_ref()?.id.as_ref()?.as_u64();
+        id.filter(|id| i64::try_from(*id).is_ok())
+    }
+
     pub(super) fn about(&self) -> About {
         if let Some(repository) = &self.repository {
             return About::Repository(repository.full_name.clone());

@@ -151,10 +151,12 @@ impl Metadata {
         .await?
         .rows_affected();
         let manifests = sqlx::query(
-            "UPDATE manifests SET repository = ?, repository_key = lower(?) WHERE repository_key = lower(?) AND repository_id = ?",
+            "UPDATE manifests SET repository = ?, repository_key = lower(?)
+             WHERE issuer = ? AND repository_key = lower(?) AND repository_id = ?",
         )
         .bind(to.as_str())
         .bind(to.as_str())
+        .bind(of.issuer)
         .bind(of.repository.as_str())
         .bind(i64::try_from(id).unwrap_or(i64::MAX))
         .execute(&mut *transaction)

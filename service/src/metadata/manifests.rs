@@ -31,6 +31,28 @@ pub(crate) enum WantedBy<'a> {
     Run(u64),
 }
 
+/// Whose manifests are meant.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ManifestsOf<'a> {
+    /// Who vouches for the jobs, unless it may be anyone.
+    pub issuer: Option<&'a str>,
+    /// What the repository is called.
+    pub repository: &'a RepositoryName,
+    /// Its number, where that is known: another one of that name is not meant.
+    pub repository_id: Option<u64>,
+}
+
+/// Which manifests somebody may be told of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Told<'a> {
+    /// All.
+    All,
+    /// Those of public repositories.
+    Public,
+    /// Those too of the repository that this issuer has this number for.
+    PublicAnd(&'a str, u64),
+}
+
 /// A manifest that is to be stored.
 #[derive(Debug)]
 pub(crate) struct NewManifest<'a> {
@@ -65,15 +87,17 @@ impl Metadata {
             .execute(&mut *transaction)
             .await?;
         sqlx::query(
-            "INSERT INTO manifests (cache, owner, repository, repository_key, repository_id, git_ref, commit_sha, workflow,
-                 run_id, run_attempt, check_run_id, system, built, substituted, reported_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO manifests (cache, owner, issuer, repository, repository_key, repository_id, public, git_ref,
+                 commit_sha, workflow, run_id, run_attempt, check_run_id, system, built, substituted, reported_at)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(cache.as_str())
         .bind(owner)
+        .bind(&claims.issuer)
         .bind(claims.repository.as_str())
         .bind(key(&claims.repository))
         .bind(signed(claims.repository_id)?)
+        .bind(i64::from(claims.is_public()))
         .bind(claims.git_ref.as_str())
         .bind(&claims.sha)
         .bind(workflow)
@@ -87,14 +111,16 @@ impl Metadata {
         .execute(&mut *transaction)
         .await?;
         sqlx::query(
-            "DELETE FROM manifests WHERE cache = ?1 AND repository_key = ?2 AND git_ref = ?3 AND workflow = ?4
+            "DELETE FROM manifests
+             WHERE cache = ?1 AND issuer = ?2 AND repository_id = ?3 AND git_ref = ?4 AND workflow = ?5
                  AND run_id NOT IN (
                      SELECT DISTINCT run_id FROM manifests
-                     WHERE cache = ?1 AND repository_key = ?2 AND git_ref = ?3 AND workflow = ?4
-                     ORDER BY run_id DESC LIMIT ?5)",
+                     WHERE cache = ?1 AND issuer = ?2 AND repository_id = ?3 AND git_ref = ?4 AND workflow = ?5
+                     ORDER BY run_id DESC LIMIT ?6)",
         )
         .bind(cache.as_str())
-        .bind(key(&claims.repository))
+        .bind(&claims.issuer)
+        .bind(signed(claims.repository_id)?)
         .bind(claims.git_ref.as_str())
         .bind(workflow)
         .bind(KEEP_RUNS)
@@ -104,27 +130,37 @@ impl Metadata {
         Ok(())
     }
 
-    /// The manifests of the newest run of each workflow on the ref, its attempts and jobs, newest first; and whether
-    /// these are all.
+    /// The manifests of the newest run of each workflow on the ref, its attempts and jobs, newest first, as far as they
+    /// may be told; and whether these are all.
     pub(crate) async fn manifests(
         &self,
         cache: &CacheName,
         repository: &RepositoryName,
         git_ref: &GitRef,
+        told: Told<'_>,
     ) -> Result<(Vec<Manifest>, bool), MetadataError> {
+        let (all, issuer, id) = match told {
+            Told::All => (1, None, None),
+            Told::Public => (0, None, None),
+            Told::PublicAnd(issuer, id) => (0, Some(issuer), Some(signed(id)?)),
+        };
         let rows = sqlx::query(
             "SELECT repository, git_ref, commit_sha, workflow, run_id, run_attempt, check_run_id, system, reported_at,
                  conclusion, built, substituted
              FROM manifests AS one
-             WHERE cache = ? AND repository_key = ? AND git_ref = ? AND run_id = (
+             WHERE cache = ? AND repository_key = ? AND git_ref = ?
+                 AND (? = 1 OR public = 1 OR issuer = ? AND repository_id = ?) AND run_id = (
                  SELECT max(run_id) FROM manifests AS other
-                 WHERE other.cache = one.cache AND other.repository_key = one.repository_key
-                     AND other.git_ref = one.git_ref AND other.workflow = one.workflow)
+                 WHERE other.cache = one.cache AND other.issuer = one.issuer
+                     AND other.repository_id = one.repository_id AND other.git_ref = one.git_ref AND other.workflow = one.workflow)
              ORDER BY reported_at DESC, id DESC LIMIT ?",
         )
         .bind(cache.as_str())
         .bind(key(repository))
         .bind(git_ref.as_str())
+        .bind(all)
+        .bind(issuer)
+        .bind(id)
         .bind(MAX_GIVEN + 1)
         .fetch_all(self.reader())
         .await?;
@@ -143,24 +179,30 @@ impl Metadata {
     pub(crate) async fn wanted_paths(
         &self,
         cache: &CacheName,
-        repository: &RepositoryName,
+        of: ManifestsOf<'_>,
         by: WantedBy<'_>,
     ) -> Result<Vec<StorePath>, MetadataError> {
         let (git_ref, run) = match by {
             WantedBy::Ref(git_ref) => (Some(git_ref.as_str()), None),
             WantedBy::Run(run) => (None, Some(signed(run)?)),
         };
+        let id = of.repository_id.map(signed).transpose()?;
         let mut rows = sqlx::query(
             "SELECT built, substituted FROM manifests AS one
-             WHERE cache = ? AND repository_key = ? AND (? IS NULL OR run_id = ?) AND (? IS NULL OR git_ref = ?
+             WHERE cache = ? AND repository_key = ? AND (? IS NULL OR issuer = ?) AND (? IS NULL OR repository_id = ?)
+                 AND (? IS NULL OR run_id = ?) AND (? IS NULL OR git_ref = ?
                  AND run_id = (
                      SELECT max(run_id) FROM manifests AS other
-                     WHERE other.cache = one.cache AND other.repository_key = one.repository_key
-                         AND other.git_ref = one.git_ref AND other.workflow = one.workflow))
+                     WHERE other.cache = one.cache AND other.issuer = one.issuer
+                         AND other.repository_id = one.repository_id AND other.git_ref = one.git_ref AND other.workflow = one.workflow))
              ORDER BY reported_at DESC, id DESC LIMIT ?",
         )
         .bind(cache.as_str())
-        .bind(key(repository))
+        .bind(key(of.repository))
+        .bind(of.issuer)
+        .bind(of.issuer)
+        .bind(id)
+        .bind(id)
         .bind(run)
         .bind(run)
         .bind(git_ref)
@@ -181,17 +223,23 @@ impl Metadata {
     /// Notes how a run ended. Of a run that is not known, nothing.
     pub(crate) async fn conclude_run(
         &self,
-        repository: &RepositoryName,
+        of: ManifestsOf<'_>,
         run: u64,
         attempt: u64,
         conclusion: Conclusion,
     ) -> Result<(), MetadataError> {
+        let id = of.repository_id.map(signed).transpose()?;
         let mut transaction = self.write().await?;
         sqlx::query(
-            "UPDATE manifests SET conclusion = ? WHERE repository_key = ? AND run_id = ? AND run_attempt = ?",
+            "UPDATE manifests SET conclusion = ? WHERE repository_key = ? AND (? IS NULL OR issuer = ?)
+                 AND (? IS NULL OR repository_id = ?) AND run_id = ? AND run_attempt = ?",
         )
         .bind(conclusion.as_str())
-        .bind(key(repository))
+        .bind(key(of.repository))
+        .bind(of.issuer)
+        .bind(of.issuer)
+        .bind(id)
+        .bind(id)
         .bind(signed(run)?)
         .bind(signed(attempt)?)
         .execute(&mut *transaction)
@@ -203,16 +251,22 @@ impl Metadata {
     /// Forgets what a repository's jobs reported before then: those on one ref, or all.
     pub(crate) async fn forget_manifests_of(
         &self,
-        repository: &RepositoryName,
+        of: ManifestsOf<'_>,
         git_ref: Option<&GitRef>,
         before: i64,
     ) -> Result<(), MetadataError> {
+        let id = of.repository_id.map(signed).transpose()?;
         let mut transaction = self.write().await?;
         let git_ref = git_ref.map(GitRef::as_str);
         sqlx::query(
-            "DELETE FROM manifests WHERE repository_key = ? AND (? IS NULL OR git_ref = ?) AND reported_at < ?",
+            "DELETE FROM manifests WHERE repository_key = ? AND (? IS NULL OR issuer = ?)
+                 AND (? IS NULL OR repository_id = ?) AND (? IS NULL OR git_ref = ?) AND reported_at < ?",
         )
-        .bind(key(repository))
+        .bind(key(of.repository))
+        .bind(of.issuer)
+        .bind(of.issuer)
+        .bind(id)
+        .bind(id)
         .bind(git_ref)
         .bind(git_ref)
         .bind(before)

@@ -69,7 +69,7 @@ pub use gone::GonePath;
 pub use holders::HeldPath;
 pub use holdings::{Brought, RepositoryKey, Stored};
 pub use isolated::{IsolatedCache, IsolatedOutcome, OpenIsolated, WantedIsolated};
-pub(crate) use manifests::{NewManifest, WantedBy};
+pub(crate) use manifests::{ManifestsOf, NewManifest, Told, WantedBy};
 pub use marks::{DyingPath, Extent, MarkedRoot, Marks};
 pub(crate) use missed::AskedFor;
 pub use names::{Binding, NameRow, NamesOf};

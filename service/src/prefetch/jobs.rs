@@ -11,7 +11,7 @@ use crate::{
     caches::Cache,
     forge,
     identity::{GitRef, RepositoryName},
-    metadata::{CausedPrefetch, MetadataError, Reached, WantedBy},
+    metadata::{CausedPrefetch, ManifestsOf, MetadataError, Reached, WantedBy},
     queue::{ClaimedJob, MAX_ATTEMPTS, Performed, Priority},
 };
 
@@ -47,6 +47,42 @@ pub(crate) enum Reason<'a> {
     Run(u64),
 }
 
+/// Whose manifests are asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Of<'a> {
+    /// Those of the repository that an event of GitHub's tells of: of what others vouch for it says nothing.
+    Event {
+        /// The repository.
+        repository: &'a RepositoryName,
+        /// Its number, where the event says so.
+        id: Option<u64>,
+    },
+    /// Those of the repository that is configured, whoever vouches for it.
+    Schedule {
+        /// The repository.
+        repository: &'a RepositoryName,
+    },
+}
+
+impl<'a> Of<'a> {
+    fn repository(self) -> &'a RepositoryName {
+        match self {
+            Self::Event { repository, .. } | Self::Schedule { repository } => repository,
+        }
+    }
+
+    fn manifests(self, service: &'a Service) -> Vec<ManifestsOf<'a>> {
+        match self {
+            Self::Event { repository, id: repository_id } => forge::issuers(service)
+                .map(|issuer| ManifestsOf { issuer: Some(issuer), repository, repository_id })
+                .collect(),
+            Self::Schedule { repository } => {
+                vec![ManifestsOf { issuer: None, repository, repository_id: None }]
+            }
+        }
+    }
+}
+
 /// Prefetches what a repository's manifests say was wanted, to wherever it was wanted.
 ///
 /// # Errors
@@ -54,14 +90,14 @@ pub(crate) enum Reason<'a> {
 pub(crate) async fn of_manifests(
     service: &Arc<Service>,
     job: &ClaimedJob,
-    repository: &RepositoryName,
+    of: Of<'_>,
     reason: Reason<'_>,
     commit: Option<&str>,
-    priority: Priority,
 ) -> Result<Performed, String> {
+    let (repository, priority) = (of.repository(), job.priority);
     let mut failed: Option<String> = None;
     for cache in service.caches.iter() {
-        let wanted = wanted(service, cache.name(), repository, reason).await.map_err(in_words)?;
+        let wanted = wanted(service, cache.name(), of, reason).await.map_err(in_words)?;
         if wanted.is_empty() {
             continue;
         }
@@ -92,16 +128,23 @@ pub(crate) async fn of_manifests(
 async fn wanted(
     service: &Service,
     cache: &CacheName,
-    repository: &RepositoryName,
+    of: Of<'_>,
     reason: Reason<'_>,
 ) -> Result<Vec<StorePath>, MetadataError> {
-    let metadata = &service.metadata;
+    let wanted = async |by: WantedBy<'_>| {
+        let (mut wanted, mut seen) = (Vec::new(), HashSet::new());
+        for of in of.manifests(service) {
+            wanted.extend(service.metadata.wanted_paths(cache, of, by).await?);
+        }
+        wanted.retain(|path| seen.insert(path.hash()));
+        Ok::<_, MetadataError>(wanted)
+    };
     match reason {
-        Reason::Run(run) => metadata.wanted_paths(cache, repository, WantedBy::Run(run)).await,
+        Reason::Run(run) => wanted(WantedBy::Run(run)).await,
         Reason::Refs(refs) => {
             let mut seen = HashSet::new();
             for git_ref in refs.iter().filter(|git_ref| seen.insert(git_ref.as_str())) {
-                let wanted = metadata.wanted_paths(cache, repository, WantedBy::Ref(git_ref)).await?;
+                let wanted = wanted(WantedBy::Ref(git_ref)).await?;
                 if !wanted.is_empty() {
                     return Ok(wanted);
                 }

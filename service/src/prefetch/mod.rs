@@ -33,7 +33,7 @@ pub use self::by_hand::routes;
 pub(crate) use self::take::take_nar;
 pub(crate) use self::{
     complete::{Completed, complete},
-    jobs::{Reason, by_hand, of_manifests},
+    jobs::{Of, Reason, by_hand, of_manifests},
     schedule::{by_the_clock, schedule},
 };
 use self::{

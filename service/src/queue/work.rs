@@ -12,7 +12,7 @@ use crate::{
     host,
     identity::{GitRef, RepositoryName},
     metadata::MetadataError,
-    prefetch::{self, Reason},
+    prefetch::{self, Of, Reason},
 };
 
 /// What a job does. Its JSON lies in the database: a kind may be added, but never change its meaning.
@@ -25,6 +25,9 @@ pub enum Work {
     ForgetRef {
         /// The repository.
         repository: RepositoryName,
+        /// Its number, where it is known.
+        #[serde(default)]
+        id: Option<u64>,
         /// The ref.
         git_ref: GitRef,
         /// When it was deleted, in seconds since 1970.
@@ -43,6 +46,9 @@ pub enum Work {
     ForgetRepository {
         /// The repository.
         repository: RepositoryName,
+        /// Its number, where it is known.
+        #[serde(default)]
+        id: Option<u64>,
         /// When it was deleted.
         before: i64,
     },
@@ -95,6 +101,9 @@ pub enum Work {
     ConcludeRun {
         /// The repository.
         repository: RepositoryName,
+        /// Its number, where it is known.
+        #[serde(default)]
+        id: Option<u64>,
         /// The run.
         run: u64,
         /// The attempt.
@@ -111,6 +120,9 @@ pub enum Work {
     PrefetchRef {
         /// The repository.
         repository: RepositoryName,
+        /// Its number, where it is known.
+        #[serde(default)]
+        id: Option<u64>,
         /// The ref.
         git_ref: GitRef,
         /// Refs whose jobs stand for those of the ref, if it had none: the first that had some.
@@ -158,6 +170,9 @@ pub enum Work {
     PrefetchRun {
         /// The repository.
         repository: RepositoryName,
+        /// Its number, where it is known.
+        #[serde(default)]
+        id: Option<u64>,
         /// The run.
         run: u64,
         /// The attempt.
@@ -170,7 +185,7 @@ impl Work {
     pub fn job(&self, due_at: i64) -> NewJob {
         let (kind, what, priority) = match self {
             Self::Tidy => ("tidy", String::new(), Priority::SCHEDULE),
-            Self::ForgetRef { repository, git_ref, before } => {
+            Self::ForgetRef { repository, git_ref, before, .. } => {
                 ("forget-ref", format!(" {repository} {git_ref} {before}"), Priority::EVENT)
             }
             Self::KeepRef { repository, git_ref, since } => {
@@ -191,7 +206,7 @@ impl Work {
             Self::Report { repository, sha } => ("report", format!(" {repository} {sha}"), Priority::EVENT),
             Self::AskForMissed => ("ask-for-missed", String::new(), Priority::SCHEDULE),
             Self::LookAgain => ("look-again", String::new(), Priority::EVENT),
-            Self::ForgetRepository { repository, before } => {
+            Self::ForgetRepository { repository, before, .. } => {
                 ("forget-repository", format!(" {repository} {before}"), Priority::EVENT)
             }
             Self::ConcludeRun { repository, run, attempt, .. } => {
@@ -213,7 +228,7 @@ impl Work {
             Self::FillHostStore { repository, run } => {
                 ("fill-host-store", format!(" {repository} {run}"), Priority::EVENT)
             }
-            Self::PrefetchRun { repository, run, attempt } => {
+            Self::PrefetchRun { repository, run, attempt, .. } => {
                 ("prefetch-run", format!(" {repository} {run} {attempt}"), Priority::EVENT)
             }
         };
@@ -256,14 +271,15 @@ impl Work {
             .map_err(|_| "this version of larderd does not know such jobs. Run a newer one".to_owned())?;
         match &work {
             Self::Prefetch { prefetch } => prefetch::by_hand(service, job, prefetch).await,
-            Self::PrefetchRef { repository, git_ref, fallbacks, commit, .. } => {
+            Self::PrefetchRef { repository, id, git_ref, fallbacks, commit, .. } => {
                 let refs = [std::slice::from_ref(git_ref), fallbacks].concat();
                 let reason = Reason::Refs(&refs);
-                prefetch::of_manifests(service, job, repository, reason, Some(commit), job.priority).await
+                let of = Of::Event { repository, id: *id };
+                prefetch::of_manifests(service, job, of, reason, Some(commit)).await
             }
             Self::PrefetchScheduled { repository, git_ref } => {
                 let reason = Reason::Refs(std::slice::from_ref(git_ref));
-                prefetch::of_manifests(service, job, repository, reason, None, job.priority).await
+                prefetch::of_manifests(service, job, Of::Schedule { repository }, reason, None).await
             }
             Self::Schedule { repository, git_ref, schedule } => {
                 prefetch::by_the_clock(service, repository, git_ref, schedule).await
@@ -273,9 +289,9 @@ impl Work {
                 flake::prefetch_inputs(service, &pushed, job.priority).await
             }
             Self::FillHostStore { repository, run } => host::fill(service, repository, *run).await,
-            Self::PrefetchRun { repository, run, .. } => {
-                let reason = Reason::Run(*run);
-                prefetch::of_manifests(service, job, repository, reason, None, job.priority).await
+            Self::PrefetchRun { repository, id, run, .. } => {
+                let of = Of::Event { repository, id: *id };
+                prefetch::of_manifests(service, job, of, Reason::Run(*run), None).await
             }
             Self::Report { repository, sha } => {
                 forge::report(service, repository, sha).await.map_err(|error| error.to_string())
@@ -288,11 +304,11 @@ impl Work {
         match self {
             Self::Tidy => return tidy::tidy(service).await,
             Self::AskForMissed => return forge::ask_for_missed(service).await,
-            Self::ForgetRef { repository, git_ref, before } => {
-                forge::forget(service, repository, Some(git_ref), *before).await?;
+            Self::ForgetRef { repository, id, git_ref, before } => {
+                forge::forget(service, repository, *id, Some(git_ref), *before).await?;
             }
-            Self::ForgetRepository { repository, before } => {
-                forge::forget(service, repository, None, *before).await?;
+            Self::ForgetRepository { repository, id, before } => {
+                forge::forget(service, repository, *id, None, *before).await?;
             }
             // That they were stored has ended what would have forgotten.
             Self::KeepRef { .. } | Self::KeepRepository { .. } => {}
@@ -304,8 +320,8 @@ impl Work {
                 forge::release(service, repository, tag, *published).await?;
             }
             Self::LookAgain => service.github.look_again(),
-            Self::ConcludeRun { repository, run, attempt, conclusion } => {
-                forge::conclude_run(service, repository, *run, *attempt, *conclusion).await?;
+            Self::ConcludeRun { repository, id, run, attempt, conclusion } => {
+                forge::conclude_run(service, repository, *id, (*run, *attempt), *conclusion).await?;
             }
             Self::Report { .. }
             | Self::Prefetch { .. }

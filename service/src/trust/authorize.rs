@@ -69,13 +69,13 @@ async fn grant_of(service: &Service, token: &SecretToken) -> Result<Grant, ApiEr
     Ok(grant)
 }
 
-/// The cache that the request's token lets its bearer read, where what is asked for is not named by its cache.
-pub(crate) async fn cache_of_token(service: &Service, headers: &HeaderMap) -> Result<CacheName, ApiError> {
+/// The grant of the request's token to read its cache, where what is asked for is not named by its cache.
+pub(crate) async fn grant_to_read(service: &Service, headers: &HeaderMap) -> Result<Grant, ApiError> {
     let (_, grant) = authenticate(service, headers).await?;
     if grant.isolated.is_some() || !grant.permits(Permission::Read) {
         return Err(ApiError::denied("the token does not permit this"));
     }
-    Ok(grant.cache)
+    Ok(grant)
 }
 
 /// What is stored of the token that a request brought, whether or not it is good.

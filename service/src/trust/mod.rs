@@ -35,6 +35,6 @@ pub use self::{
     standing::{Standing, Verdict},
 };
 pub(crate) use self::{
-    authorize::{cache_of_token, grant_of_request, token_of},
+    authorize::{grant_of_request, grant_to_read, token_of},
     rule::default_permissions,
 };

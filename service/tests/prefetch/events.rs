@@ -52,6 +52,24 @@ async fn upstream_with(nars: &[TestNar]) -> UpstreamCache {
 }
 
 #[tokio::test]
+async fn an_event_speaks_of_githubs_repository_of_that_number_alone() {
+    let nars: Vec<TestNar> = (1..=3).map(nar).collect();
+    let [own, foreign, another] = &nars[..] else { panic!() };
+    let upstream = upstream_with(&nars).await;
+    let world = World::new(&[upstream.configured()]).await;
+    world.report("main", json!({ "run_id": 1 }), &[own], &[]).await;
+    let elsewhere = json!({ "iss": "https://forge.example.org", "run_id": i64::MAX });
+    world.report("main", elsewhere, &[foreign], &[]).await;
+    world.report("main", json!({ "repository_id": 43, "run_id": i64::MAX }), &[another], &[]).await;
+    world.deliver("push", &push("refs/heads/main", COMMITS[1], 1)).await;
+    world.deliver("workflow_run", &completed(i64::MAX as u64, 1, "success")).await;
+    world.pass(0).await;
+    assert!(world.has(&[own]).await);
+    assert!(!world.has(&[foreign]).await && !world.has(&[another]).await);
+    world.end().await;
+}
+
+#[tokio::test]
 async fn a_push_has_what_the_refs_jobs_wanted_last_prefetched() {
     let nars: Vec<TestNar> = (1..=6).map(nar).collect();
     let [old, new, nightly, topic, elsewhere, unwanted] = &nars[..] else { panic!() };

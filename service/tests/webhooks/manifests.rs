@@ -109,6 +109,59 @@ async fn only_jobs_report_and_only_those_with_a_token_for_the_cache_read() {
 }
 
 #[tokio::test]
+async fn of_what_is_not_public_only_its_own_jobs_and_people_are_told() {
+    let world = World::new().await;
+    for visibility in [json!("private"), json!("internal"), json!(null)] {
+        let own = world.job(|claims| claims["repository_visibility"] = visibility.clone()).await;
+        world.report(&own, &wanted(&[1], &[]), 204).await;
+        let told = async |token: &str| {
+            let listed = world.manifests(token, "acme/flake", "refs/heads/main").await;
+            assert!(listed.complete);
+            listed.manifests.len()
+        };
+        let other = world
+            .job(|claims| {
+                claims["repository"] = json!("acme/other");
+                claims["repository_id"] = json!(43);
+            })
+            .await;
+        // It has the number, and another vouches for it.
+        let elsewhere = world.job(|claims| claims["iss"] = json!("https://forge.example.org")).await;
+        assert_eq!((told(&other).await, told(&elsewhere).await), (0, 0), "{visibility}");
+        assert_eq!((told(&own).await, told(&world.person().await).await), (1, 1), "{visibility}");
+        world.report(&world.job(|_| {}).await, &wanted(&[1], &[]), 204).await;
+        assert_eq!((told(&other).await, told(&elsewhere).await), (1, 1), "what is public is told");
+    }
+}
+
+#[tokio::test]
+async fn a_repository_of_the_same_name_hides_nothing() {
+    let world = World::new().await;
+    let own = world.job(|_| {}).await;
+    world.report(&own, &wanted(&[1], &[]), 204).await;
+    for run in 0..12 {
+        let foreign = world
+            .job(|claims| {
+                claims["iss"] = json!("https://forge.example.org");
+                claims["run_id"] = json!(i64::MAX - run);
+            })
+            .await;
+        world.report(&foreign, &wanted(&[2], &[]), 204).await;
+        let later = world
+            .job(|claims| {
+                claims["repository_id"] = json!(43);
+                claims["run_id"] = json!(i64::MAX - run);
+            })
+            .await;
+        world.report(&later, &wanted(&[3], &[]), 204).await;
+    }
+    let listed = world.manifests(&own, "acme/flake", "refs/heads/main").await.manifests;
+    let mut runs: Vec<_> = listed.iter().map(|manifest| manifest.run).collect();
+    runs.sort_unstable();
+    assert_eq!(runs, [1000, i64::MAX as u64, i64::MAX as u64]);
+}
+
+#[tokio::test]
 async fn what_is_no_manifest_is_refused() {
     let world = World::new().await;
     let job = world.job(|_| {}).await;

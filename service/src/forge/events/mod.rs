@@ -29,6 +29,8 @@ struct Event<'a> {
     action: Option<&'a str>,
     /// The repository that it is about, if it is about one.
     repository: Option<&'a RepositoryName>,
+    /// Its number, where the event says so.
+    repository_id: Option<u64>,
     payload: &'a [u8],
     /// When it was received, in seconds since 1970.
     now: i64,
@@ -61,7 +63,8 @@ pub(super) fn decide(
         About::Repository(repository) => Some(repository),
         About::Owner(_) | About::Nobody => None,
     };
-    match follow(&Event { action: envelope.action.as_deref(), repository, payload, now, rule }) {
+    let (action, repository_id) = (envelope.action.as_deref(), envelope.repository_id());
+    match follow(&Event { action, repository, repository_id, payload, now, rule }) {
         Ok(work) => {
             (DeliveryOutcome::Taken, work.into_iter().map(|(work, due_at)| work.job(due_at)).collect())
         }

@@ -77,5 +77,6 @@ fn prefetch(
     }
     let fallbacks = refs::named("branch", &base.branch).into_iter().collect();
     let repository = repository.clone();
-    Some((Work::PrefetchRef { repository, git_ref, fallbacks, commit, pushed_at: event.now }, event.now))
+    let (id, pushed_at) = (event.repository_id, event.now);
+    Some((Work::PrefetchRef { repository, id, git_ref, fallbacks, commit, pushed_at }, event.now))
 }

@@ -54,7 +54,8 @@ pub(super) fn follow(event: &Event<'_>) -> Follows {
         commit: commit.clone(),
         pushed_at,
     };
-    let wanted = Work::PrefetchRef { repository, git_ref, fallbacks, commit, pushed_at };
+    let wanted =
+        Work::PrefetchRef { repository, id: event.repository_id, git_ref, fallbacks, commit, pushed_at };
     follows.extend([(inputs, event.now), (wanted, event.now)]);
     Ok(follows)
 }

@@ -19,7 +19,8 @@ pub(super) fn named(kind: &str, name: &str) -> Option<GitRef> {
 
 /// A ref is gone since then.
 pub(super) fn gone(event: &Event<'_>, repository: &RepositoryName, git_ref: GitRef, at: i64) -> (Work, i64) {
-    (Work::ForgetRef { repository: repository.clone(), git_ref, before: at }, event.after_grace())
+    let (repository, id) = (repository.clone(), event.repository_id);
+    (Work::ForgetRef { repository, id, git_ref, before: at }, event.after_grace())
 }
 
 /// A ref is there, again or for the first time: what was to be forgotten of it stays.

@@ -82,7 +82,8 @@ pub(super) fn follow(event: &Event<'_>) -> Follows {
     let Some(repository) = event.repository.cloned() else { return Ok(Vec::new()) };
     Ok(match event.action {
         Some("deleted") => {
-            vec![(Work::ForgetRepository { repository, before: event.now }, event.after_grace())]
+            let (id, before) = (event.repository_id, event.now);
+            vec![(Work::ForgetRepository { repository, id, before }, event.after_grace())]
         }
         Some("created") => vec![(Work::KeepRepository { repository, since: event.now }, event.now)],
         Some("renamed") => {

@@ -27,11 +27,12 @@ pub(super) fn follow(event: &Event<'_>) -> Follows {
     // GitHub's own examples have one that is completed without having been concluded.
     let Some(conclusion) = run.conclusion else { return Ok(Vec::new()) };
     let (run, attempt) = (run.id, run.run_attempt);
+    let id = event.repository_id;
     let prefetch =
-        event.rule.prefetch.then(|| Work::PrefetchRun { repository: repository.clone(), run, attempt });
+        event.rule.prefetch.then(|| Work::PrefetchRun { repository: repository.clone(), id, run, attempt });
     // What a run that failed left behind is nobody's.
     let fill = (conclusion == Conclusion::Success)
         .then(|| Work::FillHostStore { repository: repository.clone(), run });
-    let conclude = Work::ConcludeRun { repository, run, attempt, conclusion };
+    let conclude = Work::ConcludeRun { repository, id, run, attempt, conclusion };
     Ok([conclude].into_iter().chain(prefetch).chain(fill).map(|work| (work, event.now)).collect())
 }
