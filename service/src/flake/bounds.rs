@@ -20,6 +20,24 @@ pub(super) struct Bounds {
     pub gone: Arc<AtomicBool>,
 }
 
+impl Bounds {
+    /// Fails when nobody waits for it any more, or its time is over.
+    pub(super) fn check(&self) -> io::Result<()> {
+        if self.gone.load(Ordering::Relaxed) {
+            return Err(io::Error::other("it is not wanted any more"));
+        }
+        if Instant::now() >= self.until {
+            return Err(io::Error::other("unpacking it takes too long"));
+        }
+        Ok(())
+    }
+
+    /// That it unpacks to more than it may.
+    pub(super) fn too_much(&self) -> io::Error {
+        io::Error::other(format!("it unpacks to more than {} bytes ([prefetch] max_unpacked)", self.unpacked))
+    }
+}
+
 /// Says that whoever wanted something has gone, when it is dropped.
 pub(super) struct Wanted(pub Arc<AtomicBool>);
 
@@ -44,19 +62,9 @@ impl<R> Bounded<R> {
 
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.bounds.gone.load(Ordering::Relaxed) {
-            return Err(io::Error::other("it is not wanted any more"));
-        }
-        if Instant::now() >= self.bounds.until {
-            return Err(io::Error::other("unpacking it takes too long"));
-        }
+        self.bounds.check()?;
         let read = self.inner.read(buffer)?;
-        self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
-            io::Error::other(format!(
-                "it unpacks to more than {} bytes ([prefetch] max_unpacked)",
-                self.bounds.unpacked
-            ))
-        })?;
+        self.left = self.left.checked_sub(read as u64).ok_or_else(|| self.bounds.too_much())?;
         Ok(read)
     }
 }

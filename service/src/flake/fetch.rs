@@ -97,6 +97,15 @@ impl InputError {
     }
 }
 
+impl From<UnpackError> for InputError {
+    fn from(error: UnpackError) -> Self {
+        match error {
+            UnpackError::Here(error) => Self::Here(error),
+            error => Self::Archive(error.to_string()),
+        }
+    }
+}
+
 impl Fetcher {
     /// A fetcher of this configuration.
     ///
@@ -130,18 +139,14 @@ impl Fetcher {
         let folder = self.folder.clone();
         let (nar, nar_size, hash) = tokio::task::spawn_blocking(move || {
             let contents = tempfile::tempfile_in(&folder).map_err(InputError::Here)?;
-            let tree = unpack(&packed, &contents, &bounds).map_err(|error| match error {
-                UnpackError::Here(error) => InputError::Here(error),
-                error => InputError::Archive(error.to_string()),
-            })?;
+            let tree = unpack(&packed, &contents, &bounds)?;
             drop(packed);
             let mut nar = tempfile::tempfile_in(&folder).map_err(InputError::Here)?;
             let mut hash = Sha256::new();
-            let written = tree.write_nar(&contents, |bytes| {
+            let nar_size = tree.write_nar(&contents, &bounds, |bytes| {
                 hash.update(bytes);
                 nar.write_all(bytes)
-            });
-            let nar_size = written.map_err(InputError::Here)?;
+            })?;
             nar.rewind().map_err(InputError::Here)?;
             Ok::<_, InputError>((nar, nar_size, NarHash(hash.finalize().into())))
         })

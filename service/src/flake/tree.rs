@@ -9,8 +9,11 @@ use std::{
 
 use larder_protocol::nar::{ContentsError, NarWriter};
 
-/// The most files, directories and symlinks.
-const MAX_ENTRIES: usize = 300_000;
+use super::{bounds::Bounds, unpack::UnpackError};
+
+/// The most files, directories and symlinks: more than nixpkgs has. A directory with one entry takes about 600 bytes of
+/// memory, so that the worst archive takes some 90 MB.
+const MAX_ENTRIES: usize = 150_000;
 /// How deep directories may be nested. Nothing that people write is half as deep.
 const MAX_DEPTH: usize = 128;
 /// The longest name, and the longest target of a symlink, that Linux takes.
@@ -18,6 +21,8 @@ const MAX_NAME: usize = 255;
 const MAX_TARGET: usize = 4095;
 /// What all names and targets may have together.
 const MAX_NAMES: usize = 32 << 20;
+/// What a NAR has beside names and contents for each entry, and for all of it: it is 222 bytes at most.
+const NAR_ENTRY: u64 = 256;
 
 /// A directory's entries, in the order of a NAR.
 type Directory = BTreeMap<Box<[u8]>, Node>;
@@ -40,6 +45,8 @@ pub(super) enum BadEntry {
     Entries,
     #[error("its names are too long together")]
     Names,
+    #[error("it unpacks to more than {0} bytes ([prefetch] max_unpacked)")]
+    Contents(u64),
     #[error("it has a file below what is no directory")]
     NoDirectory,
     #[error("it has a link to a file that it has not")]
@@ -47,14 +54,21 @@ pub(super) enum BadEntry {
 }
 
 /// All of an archive.
-#[derive(Default)]
 pub(super) struct Tree {
     root: Directory,
     entries: usize,
     names: usize,
+    /// What its files have together, each hard link counted as a file: so often a NAR has the contents.
+    len: u64,
+    max_len: u64,
 }
 
 impl Tree {
+    /// A tree whose files may have so many bytes together.
+    pub(super) fn new(max_len: u64) -> Self {
+        Self { root: Directory::new(), entries: 0, names: 0, len: 0, max_len }
+    }
+
     /// Puts something where an archive says. What was there before is replaced, as unpacking would; a directory stays.
     pub(super) fn put(&mut self, path: &[u8], node: Node) -> Result<(), BadEntry> {
         if let Node::Symlink(target) = &node {
@@ -63,12 +77,18 @@ impl Tree {
             }
             self.names += target.len();
         }
+        if let Node::File { len, .. } = &node {
+            self.len = self.len.saturating_add(*len);
+            if self.len > self.max_len {
+                return Err(BadEntry::Contents(self.max_len));
+            }
+        }
         let parts = parts(path)?;
         let Some((name, parents)) = parts.split_last() else {
             // The archive's own root.
             return if matches!(node, Node::Directory(_)) { Ok(()) } else { Err(BadEntry::Name) };
         };
-        let Self { root, entries, names } = self;
+        let Self { root, entries, names, .. } = self;
         let mut directory = root;
         for parent in parents {
             directory = match entry(directory, parent, entries, names) {
@@ -125,11 +145,40 @@ impl Tree {
 
     /// Writes the NAR of what Nix makes of such an archive: of its one directory, where it has no other entry, else of
     /// all. The files' contents lie in `contents`.
+    ///
+    /// # Errors
+    /// When it is out of bounds, or cannot be read or written here.
     pub(super) fn write_nar(
         &self,
         contents: &File,
-        out: impl FnMut(&[u8]) -> io::Result<()>,
-    ) -> io::Result<u64> {
+        bounds: &Bounds,
+        mut out: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<u64, UnpackError> {
+        let mut left = bounds
+            .unpacked
+            .saturating_add(self.names as u64)
+            .saturating_add(NAR_ENTRY.saturating_mul(self.entries as u64 + 1));
+        let mut bad = None;
+        let written = self.write_pieces(contents, |bytes| {
+            let within = bounds.check().and_then(|()| {
+                left = left.checked_sub(bytes.len() as u64).ok_or_else(|| bounds.too_much())?;
+                Ok(())
+            });
+            match within {
+                Ok(()) => out(bytes),
+                Err(error) => {
+                    bad = Some(error);
+                    Err(io::Error::other("out of bounds"))
+                }
+            }
+        });
+        match bad {
+            Some(error) => Err(UnpackError::Archive(error)),
+            None => written.map_err(UnpackError::Here),
+        }
+    }
+
+    fn write_pieces(&self, contents: &File, out: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<u64> {
         let mut only = self.root.values();
         let root = match (only.next(), only.next()) {
             (Some(Node::Directory(directory)), None) => directory,

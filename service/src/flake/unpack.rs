@@ -48,7 +48,8 @@ pub(super) enum UnpackError {
 pub(super) fn unpack(packed: &File, contents: &File, bounds: &Bounds) -> Result<Tree, UnpackError> {
     let tar = Bounded::new(decompressed(packed).map_err(UnpackError::Archive)?, bounds.clone());
     let mut archive = Archive::new(tar);
-    let mut unpacking = Unpacking { tree: Tree::default(), contents: BufWriter::new(contents), len: 0 };
+    let mut unpacking =
+        Unpacking { tree: Tree::new(bounds.unpacked), contents: BufWriter::new(contents), len: 0 };
     let mut said = Said::default();
     for entry in archive.entries().map_err(UnpackError::Archive)?.raw(true) {
         let mut entry = entry.map_err(UnpackError::Archive)?;

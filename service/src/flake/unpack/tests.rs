@@ -8,7 +8,7 @@ use std::{
 
 use larder_protocol::nar::{NarChecker, dump};
 use proptest::prelude::*;
-use tar::{Builder, EntryType, Header};
+use tar::{EntryType, Header};
 
 use super::*;
 use crate::flake::bounds::Wanted;
@@ -23,11 +23,11 @@ fn unpacked_within(packed: &[u8], bounds: &Bounds) -> Result<Vec<u8>, UnpackErro
     let contents = tempfile::tempfile().unwrap();
     let tree = unpack(&file, &contents, bounds)?;
     let mut nar = Vec::new();
-    let written = tree.write_nar(&contents, |bytes| {
+    let written = tree.write_nar(&contents, bounds, |bytes| {
         nar.extend_from_slice(bytes);
         Ok(())
-    });
-    assert_eq!(written.unwrap(), nar.len() as u64);
+    })?;
+    assert_eq!(written, nar.len() as u64);
     let mut checker = NarChecker::default();
     checker.feed(&nar).unwrap();
     checker.finish().unwrap();
@@ -237,19 +237,85 @@ fn bombs_end_at_the_bound() {
     let mut cut = tar.clone();
     cut.truncate(1 << 20);
     assert!(unpacked(&cut).is_err());
-    // So many names that memory would not do.
-    let mut many = Builder::new(Vec::new());
-    for n in 0..300_001 {
-        let mut header = Header::new_ustar();
-        header.set_path(format!("{n}")).unwrap();
-        header.set_size(0);
-        header.set_entry_type(DIRECTORY);
-        header.set_cksum();
-        many.append(&header, &[] as &[u8]).unwrap();
+    // So many names that memory would not do: each directory has the next, as deep as they may be.
+    for entries in [149_999, 150_000] {
+        let mut many = Vec::new();
+        for n in (0..entries).step_by(100) {
+            let name = format!("{n}/{}", "d/".repeat(99.min(entries - n - 1)));
+            many.push((EntryType::GNULongName, &b"x"[..], &b""[..], name.into_bytes()));
+        }
+        let named: Vec<_> = many
+            .iter()
+            .flat_map(|(kind, name, target, contents)| {
+                [(*kind, *name, *target, contents.as_slice()), (DIRECTORY, &b"x"[..], &b""[..], &b""[..])]
+            })
+            .chain([(FILE, &b"f"[..], &b""[..], &b""[..])])
+            .collect();
+        let refused = unpacked_within(&tar_of(&named), &bounds(1 << 30)).err().map(|error| error.to_string());
+        assert_eq!(refused.is_some_and(|error| error.contains("files")), entries == 150_000);
     }
-    let packed = zstd::encode_all(&*many.into_inner().unwrap(), 1).unwrap();
-    let error = unpacked_within(&packed, &bounds(1 << 30)).unwrap_err();
-    assert!(error.to_string().contains("files"), "{error}");
+}
+
+/// Gigabytes of links to one file, in an archive that has it once.
+#[test]
+fn hard_links_count_as_often_as_they_are_written() {
+    let names: Vec<String> = (0..20_000).map(|n| format!("top/{n}")).collect();
+    let contents = vec![0; 1 << 20];
+    let linked = |links: usize| {
+        let mut entries: Vec<Made<'_>> = vec![(FILE, b"top/zeros", b"", &contents)];
+        entries
+            .extend(names[..links].iter().map(|name| (LINK, name.as_bytes(), &b"top/zeros"[..], &b""[..])));
+        zstd::encode_all(&*tar_of(&entries), 1).unwrap()
+    };
+    assert!(unpacked_within(&linked(9), &bounds(10 << 20)).unwrap().len() > 10 << 20);
+    for links in [10, names.len()] {
+        let packed = linked(links);
+        assert!(packed.len() < 1 << 20);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&packed).unwrap();
+        // Before a byte of the NAR is written.
+        let result = unpack(&file, &tempfile::tempfile().unwrap(), &bounds(12 << 20));
+        let error = result.err().map(|error| error.to_string());
+        assert_eq!(error.is_some_and(|error| error.contains("max_unpacked")), links > 11, "{links}");
+    }
+}
+
+#[test]
+fn a_nar_is_not_written_longer_than_its_bounds_hold() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&tar_of(&[(FILE, b"top/x", b"", &vec![7; 3 << 20])])).unwrap();
+    let contents = tempfile::tempfile().unwrap();
+    let wide = bounds(4 << 20);
+    let tree = unpack(&file, &contents, &wide).unwrap();
+    let written = |bounds: &Bounds, at_first: &dyn Fn()| {
+        let mut written = 0;
+        let result = tree.write_nar(&contents, bounds, |bytes| {
+            written += bytes.len();
+            at_first();
+            Ok(())
+        });
+        (written, result)
+    };
+    let (all, result) = written(&wide, &|| {});
+    assert_eq!(result.unwrap(), all as u64);
+    let told = |result: Result<u64, UnpackError>, what: &str| {
+        let error = result.unwrap_err();
+        assert!(matches!(error, UnpackError::Archive(_)) && error.to_string().contains(what), "{error}");
+    };
+    let (some, result) = written(&bounds(1 << 20), &|| {});
+    assert!(some <= (1 << 20) + 4096, "{some}");
+    told(result, "max_unpacked");
+    let (none, result) = written(&Bounds { until: Instant::now(), ..bounds(4 << 20) }, &|| {});
+    assert_eq!(none, 0);
+    told(result, "too long");
+    // Whoever wanted it goes while it is written.
+    let gone = bounds(4 << 20);
+    let (some, result) = written(&gone, &|| drop(Wanted(gone.gone.clone())));
+    assert!(some < 1 << 20, "{some}");
+    told(result, "not wanted");
+    // What the disk refuses is another thing: it may be tried again.
+    let full = tree.write_nar(&contents, &wide, |_| Err(io::ErrorKind::StorageFull.into()));
+    assert!(matches!(full, Err(UnpackError::Here(_))));
 }
 
 #[test]
