@@ -117,10 +117,15 @@ impl Host {
 
     /// A world whose service takes what `acme/flake` publishes from its protected branch, with more said of that.
     async fn world(&self, more: &str) -> World {
+        self.world_by("ref_protected = true", more).await
+    }
+
+    /// The same, with what the rule for the branch demands.
+    async fn world_by(&self, demands: &str, more: &str) -> World {
         let caches = format!(
             "[[webhook]]\nrepositories = [\"acme/*\"]\nsecrets = [{{ file = \"{secret}\" }}]\n\
              [[cache]]\nname = \"main\"\nupstream = []\n\
-             [[cache.trust]]\nrepository = [\"acme/flake\", \"acme/other\"]\nref_protected = true\n\
+             [[cache.trust]]\nrepository = [\"acme/flake\", \"acme/other\"]\n{demands}\n\
              [[cache.trust]]\nrepository = \"acme/flake\"\nref = \"refs/heads/*\"\n\
              [host_store]\nsocket = \"{socket}\"\n{more}\n\
              [[host_store.take]]\ncache = \"main\"\nissuer = \"ISSUER\"\nrepository = \"acme/flake\"\n\
@@ -270,6 +275,25 @@ async fn what_somebody_with_fewer_rights_brought_is_not_taken_along() {
     push(&world, &protected(10), &[&leaf, &top]).await;
     conclude(&world, &protected(10), "success").await;
     assert!(host.has(&leaf.info.path) && host.has(&top.info.path));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_branch_of_the_same_rank_brought_first_is_not_taken_along() {
+    let mut host = Host::new();
+    let world = host.world_by("ref = \"refs/heads/main\"", "").await;
+    host.start(&world.reader().await.public_keys).await;
+    let (leaf, top) = tree();
+    let topic = Job { git_ref: "refs/heads/topic".to_owned(), run_id: 8, ..Job::default() };
+    push(&world, &topic, &[&leaf]).await;
+    push(&world, &protected(9), &[&leaf, &top]).await;
+    conclude(&world, &protected(9), "success").await;
+    assert!(!host.has(&leaf.info.path) && !host.has(&top.info.path));
+
+    // What the branch itself brought is, whatever its rank.
+    let own = Package::noise("own", 1000);
+    push(&world, &protected(10), &[&own]).await;
+    conclude(&world, &protected(10), "success").await;
+    assert!(host.has(&own.info.path));
 }
 
 #[tokio::test(flavor = "multi_thread")]

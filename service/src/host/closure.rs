@@ -8,7 +8,7 @@ use larder_protocol::{StorePath, StorePathHash};
 use crate::{
     Service,
     caches::Cache,
-    metadata::{MetadataError, VisiblePath},
+    metadata::{MetadataError, PushingRun, VisiblePath},
     trust::Rank,
 };
 
@@ -38,7 +38,10 @@ pub(super) enum NotTaken {
     #[error("{0} is not in the cache any more")]
     Gone(StorePathHash),
     /// Somebody with fewer rights brought a part of it.
-    #[error("{0} was brought by a push of lower rank, and is not taken")]
+    #[error(
+        "{0} was brought neither from that protected ref nor by a push of the rank of protected refs, and is not \
+         taken. Write ref_protected = true in the rule by which the ref pushes"
+    )]
     Rank(StorePath),
     /// It is too large.
     #[error("its closure has more than {MAX_PATHS} paths")]
@@ -49,6 +52,7 @@ pub(super) enum NotTaken {
 pub(super) async fn closure(
     service: &Service,
     cache: &Cache,
+    run: &PushingRun,
     roots: &[StorePathHash],
 ) -> Result<Closure, NotTaken> {
     let mut found: HashMap<StorePathHash, VisiblePath> = HashMap::new();
@@ -79,8 +83,12 @@ pub(super) async fn closure(
     }
     // What the run pushed stands by its rank, and all that its push named does so, too.
     let least = roots.iter().filter_map(|hash| found.get(hash)).map(|path| path.standing.rank).min();
-    let least = least.unwrap_or_else(Rank::default);
-    let stands = |path: &VisiblePath| path.standing.rank >= least || path.standing.rank == Rank::PREFETCHED;
+    // Among equals the first stays, who may be any branch. So an equal rank says nothing unless it is that of protected refs.
+    let least = least.unwrap_or_default().max(Rank::PROTECTED);
+    let own = service.metadata.pushes_from_ref_of(cache.name(), run).await?;
+    let stands = |path: &VisiblePath| {
+        path.standing.rank >= least || path.standing.rank == Rank::PREFETCHED || own.contains(&path.push)
+    };
     if let Some(low) = found.values().find(|path| !stands(path)) {
         return Err(NotTaken::Rank(low.path.clone()));
     }

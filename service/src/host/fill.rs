@@ -111,7 +111,7 @@ async fn take_run(
     if roots.is_empty() {
         return Ok(());
     }
-    let closure = closure(service, cache, &roots).await?;
+    let closure = closure(service, cache, &pushed.run, &roots).await?;
     let max = service.config.host_store.max_size;
     if closure.size > max.get() {
         return Err(FillError::TooLarge(closure.size, max));

@@ -1,5 +1,7 @@
 //! Rows of the workflow runs that pushed.
 
+use std::collections::HashSet;
+
 use larder_protocol::{StorePathHash, api::CacheName};
 use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, Sqlite, Transaction};
@@ -142,6 +144,24 @@ impl Metadata {
                 })
             })
             .collect()
+    }
+
+    /// The pushes of all runs on the protected ref that this run was on.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn pushes_from_ref_of(
+        &self,
+        cache: &CacheName,
+        run: &PushingRun,
+    ) -> Result<HashSet<i64>, MetadataError> {
+        let pushes = sqlx::query_scalar(
+            "SELECT u.id FROM runs r JOIN pushes u ON u.run = r.id AND u.state = 'committed'
+             WHERE r.cache = ? AND r.issuer = ? AND r.repository_id = ? AND r.git_ref = ? AND r.ref_protected = 1",
+        );
+        let pushes =
+            pushes.bind(cache.as_str()).bind(&run.issuer).bind(&run.repository_id).bind(&run.git_ref);
+        Ok(pushes.fetch_all(self.reader()).await?.into_iter().collect())
     }
 
     /// The roots of all that a run has pushed.
