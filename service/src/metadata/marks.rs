@@ -205,7 +205,8 @@ impl Marks {
         Ok(())
     }
 
-    /// Lists what goes: all that was found dead before `before` and is not marked.
+    /// Lists what goes: all that was found dead before `before` and is not marked. And what was claimed since it was marked,
+    /// though it is dead no more: what it needs is found by it, when the claim is heeded.
     ///
     /// # Errors
     /// When the database fails.
@@ -213,7 +214,8 @@ impl Marks {
         sqlx::query(
             "INSERT INTO dying (path, referrers, scanned) SELECT p.id, 0, p.hidden FROM paths p
              JOIN pushes u ON u.id = p.push AND u.state = 'committed'
-             WHERE p.cache = ? AND p.dead_since <= ? AND NOT EXISTS (SELECT 1 FROM live l WHERE l.path = p.id)",
+             WHERE p.cache = ? AND (p.dead_since <= ? OR p.id IN (SELECT path FROM claimed_paths))
+             AND NOT EXISTS (SELECT 1 FROM live l WHERE l.path = p.id)",
         )
         .bind(self.cache.as_str())
         .bind(before)
