@@ -272,6 +272,10 @@ impl Metadata {
             }
         }
         let mut transaction = self.write().await?;
+        sqlx::query("DELETE FROM chunk_totals WHERE namespace = ? AND chunks = 0")
+            .bind(namespace.0)
+            .execute(&mut *transaction)
+            .await?;
         sqlx::query("DELETE FROM isolated_caches WHERE id = ? AND dropped_at IS NOT NULL")
             .bind(cache.id)
             .execute(&mut *transaction)

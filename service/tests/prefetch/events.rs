@@ -214,6 +214,8 @@ async fn what_says_nothing_has_nothing_prefetched() {
     world.deliver("push", &push("refs/heads/main", COMMITS[2], 3)).await;
     world.pass(0).await;
     assert!(world.has(&[&nars[0]]).await);
+    // What the deleted branch's jobs reported is forgotten after its grace.
+    world.pass(2 * 24 * 3600).await;
     world.end().await;
 }
 
