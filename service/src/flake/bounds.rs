@@ -9,6 +9,30 @@ use std::{
     time::Instant,
 };
 
+/// How many inputs of one lock file are asked of their hosts, and how many bytes these may send and unpack to together.
+const MAX_ASKED: usize = 200;
+const MAX_BYTES: u64 = 20_000_000_000;
+/// How many of those bytes may be for nothing. What is tried again comes to nothing again.
+const MAX_WASTED: u64 = 4_000_000_000;
+
+/// What the inputs of one lock file have cost, also those that were not had.
+#[derive(Debug, Default)]
+pub struct Spent {
+    /// How many were asked of their hosts.
+    pub asked: usize,
+    /// How many bytes were downloaded, and written as NARs.
+    pub bytes: u64,
+    /// How many of them were of inputs that were not had.
+    pub wasted: u64,
+}
+
+impl Spent {
+    /// Whether no more is fetched for the lock file.
+    pub(super) fn is_over(&self) -> bool {
+        self.asked >= MAX_ASKED || self.bytes >= MAX_BYTES || self.wasted >= MAX_WASTED
+    }
+}
+
 /// What bounds the unpacking of one archive.
 #[derive(Debug, Clone)]
 pub(super) struct Bounds {
@@ -66,5 +90,19 @@ impl<R: Read> Read for Bounded<R> {
         let read = self.inner.read(buffer)?;
         self.left = self.left.checked_sub(read as u64).ok_or_else(|| self.bounds.too_much())?;
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_for_nothing_end_it_earlier() {
+        let spent = |asked, bytes, wasted| Spent { asked, bytes, wasted };
+        assert!(!spent(199, 19_999_999_999, 3_999_999_999).is_over());
+        for over in [spent(200, 0, 0), spent(1, 20_000_000_000, 0), spent(1, 4_000_000_000, 4_000_000_000)] {
+            assert!(over.is_over(), "{over:?}");
+        }
     }
 }

@@ -17,7 +17,7 @@ use url::Url;
 
 use super::{
     Internet, NotThere,
-    bounds::{Bounds, Wanted},
+    bounds::{Bounds, Spent, Wanted},
     hosts,
     internet::NoPublicAddress,
     unpack::{UnpackError, unpack},
@@ -120,17 +120,28 @@ impl Fetcher {
         })
     }
 
-    /// Fetches an input from its host, unpacks it, and verifies it by the lock file's `narHash`.
+    /// Fetches an input from its host, unpacks it, and verifies it by the lock file's `narHash`. What that costs is added
+    /// to `spent` as it goes, whatever comes of it.
     ///
     /// # Errors
     /// When it is not fetched.
-    pub async fn fetch(&self, input: &LockedInput) -> Result<Fetched, InputError> {
+    pub async fn fetch(&self, input: &LockedInput, spent: &mut Spent) -> Result<Fetched, InputError> {
+        let before = spent.bytes;
+        let fetched = self.fetch_counted(input, spent).await;
+        if fetched.is_err() {
+            spent.wasted += spent.bytes - before;
+        }
+        fetched
+    }
+
+    async fn fetch_counted(&self, input: &LockedInput, spent: &mut Spent) -> Result<Fetched, InputError> {
         let origin = input.origin.as_ref().ok_or(InputError::CachesOnly)?;
         let mut url = hosts::url_of(origin, &self.config.hosts)?;
+        spent.asked += 1;
         // It is never closed.
         let _turn = self.turns.acquire().await;
         let until = Instant::now() + WITHIN;
-        let packed = timeout_at(until.into(), self.download(url.clone()))
+        let packed = timeout_at(until.into(), self.download(url.clone(), &mut spent.bytes))
             .await
             .map_err(|_| InputError::NoAnswer("it takes too long".to_owned()))??;
         let gone = Arc::new(AtomicBool::new(false));
@@ -152,6 +163,7 @@ impl Fetcher {
         })
         .await
         .map_err(|error| InputError::Here(io::Error::other(error)))??;
+        spent.bytes += nar_size;
         if hash != input.nar_hash {
             return Err(InputError::Other(hash));
         }
@@ -160,7 +172,7 @@ impl Fetcher {
     }
 
     /// Brings what a URL leads to into a file without a name.
-    async fn download(&self, url: Url) -> Result<File, InputError> {
+    async fn download(&self, url: Url, bytes: &mut u64) -> Result<File, InputError> {
         let answer = self.ask(url).await?;
         let max = self.config.max_archive;
         if answer.content_length().is_some_and(|length| length > max.get()) {
@@ -174,6 +186,7 @@ impl Fetcher {
         let mut pieces = answer.bytes_stream();
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(no_answer)?;
+            *bytes += piece.len() as u64;
             left = left.checked_sub(piece.len() as u64).ok_or(InputError::TooLong(max))?;
             file.write_all(&piece).await.map_err(InputError::Here)?;
         }

@@ -9,7 +9,7 @@ use larder_protocol::{
 };
 use tokio::time::timeout;
 
-use super::Fetched;
+use super::{Fetched, Spent};
 use crate::{
     Service,
     caches::Cache,
@@ -22,11 +22,10 @@ use crate::{
 
 /// The lock file of a flake, in its repository.
 const LOCK: &str = "flake.lock";
-/// How many of a lock file's inputs are fetched from their hosts, and how many bytes their NARs have together.
-const MAX_FETCHED: usize = 200;
-const MAX_FETCHED_BYTES: u64 = 20_000_000_000;
 /// How long all of it may take.
 const WITHIN: Duration = Duration::from_secs(60 * 60);
+/// Why no more of its inputs are fetched.
+const TOO_MUCH: &str = "its lock file names more than is fetched for one";
 /// How many inputs the log names.
 const NAMED: usize = 20;
 /// As much as is told of a name.
@@ -78,10 +77,15 @@ pub(crate) async fn prefetch_inputs(
         pushed.warn("an input is not prefetched", &refused.name, &refused.why.to_string());
     }
     let mut bringing =
-        Bringing { service, pushed, caches, fetched: 0, bytes: 0, later: Vec::new(), named: 0 };
-    match timeout(WITHIN, bringing.bring(&lock.inputs, priority)).await {
-        Ok(done) => done.map_err(|error| error.to_string())?,
-        Err(_) => bringing.later.push("it takes too long".to_owned()),
+        Bringing { service, pushed, caches, spent: Spent::default(), later: Vec::new(), named: 0 };
+    let ended = match timeout(WITHIN, bringing.bring(&lock.inputs, priority)).await {
+        Ok(done) => done.map(|()| bringing.spent.is_over().then_some(TOO_MUCH)),
+        Err(_) => Ok(Some("they take too long")),
+    };
+    // Once more, that would be as much again.
+    if let Some(reason) = ended.map_err(|error| error.to_string())? {
+        pushed.warn("not all of a lock file's inputs are prefetched", LOCK, reason);
+        return Ok(Performed::Done);
     }
     match bringing.later.first() {
         None => Ok(Performed::Done),
@@ -107,9 +111,7 @@ struct Bringing<'a> {
     service: &'a Arc<Service>,
     pushed: &'a Pushed<'a>,
     caches: Vec<&'a Arc<Cache>>,
-    /// How many inputs came from their hosts.
-    fetched: usize,
-    bytes: u64,
+    spent: Spent,
     /// Why inputs are not here that may be had later.
     later: Vec<String>,
     named: usize,
@@ -138,7 +140,8 @@ impl Bringing<'_> {
         }
         tracing::info!(
             repository = %self.pushed.repository, git_ref = %self.pushed.git_ref, commit = self.pushed.commit,
-            inputs = inputs.len(), fetched = self.fetched, bytes = self.bytes, later = self.later.len(),
+            inputs = inputs.len(), asked = self.spent.asked, bytes = self.spent.bytes, wasted = self.spent.wasted,
+            later = self.later.len(),
             "prefetched a lock file's inputs"
         );
         Ok(())
@@ -150,11 +153,11 @@ impl Bringing<'_> {
 
     /// Brings one input from its host into these caches.
     async fn fetch(&mut self, input: &LockedInput, caches: &[&Arc<Cache>]) {
-        if self.fetched >= MAX_FETCHED || self.bytes >= MAX_FETCHED_BYTES {
-            self.refuse(input, "its lock file names more than is fetched for one");
+        if self.spent.is_over() {
+            self.refuse(input, TOO_MUCH);
             return;
         }
-        let fetched = match self.service.fetcher.fetch(input).await {
+        let fetched = match self.service.fetcher.fetch(input, &mut self.spent).await {
             Ok(fetched) => fetched,
             Err(error) if error.may_pass() => {
                 self.later.push(format!("{}: {error}", shortened(&input.name)));
@@ -165,8 +168,6 @@ impl Bringing<'_> {
                 return;
             }
         };
-        self.fetched += 1;
-        self.bytes += fetched.nar_size;
         for cache in caches {
             if let Err(error) = take(self.service, cache, input, &fetched).await {
                 self.later.push(format!("{}: {error}", shortened(&input.name)));

@@ -12,6 +12,7 @@ mod tree;
 mod unpack;
 
 pub use self::{
+    bounds::Spent,
     fetch::{Fetched, Fetcher, InputError},
     hosts::NotThere,
     internet::Internet,

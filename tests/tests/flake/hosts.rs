@@ -12,7 +12,7 @@ use std::{
 use larder_protocol::flake_lock::{FlakeLock, LockedInput};
 use larder_service::{
     config::{ByteSize, Config},
-    flake::{Fetcher, InputError},
+    flake::{Fetcher, InputError, Spent},
 };
 use larder_tests::archive_host::{ArchiveHosts, Page, nar_hash, tarball};
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ impl Scene {
     }
 
     async fn fetch(&self, locked: Value) -> Result<String, InputError> {
-        let fetched = self.fetcher().fetch(&input(locked)).await?;
+        let fetched = self.fetcher().fetch(&input(locked), &mut Spent::default()).await?;
         let mut nar = Vec::new();
         { fetched.nar }.read_to_end(&mut nar).unwrap();
         assert_eq!(nar.len() as u64, fetched.nar_size);
@@ -206,7 +206,8 @@ async fn the_internet_itself_has_no_private_addresses() {
     // Of the machine's own names, this one is there without asking anybody.
     config.prefetch.hosts.push("localhost".parse().unwrap());
     let fetcher = Fetcher::new(&config, &Default::default()).unwrap();
-    let error = fetcher.fetch(&input(at("https://localhost/x.tar.gz"))).await.unwrap_err();
+    let error =
+        fetcher.fetch(&input(at("https://localhost/x.tar.gz")), &mut Spent::default()).await.unwrap_err();
     assert!(matches!(error, InputError::Private), "{error}");
 }
 
@@ -234,6 +235,27 @@ async fn what_the_lock_file_does_not_say_is_not_taken() {
     let error = scene.fetch(github()).await.unwrap_err();
     assert!(matches!(error, InputError::Other(_)), "{error}");
     assert!(!error.may_pass());
+}
+
+#[tokio::test]
+async fn what_comes_to_nothing_has_cost_as_much() {
+    let scene = Scene::new().await;
+    let fetcher = scene.fetcher();
+    let mut spent = Spent::default();
+    let good = fetcher.fetch(&input(github()), &mut spent).await.unwrap();
+    let both = good.nar_size + tarball("lib-0123", &FILES).len() as u64;
+    assert_eq!((spent.asked, spent.bytes, spent.wasted), (1, both, 0));
+
+    let mut other = github();
+    other["narHash"] = nar_hash(&[("other", "")]).into();
+    fetcher.fetch(&input(other), &mut spent).await.unwrap_err();
+    assert_eq!((spent.asked, spent.bytes, spent.wasted), (2, 2 * both, both));
+    scene.hosts.put(ARCHIVE, Page::Endless);
+    fetcher.fetch(&input(github()), &mut spent).await.unwrap_err();
+    assert!(spent.asked == 3 && spent.wasted > both + (1 << 20), "{spent:?}");
+    // Where nobody is asked, nothing is spent.
+    fetcher.fetch(&input(at("https://evil.example/x.tar.gz")), &mut spent).await.unwrap_err();
+    assert_eq!(spent.asked, 3);
 }
 
 #[tokio::test]

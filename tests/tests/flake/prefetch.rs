@@ -109,6 +109,29 @@ async fn what_a_host_does_not_give_now_is_had_later() {
 }
 
 #[tokio::test]
+async fn a_lock_file_of_what_comes_to_nothing_is_fetched_once_and_not_to_its_end() {
+    let scene = Scene::new(&[]).await;
+    let nar_hash = nar_hash(&[("another", "")]);
+    let mut inputs = Vec::new();
+    for number in 0..210 {
+        let url = format!("https://github.com/{number}");
+        // Some may be had later: the others are not tried again for that.
+        let busy = number % 10 == 0;
+        let page = if busy { Page::Status(503) } else { Page::Bytes(tarball("x", &FILES)) };
+        scene.hosts.put(&url, page);
+        // Each another path that nobody has.
+        let digits = format!("{number:03}");
+        let hash = nar_hash.replace(&nar_hash[20..23], &digits);
+        inputs.push((format!("input-{digits}"), json!({ "type": "tarball", "url": url, "narHash": hash })));
+    }
+    let inputs: Vec<(&str, Value)> =
+        inputs.iter().map(|(name, locked)| (name.as_str(), locked.clone())).collect();
+    scene.push("main", &lock(&inputs)).await;
+    assert_eq!(scene.hosts.take_urls().len(), 200);
+    assert_eq!(scene.left().await, [""; 0]);
+}
+
+#[tokio::test]
 async fn what_is_no_lock_file_brings_nothing() {
     let scene = Scene::new(&[]).await;
     for lock in [&b"{}"[..], b"", b"<html>", &vec![b' '; (1 << 20) + 1]] {
