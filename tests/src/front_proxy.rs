@@ -15,6 +15,7 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
+use futures_util::StreamExt as _;
 use reqwest::StatusCode;
 use tokio::{net::TcpListener, sync::watch, task::AbortHandle};
 
@@ -30,8 +31,11 @@ pub struct FrontProxy {
 pub enum Manner {
     /// Nothing.
     Plain,
-    /// Answers larger bodies than this with 413 and a page of its own.
+    /// Answers larger bodies than this with 413 and a page of its own, as nginx does: at once, while it reads and
+    /// throws away what comes.
     LimitsBodies(u64),
+    /// Hangs up on larger bodies than this without a word.
+    HangsUpOn(u64),
     /// Passes this many requests on whose page ends so, and never answers the next ones.
     Holds(&'static str, usize),
     /// Answers all requests whose page ends so with this status and a page of its own.
@@ -117,11 +121,15 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     }
     let (head, body) = request.into_parts();
     let length = head.headers.get("content-length").and_then(|value| value.to_str().ok()?.parse().ok());
-    if let Manner::LimitsBodies(most) = shared.manner
-        && length.is_some_and(|length: u64| length > most)
-    {
-        // As nginx: at once, without reading what comes.
-        return own(StatusCode::PAYLOAD_TOO_LARGE);
+    let is_longer = |most: u64| length.is_some_and(|length: u64| length > most);
+    match shared.manner {
+        Manner::LimitsBodies(most) if is_longer(most) => {
+            tokio::spawn(body.into_data_stream().for_each(|_| std::future::ready(())));
+            return own(StatusCode::PAYLOAD_TOO_LARGE);
+        }
+        // The connection ends with its task.
+        Manner::HangsUpOn(most) if is_longer(most) => std::panic::resume_unwind(Box::new(())),
+        _ => {}
     }
     let Ok(body) = to_bytes(body, usize::MAX).await else { return own(StatusCode::BAD_REQUEST) };
     shared.body_bytes.fetch_add(body.len() as u64, Ordering::Relaxed);

@@ -188,6 +188,16 @@ async fn a_proxy_that_limits_bodies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_hangs_up_on_large_bodies() {
+    let world = World::new().await;
+    let (token, source) = (token(&world).await, source(24_000_000).await);
+    let proxy = FrontProxy::start(&world.url(), Manner::HangsUpOn(3_000_000)).await;
+    let report = source.push(Push::with_token(&proxy.url(), &token)).report().await;
+    assert_eq!(report.published, 2);
+    source.assert_read_back(&world.reader().await, Nix::Installed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_answers_and_is_not_larderd() {
     let world = World::new().await;
     let (token, source) = (token(&world).await, source(1000).await);

@@ -41,6 +41,11 @@ impl Parts {
         self.len == 0
     }
 
+    /// The parts.
+    pub fn parts(&self) -> &[Bytes] {
+        &self.parts
+    }
+
     /// The body for one try, and the count of its bytes that are gone.
     pub(super) fn start(&self) -> (Sending, Arc<AtomicU64>) {
         let gone = Arc::new(AtomicU64::new(0));

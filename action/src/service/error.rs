@@ -26,6 +26,14 @@ pub enum ServiceError {
         /// How it failed the last time.
         reason: String,
     },
+    /// The connection broke again and again while a body was sent that can be made smaller.
+    #[error("{what} failed: {reason}")]
+    Cut {
+        /// What was tried.
+        what: &'static str,
+        /// How it failed the last time.
+        reason: String,
+    },
     /// The service says no.
     #[error("{what} was refused: {}{}", .answer.message, list(.answer))]
     Refused {
@@ -98,9 +106,10 @@ impl ServiceError {
             if matches!(answer.error, ErrorCode::NotFound | ErrorCode::Conflict))
     }
 
-    /// Whether a body was too large.
+    /// Whether a body was too large, or seems to be.
     pub fn is_too_large(&self) -> bool {
         match self {
+            Self::Cut { .. } => true,
             Self::Refused { status, .. } | Self::Foreign { status, .. } => {
                 *status == StatusCode::PAYLOAD_TOO_LARGE
             }

@@ -173,6 +173,8 @@ impl<'a> Service<'a> {
         let mut request =
             Outgoing::new("uploading chunks", Method::POST, self.push_url(push, "frames"), ANSWER);
         request.content = Some(Content::Bytes);
+        // The index, and a frame or more.
+        request.divisible = body.parts().len() > 2;
         request.body = body;
         self.ask(request).await
     }

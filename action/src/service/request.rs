@@ -34,6 +34,9 @@ const LONGEST_DELAY: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The same where nothing was ever heard of it: the URL may be wrong.
 const FIRST_PATIENCE: Duration = Duration::from_secs(30);
+/// After how many connections that broke while its body was sent a request is taken to be too large for a proxy in
+/// between, if its body can be made smaller.
+const CUTS: usize = 3;
 /// The longest answer that is read.
 const MAX_ANSWER: usize = 256 << 20;
 
@@ -53,13 +56,15 @@ pub(super) struct Outgoing {
     pub url: Url,
     pub content: Option<Content>,
     pub body: Parts,
+    /// Whether the body could be sent in smaller ones.
+    pub divisible: bool,
     /// How long the answer may take once the body is sent.
     pub answer_limit: Duration,
 }
 
 impl Outgoing {
     pub(super) fn new(what: &'static str, method: Method, url: Url, answer_limit: Duration) -> Self {
-        Self { what, method, url, content: None, body: Parts::default(), answer_limit }
+        Self { what, method, url, content: None, body: Parts::default(), divisible: false, answer_limit }
     }
 
     pub(super) fn origin(&self) -> String {
@@ -108,8 +113,9 @@ fn http_client() -> Result<reqwest::Client, ServiceError> {
 
 /// How a try ended, other than well.
 pub(super) enum Failure {
-    /// It may go well the next time.
-    Passing { reason: String, after: Option<Duration> },
+    /// It may go well the next time. `cut`: the connection broke while a large body was sent, or before it was
+    /// answered.
+    Passing { reason: String, after: Option<Duration>, cut: bool },
     /// The token is not, or no longer, valid.
     Unauthorized(ServiceError),
     /// It will not go better.
@@ -125,6 +131,7 @@ pub(super) async fn send_until_answered(
 ) -> Result<Bytes, ServiceError> {
     let mut retries = Retries::new(request.what, &request.url, progress);
     let mut renewed = false;
+    let mut cuts = 0;
     loop {
         let token = match session {
             Some(session) => Some(session.token().await?),
@@ -132,7 +139,13 @@ pub(super) async fn send_until_answered(
         };
         match send_once(line, request, token.as_ref()).await {
             Ok(answer) => return Ok(answer),
-            Err(Failure::Passing { reason, after }) => retries.wait(line.patience(), reason, after).await?,
+            Err(Failure::Passing { reason, after, cut }) => {
+                cuts += usize::from(cut && request.divisible);
+                if cuts == CUTS {
+                    return Err(ServiceError::Cut { what: request.what, reason });
+                }
+                retries.wait(line.patience(), reason, after).await?;
+            }
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Unauthorized(error)) => match (session, token) {
                 // The session may have ended early: its service was set up anew, or the clock jumped.
@@ -212,7 +225,7 @@ pub(super) async fn send_once(
     let (status, headers, answer) = tokio::select! {
         answered = answered => answered.map_err(|error: reqwest::Error| passing(&error, total))?,
         reason = stalls(&gone, total, request.answer_limit) => {
-            return Err(Failure::Passing { reason, after: None });
+            return Err(Failure::Passing { reason, after: None, cut: false });
         }
     };
     // A proxy in front of nothing answers too.
@@ -275,11 +288,12 @@ async fn stalls(gone: &AtomicU64, total: u64, answer_limit: Duration) -> String 
 
 fn passing(error: &reqwest::Error, body: u64) -> Failure {
     let mut reason = chain(error);
-    // A proxy that refuses a large body may just hang up.
-    if !error.is_connect() && body > 1 << 20 {
+    // A proxy that refuses a large body may just hang up, or its answer be lost with the connection.
+    let cut = !error.is_connect() && body > 1 << 20;
+    if cut {
         reason.push_str("; if a proxy in front limits bodies, --max-body makes them smaller");
     }
-    Failure::Passing { reason, after: None }
+    Failure::Passing { reason, after: None, cut }
 }
 
 /// All that an error says, without the URL: it is said elsewhere.
@@ -320,7 +334,7 @@ fn refusal(request: &Outgoing, status: StatusCode, headers: &HeaderMap, answer: 
             Some(said) => said.message,
             None => format!("the service or a proxy answered {status}"),
         };
-        return Failure::Passing { reason, after };
+        return Failure::Passing { reason, after, cut: false };
     }
     let error = match said {
         Some(answer) => ServiceError::Refused { what: request.what, status, answer: Box::new(answer) },

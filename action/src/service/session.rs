@@ -105,7 +105,7 @@ impl<'a> Session<'a> {
             // An ID token is good for one exchange, so each try gets its own.
             match self.exchange(request_url, request_token).await {
                 Ok(new) => return Ok(active.insert(new).token.clone()),
-                Err(Failure::Passing { reason, after }) => {
+                Err(Failure::Passing { reason, after, .. }) => {
                     retries.wait(self.line.patience(), reason, after).await?
                 }
                 Err(Failure::Final(error) | Failure::Unauthorized(error)) => return Err(error),
