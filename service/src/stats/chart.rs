@@ -14,7 +14,10 @@ const BLOCKS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇',
 pub fn chart(sizes: &[(i64, u64)]) -> String {
     let (Some((first, _)), Some((last, _))) = (sizes.first(), sizes.last()) else { return String::new() };
     let columns: Vec<u64> = evenly(sizes, WIDTH).into_iter().map(|(_, size)| size).collect();
-    let most = columns.iter().copied().max().unwrap_or_default().max(1);
+    let most = columns.iter().copied().max().unwrap_or_default();
+    if most == 0 {
+        return "nothing was stored yet when the last sample was taken\n".to_owned();
+    }
     let mut text = String::new();
     for row in (0..HEIGHT).rev() {
         let label = match row {
@@ -45,6 +48,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn of_nothing_there_is_no_chart() {
+        assert_eq!(chart(&[(1_800_000_000, 0)]), "nothing was stored yet when the last sample was taken\n");
+    }
+
+    #[test]
     fn a_chart_rises_with_the_size() {
         let sizes: Vec<_> =
             (0..=64i64).map(|day| (1_800_000_000 + day * 86_400, day.cast_unsigned() * 1_000_000)).collect();
@@ -60,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_single_sample_is_drawn() {
-        assert!(chart(&[(0, 0)]).contains("0 B"));
+        assert!(chart(&[(0, 1000)]).contains("1.0 kB"));
         assert_eq!(chart(&[]), "");
     }
 }
