@@ -153,7 +153,8 @@ impl Progress for Lines {
             }
             Event::Read(_) | Event::Committed { .. } => {}
         }
-        if Instant::now() >= state.next {
+        // Before a push is opened, and in commands that open none, there is nothing to be so far with.
+        if state.total > 0 && Instant::now() >= state.next {
             state.pause = state.pause.mul_f64(1.5);
             state.next = Instant::now() + state.pause;
             output::note(&format!(

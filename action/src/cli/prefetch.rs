@@ -171,6 +171,13 @@ impl PrefetchArgs {
         if prefetch.lacking > SHOWN as u64 {
             output::note(&format!("and {} more", prefetch.lacking - SHOWN as u64));
         }
+        if prefetch.lacking > 0 {
+            output::note(&format!(
+                "push them (larder push), or have whoever runs the service add an upstream that has them: \
+                 [[cache.upstream]] of {}",
+                prefetch.cache
+            ));
+        }
         if self.json {
             return match print_json(prefetch) {
                 Exit::Done => exit,
@@ -192,8 +199,9 @@ impl PrefetchArgs {
 fn how_far(prefetch: &Prefetch) -> String {
     let Prefetch { state, closure, wanted, published, bytes, error, .. } = prefetch;
     let mut text = format!(
-        "{}: {closure} paths, {wanted} of them missing, {published} fetched ({})",
+        "{}: {}, {wanted} of them missing, {published} fetched ({})",
         state.as_str(),
+        count(usize::try_from(*closure).unwrap_or(usize::MAX), "path"),
         show_size(*bytes)
     );
     if let Some(error) = error {
