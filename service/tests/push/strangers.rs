@@ -118,6 +118,25 @@ async fn nothing_is_looked_up_for_a_stranger() {
         let answer = larder_service::router(world.service.clone()).oneshot(request).await.unwrap();
         assert_eq!((answer.status().as_u16(), began.elapsed().as_secs() >= 5), (404, waits), "{cache}");
     }
+    // Nor where anything else of it is asked for, or of a pull request's cache beside it.
+    let hash = nar.info.path.hash();
+    let zst = format!("nar/{}-{hash}.nar.zst", nar.info.nar_hash.base32());
+    for cache in ["main", "main~42-pr-7"] {
+        for page in [
+            format!("/{cache}/nix-cache-info"),
+            format!("/{cache}/{hash}.narinfo"),
+            format!("/{cache}/{zst}"),
+            format!("/{cache}/pins/web"),
+            format!("/api/v1/caches/{cache}"),
+            format!("/api/v1/caches/{cache}/paths/{hash}"),
+            format!("/api/v1/caches/{cache}/paths/{hash}/statement"),
+        ] {
+            let request = http::Request::get(&page).body(axum::body::Body::empty()).unwrap();
+            let began = tokio::time::Instant::now();
+            let answer = larder_service::router(world.service.clone()).oneshot(request).await.unwrap();
+            assert_eq!((answer.status().as_u16(), began.elapsed().as_secs()), (404, 0), "{page}");
+        }
+    }
 }
 
 /// Neither how soon the service answers nor which references it takes tells what was asked for a private cache.
