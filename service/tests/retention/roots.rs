@@ -1,6 +1,6 @@
 //! Each kind of root keeps, and lets go.
 
-use larder_service::config::Period;
+use larder_service::{audit::Event, config::Period, metadata::AuditFilter};
 
 use crate::{
     nar::{TestNar, contents, path},
@@ -111,6 +111,14 @@ async fn what_is_dropped_goes_after_its_grace_and_what_is_pushed_after_stays() {
     world.pass(2);
     world.sweep().await;
     assert_eq!(world.visible(&[&old, &new]).await, [false, true]);
+    // Who let go of it, and what went, is on record.
+    let rows =
+        world.service.metadata.audit(&AuditFilter { limit: 100, ..AuditFilter::default() }).await.unwrap();
+    assert!(rows.iter().all(|row| row.cache.as_deref().is_none_or(|cache| cache == "main")));
+    let said: Vec<Event> = rows.iter().map(|row| serde_json::from_str(&row.details).unwrap()).collect();
+    let main = Some("refs/heads/main".to_owned());
+    let dropped = Event::RootsDropped { repository: "Acme/Flake".to_owned(), git_ref: main, runs: 1 };
+    assert!(said.contains(&dropped) && said.contains(&Event::PathsSwept { paths: 1 }), "{said:?}");
 }
 
 #[tokio::test]

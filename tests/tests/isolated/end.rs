@@ -3,7 +3,11 @@
 use std::{collections::BTreeMap, task::Poll};
 
 use larder_protocol::api::ErrorCode;
-use larder_service::{audit::Who, isolated::tidy};
+use larder_service::{
+    audit::{Kind, Who},
+    isolated::tidy,
+    metadata::AuditFilter,
+};
 use larder_tests::{
     package::{Node, Package, noise},
     world::World,
@@ -60,6 +64,11 @@ async fn nothing_is_left_of_a_cache_that_was_dropped() {
     world.advance(61 * 60 + 1);
     tidy(world.service()).await.unwrap();
     assert_eq!(rows(&world).await, rows_before);
+    let dropped = AuditFilter { kind: Some(Kind::CacheDropped), limit: 10, ..AuditFilter::default() };
+    let dropped = world.service().metadata.audit(&dropped).await.unwrap();
+    assert!(
+        matches!(&dropped[..], [row] if row.cache.as_deref() == Some(OWN) && row.details.contains("a test"))
+    );
     assert_eq!(files(&world), files_before);
 }
 

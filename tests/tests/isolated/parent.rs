@@ -9,9 +9,10 @@ use larder_tests::{
     nix::{Nix, Reader, ScratchStore},
     package::{Node, Package, noise},
 };
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
+use serde_json::json;
 
-use crate::scene::{narinfo, pull_request, world};
+use crate::scene::{narinfo, pull_request, rows, world};
 
 const OWN: &str = "main~610214307-pr-7";
 
@@ -203,4 +204,52 @@ async fn its_own_paths_come_first() {
         assert!(nar.headers().contains_key("accept-ranges"), "these are not the bytes that were promised");
         assert_eq!(zstd::decode_all(&nar.bytes().await.unwrap()[..]).unwrap(), *contents, "{cache}");
     }
+}
+
+/// What it says that it wants, pins or asks for is its own affair as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_request_is_no_source_of_manifests_prefetches_and_roots() {
+    let world = world("").await;
+    let job = pull_request(&world, 7).await;
+    let own = Package::noise("own", 1000);
+    job.push(&[&own]).await.unwrap();
+    let ask = |method: Method, page: String, token: String, body: serde_json::Value| {
+        let request = reqwest::Client::new().request(method, format!("{}{page}", world.url()));
+        async move { request.bearer_auth(token).json(&body).send().await.unwrap() }
+    };
+    let (pulls, mains) = (job.token().to_owned(), world.client().await.token().to_owned());
+    let path = own.info.path.to_string();
+    let manifest = json!({ "system": "x86_64-linux", "built": [path], "substituted": [] });
+    let manifests = |git_ref: &str| format!("/api/v1/repositories/acme/flake/manifests?ref={git_ref}");
+    let refs = ["refs/heads/main", "refs/pull/7/merge"];
+
+    // Its own report is taken for what it is; its parent's are not its to write or to read.
+    let page = |cache: &str| format!("/api/v1/caches/{cache}/manifests");
+    for (cache, taken) in [("main", false), ("main~610214307-pr-8", false), (OWN, true)] {
+        let answer = ask(Method::POST, page(cache), pulls.clone(), manifest.clone()).await;
+        assert_eq!(answer.status().is_success(), taken, "{cache}");
+    }
+    for git_ref in refs {
+        let told = ask(Method::GET, manifests(git_ref), pulls.clone(), json!(null)).await;
+        assert!(!told.status().is_success());
+        let told = ask(Method::GET, manifests(git_ref), mains.clone(), json!(null)).await;
+        let told: serde_json::Value = told.json().await.unwrap();
+        assert_eq!(told["manifests"], json!([]), "{git_ref}");
+    }
+    for cache in ["main", OWN] {
+        let wanted = json!({ "cache": cache, "paths": [path] });
+        let answer = ask(Method::POST, "/api/v1/prefetches".to_owned(), pulls.clone(), wanted).await;
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{cache}");
+        let pin = json!({ "path": path });
+        let answer = ask(Method::PUT, format!("/api/v1/caches/{cache}/pins/web"), pulls.clone(), pin).await;
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{cache}");
+    }
+    // Nor can its parent's job pin what only the pull request has.
+    let pin = json!({ "path": path });
+    let answer = ask(Method::PUT, "/api/v1/caches/main/pins/web".to_owned(), mains, pin).await;
+    assert!(!answer.status().is_success());
+    let database = rows(&world).await;
+    assert_eq!((database["pins"], database["prefetches"]), (0, 0));
+    let main = "main".parse().unwrap();
+    assert!(world.service().metadata.pushed_runs(&main).await.unwrap().is_empty());
 }
