@@ -14,10 +14,10 @@ use crate::{
     Service,
     caches::Cache,
     forge::ForgeError,
-    identity::{GitRef, RepositoryName},
-    metadata::MetadataError,
+    metadata::{MetadataError, NamesOf},
     prefetch::{Progress, complete, take_nar},
     queue::{Performed, Priority},
+    trust::PushEvent,
 };
 
 /// The lock file of a flake, in its repository.
@@ -33,13 +33,12 @@ const MAX_NAME: usize = 100;
 
 /// A commit that came to a ref.
 pub(crate) struct Pushed<'a> {
-    pub repository: &'a RepositoryName,
-    pub git_ref: &'a GitRef,
+    pub event: PushEvent<'a>,
     pub commit: &'a str,
 }
 
-/// Brings the inputs of a commit's lock file into each cache that the repository may push to: from the cache's upstreams,
-/// else from their hosts.
+/// Brings the inputs of a commit's lock file into each cache that jobs of that push may push to: from the cache's
+/// upstreams, else from their hosts.
 ///
 /// # Errors
 /// Why something is not here that may be had later, for people. It is tried again.
@@ -48,15 +47,16 @@ pub(crate) async fn prefetch_inputs(
     pushed: &Pushed<'_>,
     priority: Priority,
 ) -> Result<Performed, String> {
-    let caches: Vec<&Arc<Cache>> = service
-        .caches
-        .iter()
-        .filter(|cache| cache.config.trust.may_be_pushed_from(pushed.repository))
-        .collect();
+    let mut caches = Vec::new();
+    for cache in service.caches.iter() {
+        if may_push(service, cache, &pushed.event).await.map_err(|error| error.to_string())? {
+            caches.push(cache);
+        }
+    }
     if caches.is_empty() {
         return Ok(Performed::Done);
     }
-    let asked = service.github.contents(pushed.repository, LOCK, pushed.commit, MAX_LOCK_LEN).await;
+    let asked = service.github.contents(pushed.event.repository, LOCK, pushed.commit, MAX_LOCK_LEN).await;
     let lock = match asked {
         Ok(Some(text)) => FlakeLock::parse(&text).map_err(|error| error.to_string()),
         // It is no flake, or not to be seen.
@@ -97,9 +97,22 @@ impl Pushed<'_> {
     fn warn(&self, message: &str, about: &str, reason: &str) {
         let about = shortened(about);
         tracing::warn!(
-            repository = %self.repository, git_ref = %self.git_ref, commit = self.commit, about, reason, "{message}"
+            repository = %self.event.repository, git_ref = %self.event.git_ref, commit = self.commit, about, reason,
+            "{message}"
         );
     }
+}
+
+/// Whether a rule lets jobs of that push push there.
+async fn may_push(service: &Service, cache: &Cache, event: &PushEvent<'_>) -> Result<bool, MetadataError> {
+    for rule in cache.config.trust.that_fit(event) {
+        let of = NamesOf { cache: cache.name(), issuer: rule.issuer.as_str() };
+        let names: Vec<_> = rule.name_of(event.repository).into_iter().collect();
+        if event.is_of(&service.metadata.bound_names(of, &names).await?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A name as a stranger wrote it.
@@ -139,9 +152,9 @@ impl Bringing<'_> {
             }
         }
         tracing::info!(
-            repository = %self.pushed.repository, git_ref = %self.pushed.git_ref, commit = self.pushed.commit,
-            inputs = inputs.len(), asked = self.spent.asked, bytes = self.spent.bytes, wasted = self.spent.wasted,
-            later = self.later.len(),
+            repository = %self.pushed.event.repository, git_ref = %self.pushed.event.git_ref,
+            commit = self.pushed.commit, inputs = inputs.len(), asked = self.spent.asked, bytes = self.spent.bytes,
+            wasted = self.spent.wasted, later = self.later.len(),
             "prefetched a lock file's inputs"
         );
         Ok(())

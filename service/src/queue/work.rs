@@ -13,6 +13,7 @@ use crate::{
     identity::{GitRef, RepositoryName},
     metadata::MetadataError,
     prefetch::{self, Of, Reason},
+    trust::{PushEvent, SaidOfRepository},
 };
 
 /// What a job does. Its JSON lies in the database: a kind may be added, but never change its meaning.
@@ -152,6 +153,9 @@ pub enum Work {
     PrefetchInputs {
         /// The repository.
         repository: RepositoryName,
+        /// What the event says of the repository.
+        #[serde(default)]
+        said: SaidOfRepository,
         /// The ref.
         git_ref: GitRef,
         /// The commit that came.
@@ -284,8 +288,8 @@ impl Work {
             Self::Schedule { repository, git_ref, schedule } => {
                 prefetch::by_the_clock(service, repository, git_ref, schedule).await
             }
-            Self::PrefetchInputs { repository, git_ref, commit, .. } => {
-                let pushed = Pushed { repository, git_ref, commit };
+            Self::PrefetchInputs { repository, said, git_ref, commit, .. } => {
+                let pushed = Pushed { event: PushEvent { repository, said, git_ref }, commit };
                 flake::prefetch_inputs(service, &pushed, job.priority).await
             }
             Self::FillHostStore { repository, run } => host::fill(service, repository, *run).await,

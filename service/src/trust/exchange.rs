@@ -124,7 +124,7 @@ async fn bound_names(
 ) -> Result<Vec<BoundName>, MetadataError> {
     let Some(job) = claims.job() else { return Ok(Vec::new()) };
     let of = NamesOf { cache, issuer: claims.issuer() };
-    let mut bound = service.metadata.bound_names(of, &TrustedName::of(job)).await?;
+    let mut bound = service.metadata.bound_names(of, &TrustedName::of(&job.repository)).await?;
     for known in &mut bound {
         if let Some(found) = known.name.numbers_in(job)
             && found != known.numbers

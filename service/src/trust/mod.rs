@@ -9,6 +9,7 @@ mod names;
 mod pattern;
 pub mod people;
 mod pull_request;
+mod push_event;
 mod rank;
 mod read;
 mod resolve;
@@ -26,6 +27,7 @@ pub use self::{
     names::{BoundName, NumberSource, Numbers, Suspension, TrustedName},
     pattern::{InvalidPattern, Pattern, RefPattern, RepositoryPattern, WorkflowPattern},
     pull_request::PullRequest,
+    push_event::{PushEvent, SaidOfRepository},
     rank::{InvalidRank, Rank},
     read::{permits_reading, readable},
     resolve::resolve_names,

@@ -68,9 +68,9 @@ impl TrustedName {
         Self::Owner(name.as_str().to_ascii_lowercase())
     }
 
-    /// The names that a token can be trusted by.
-    pub fn of(claims: &Claims) -> [Self; 2] {
-        [Self::repository(&claims.repository), Self::Owner(claims.repository.owner().to_ascii_lowercase())]
+    /// The names that a repository's jobs can be trusted by.
+    pub fn of(repository: &RepositoryName) -> [Self; 2] {
+        [Self::repository(repository), Self::Owner(repository.owner().to_ascii_lowercase())]
     }
 
     /// What the token says that the name stands for; `None` if it says no number.

@@ -105,7 +105,7 @@ impl TrustRule {
         let mut mismatches = Vec::new();
         if let Some(job) = claims.job() {
             self.mismatches_of_job(job, &mut mismatches);
-            if let Some(name) = self.name_of(job) {
+            if let Some(name) = self.name_of(&job.repository) {
                 let known = bound.iter().find(|bound| bound.name == name);
                 if known.is_some_and(|known| {
                     known.suspended.is_some() || Some(known.numbers) != name.numbers_in(job)
@@ -210,15 +210,15 @@ impl TrustRule {
         patterned || self.names().contains(name)
     }
 
-    /// The name by which the rule trusts this job: its repository's where the rule writes that out, else its owner's;
-    /// `None` where the configuration says the number itself.
-    pub(super) fn name_of(&self, job: &Claims) -> Option<TrustedName> {
+    /// The name by which the rule trusts this repository's jobs: its own where the rule writes that out, else its
+    /// owner's; `None` where the configuration says the number itself.
+    pub(crate) fn name_of(&self, repository: &RepositoryName) -> Option<TrustedName> {
         let written_out = self
             .repository
             .iter()
             .flat_map(Alternatives::iter)
-            .any(|pattern| pattern.literal().is_some_and(|repository| repository.is(&job.repository)));
-        let [repository, owner] = TrustedName::of(job);
+            .any(|pattern| pattern.literal().is_some_and(|literal| literal.is(repository)));
+        let [repository, owner] = TrustedName::of(repository);
         let named = self.repository.is_some() || self.repository_owner.is_some();
         if written_out && self.repository_id.is_none() {
             Some(repository)

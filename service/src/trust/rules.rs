@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use larder_protocol::api::{CacheName, Permission};
 
 use super::{BoundName, Denial, Grant, Numbers, PullRequest, Rank, TrustRule, TrustedName};
-use crate::identity::{IssuerKind, RepositoryName, TokenClaims};
+use crate::identity::TokenClaims;
 
 /// The rules of one cache.
 #[derive(Debug, Clone)]
 pub struct TrustRules {
     cache: CacheName,
-    public: bool,
+    pub(super) public: bool,
     rules: Vec<TrustRule>,
 }
 
@@ -38,16 +38,6 @@ impl TrustRules {
     /// The rules, in the configuration's order.
     pub fn iter(&self) -> impl Iterator<Item = &TrustRule> {
         self.rules.iter()
-    }
-
-    /// Whether a rule names this repository of GitHub's, and lets jobs of it push here, and not to caches of their own.
-    pub fn may_be_pushed_from(&self, repository: &RepositoryName) -> bool {
-        self.rules.iter().any(|rule| {
-            rule.kind == IssuerKind::GitHub
-                && rule.permissions.contains(&Permission::Push)
-                && !rule.isolate
-                && rule.may_name(repository)
-        })
     }
 
     /// What the bearer of these verified claims may do; `bound` is what is known of the token's names in this cache.
@@ -100,7 +90,8 @@ fn new_names(
     bound: &[BoundName],
 ) -> Vec<(TrustedName, Numbers)> {
     let Some(job) = claims.job() else { return Vec::new() };
-    let names: BTreeSet<TrustedName> = granting.iter().filter_map(|rule| rule.name_of(job)).collect();
+    let names: BTreeSet<TrustedName> =
+        granting.iter().filter_map(|rule| rule.name_of(&job.repository)).collect();
     names
         .into_iter()
         .filter(|name| bound.iter().all(|bound| bound.name != *name))

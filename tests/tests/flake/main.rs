@@ -5,4 +5,5 @@
 mod eval;
 mod hosts;
 mod prefetch;
+mod rules;
 mod scene;

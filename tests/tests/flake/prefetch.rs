@@ -14,7 +14,7 @@ async fn a_push_brings_its_inputs_as_what_they_are() {
     let lock = lock(&[("lib", lib())]);
     let path = paths(&lock).remove(0);
     assert_eq!(scene.narinfo(&path).await, None);
-    scene.push("topic", &lock).await;
+    scene.push("main", &lock).await;
     let narinfo = scene.narinfo(&path).await.unwrap();
     assert!(narinfo.contains("\nCA: fixed:r:sha256:"), "{narinfo}");
     assert!(narinfo.contains("\nReferences: \n"), "{narinfo}");
@@ -24,7 +24,6 @@ async fn a_push_brings_its_inputs_as_what_they_are() {
     assert_eq!(asked[0].url, ARCHIVE);
 
     // What is here is not fetched again.
-    scene.push("topic", &lock).await;
     scene.push("main", &lock).await;
     assert_eq!(scene.hosts.take_urls(), [""; 0]);
     assert_eq!(scene.left().await, [""; 0]);

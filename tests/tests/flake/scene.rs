@@ -18,7 +18,7 @@ use larder_service::{
 };
 use larder_tests::{
     archive_host::{ArchiveHosts, Page, nar_hash, tarball},
-    github::GitHub,
+    github::{GitHub, Job},
     webhook::deliver,
 };
 use serde_json::{Value, json};
@@ -45,8 +45,13 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// One cache, `main`, to which `acme/flake` may push, with these upstreams: URL and public key.
+    /// One cache, `main`, to which `acme/flake` may push its `main`, with these upstreams: URL and public key.
     pub async fn new(upstreams: &[(&str, &str)]) -> Self {
+        Self::with_rule("ref = \"refs/heads/main\"", upstreams).await
+    }
+
+    /// The same, where this is the rest of the rule for `acme/flake`.
+    pub async fn with_rule(rule: &str, upstreams: &[(&str, &str)]) -> Self {
         let names = ["github.com", "codeload.github.com", "evil.example"];
         let hosts = ArchiveHosts::start(&names).await;
         hosts.put(ARCHIVE, Page::Bytes(tarball("lib-0123", &FILES)));
@@ -69,7 +74,7 @@ impl Scene {
              [[issuer]]\nurl = \"{}\"\n\
              [[webhook]]\nrepositories = [\"acme/*\"]\nsecrets = [{{ env = \"SECRET\" }}]\n\
              [[cache]]\nname = \"main\"\nupstream = [{upstreams}]\n\
-             [[cache.trust]]\nrepository = \"acme/flake\"\nref = \"refs/heads/main\"\n",
+             [[cache.trust]]\nrepository = \"acme/flake\"\n{rule}\n",
             github.api_url(),
             github.issuer(),
         );
@@ -92,11 +97,20 @@ impl Scene {
     }
 
     pub async fn push_from(&self, repository: &str, branch: &str, lock: &[u8]) {
-        let git_ref = format!("refs/heads/{branch}");
-        self.github.commit(repository, &git_ref, COMMIT, &[("flake.lock", lock), ("flake.nix", b"{ }")]);
+        let job = Job::push(repository, branch);
+        self.push_of(&job, true, lock).await;
+    }
+
+    /// What job of a push it would be whose token says the same as the event; `public` is the repository to everybody.
+    pub async fn push_of(&self, job: &Job, public: bool, lock: &[u8]) {
+        let files: [(&str, &[u8]); 2] = [("flake.lock", lock), ("flake.nix", b"{ }")];
+        self.github.commit(&job.repository, &job.git_ref, COMMIT, &files);
         let payload = json!({
-            "ref": git_ref, "before": "0".repeat(40), "after": COMMIT, "created": false, "deleted": false,
-            "repository": { "id": 1, "full_name": repository, "pushed_at": NOW, "default_branch": "main" },
+            "ref": job.git_ref, "before": "0".repeat(40), "after": COMMIT, "created": false, "deleted": false,
+            "repository": {
+                "id": job.repository_id, "full_name": job.repository, "owner": { "id": job.owner_id },
+                "private": !public, "pushed_at": NOW, "default_branch": "main",
+            },
             "head_commit": { "id": COMMIT }, "sender": { "login": "anna" },
         });
         deliver(&self.url, SECRET, "push", &payload).await;

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::{Event, Follows, Unreadable, refs};
-use crate::{identity::GitRef, queue::Work};
+use crate::{identity::GitRef, queue::Work, trust::SaidOfRepository};
 
 #[derive(Debug, Deserialize)]
 struct Push {
@@ -20,6 +20,10 @@ struct Push {
 
 #[derive(Debug, Deserialize)]
 struct Repository {
+    #[serde(default)]
+    private: Option<bool>,
+    #[serde(default)]
+    owner: Option<serde_json::Value>,
     #[serde(default)]
     default_branch: Option<String>,
     /// Seconds since 1970 in this event, a date in others.
@@ -44,12 +48,19 @@ pub(super) fn follow(event: &Event<'_>) -> Follows {
     if !is_commit(&push.after) {
         return Err(Unreadable);
     }
-    let Repository { default_branch, pushed_at } = push.repository;
-    let fallbacks = default_branch.and_then(|branch| refs::named("branch", &branch)).into_iter().collect();
+    let Repository { private, owner, default_branch, pushed_at } = push.repository;
+    let default_branch = default_branch.and_then(|branch| refs::named("branch", &branch));
+    let fallbacks = default_branch.iter().cloned().collect();
     let pushed_at = pushed_at.and_then(|time| time.as_i64()).unwrap_or(event.now);
     let commit = push.after;
     let inputs = Work::PrefetchInputs {
         repository: repository.clone(),
+        said: SaidOfRepository {
+            id: event.repository_id,
+            owner: owner.as_ref().and_then(|owner| owner.get("id")?.as_u64()),
+            public: private == Some(false),
+            default_branch,
+        },
         git_ref: git_ref.clone(),
         commit: commit.clone(),
         pushed_at,

@@ -213,7 +213,7 @@ proptest! {
         owner_known in select(&KNOWN[..]),
     ) {
         let claims = TokenClaims::read(IssuerKind::GitHub, token.to_string().as_bytes()).unwrap();
-        let [repository, owner] = TrustedName::of(claims.job().unwrap());
+        let [repository, owner] = TrustedName::of(&claims.job().unwrap().repository);
         let known: Vec<BoundName> =
             bound(repository, &token, repository_known).into_iter().chain(bound(owner, &token, owner_known)).collect();
         let trust = TrustRules::new("main".parse().unwrap(), public, rules.iter().map(rule).collect());
