@@ -141,6 +141,15 @@ impl Metadata {
         .transpose()
     }
 
+    /// When a round of the scrub was over last; none before the first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn last_scrub(&self) -> Result<Option<i64>, MetadataError> {
+        let last = sqlx::query_scalar("SELECT last_finished_at FROM scrub WHERE id = 1");
+        Ok(last.fetch_optional(self.reader()).await?.flatten())
+    }
+
     /// Notes how far the scrub has come.
     ///
     /// # Errors
@@ -148,8 +157,9 @@ impl Metadata {
     pub async fn note_scrub(&self, scrub: &ScrubPosition) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
         sqlx::query(
-            "INSERT INTO scrub (id, began_at, stage, position, finished_at) VALUES (1, ?1, ?2, ?3, ?4)
-             ON CONFLICT (id) DO UPDATE SET began_at = ?1, stage = ?2, position = ?3, finished_at = ?4",
+            "INSERT INTO scrub (id, began_at, stage, position, finished_at, last_finished_at) VALUES (1, ?1, ?2, ?3, ?4, ?4)
+             ON CONFLICT (id) DO UPDATE SET began_at = ?1, stage = ?2, position = ?3, finished_at = ?4,
+                 last_finished_at = coalesce(?4, last_finished_at)",
         )
         .bind(scrub.began_at)
         .bind(&scrub.stage)

@@ -16,6 +16,7 @@ use super::{
     BATCH, FrameRow, Metadata, MetadataError, ObjectId, audit, blob,
     chunks::encode_holes,
     claims::list,
+    number,
     paths::{join, path_of},
 };
 use crate::audit::{Entry, Event, Who};
@@ -114,6 +115,19 @@ impl Metadata {
         hide(&mut transaction, "id", &[path], now, &mut withdrawn).await?;
         transaction.commit().await?;
         Ok(withdrawn)
+    }
+
+    /// How many paths were withdrawn and have not come again.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn count_waiting(&self) -> Result<u64, MetadataError> {
+        let count = sqlx::query_scalar(
+            "SELECT count(*) FROM (SELECT DISTINCT p.cache, p.hash FROM paths p WHERE p.withdrawn_at IS NOT NULL AND NOT EXISTS (
+                 SELECT 1 FROM paths q JOIN pushes u ON u.id = q.push AND u.state = 'committed'
+                 WHERE q.cache = p.cache AND q.hash = p.hash AND q.hidden = 0))",
+        );
+        number(count.fetch_one(self.reader()).await?)
     }
 
     /// Paths that were withdrawn and have not come again, at most so many.

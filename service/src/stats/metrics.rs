@@ -1,7 +1,14 @@
 //! The numbers for Prometheus, on an address of their own: they name private caches and repositories, so that nobody
 //! who only reads or pushes may see them.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
 use prometheus_client::{
@@ -16,6 +23,7 @@ use crate::{
     Service,
     error::ApiError,
     metadata::{Sample, Traffic},
+    verification::Outcome,
 };
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -37,13 +45,23 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener) {
 
 async fn metrics(State(service): State<Arc<Service>>) -> Result<impl IntoResponse, ApiError> {
     let mut registry = Registry::with_prefix("larder");
-    registry.register_collector(Box::new(Collected(service)));
+    let verified = Verified {
+        waiting: service.metadata.count_waiting().await?,
+        last_scrub: service.metadata.last_scrub().await?,
+    };
+    registry.register_collector(Box::new(Collected(service, verified)));
     let mut text = String::new();
     text::encode(&mut text, &registry).map_err(ApiError::internal)?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text))
 }
 
-struct Collected(Arc<Service>);
+/// What the database knows of verifications, so that every replica tells the same.
+struct Verified {
+    waiting: u64,
+    last_scrub: Option<i64>,
+}
+
+struct Collected(Arc<Service>, Verified);
 
 impl fmt::Debug for Collected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,9 +71,10 @@ impl fmt::Debug for Collected {
 
 impl Collector for Collected {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let service = &self.0;
+        let Self(service, verified) = self;
         counters(service, &mut encoder)?;
         traffic(service, &mut encoder)?;
+        verification(service, verified, &mut encoder)?;
         held(service, &mut encoder)?;
         latencies(service, &mut encoder)?;
         let up =
@@ -99,6 +118,36 @@ fn counters(service: &Service, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resu
         ("refused", of.deliveries_refused.so_far()),
     ];
     by("deliveries", "Webhooks, by what became of them", "outcome", &deliveries)
+}
+
+fn verification(service: &Service, verified: &Verified, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let of = &service.verification.counts;
+    let so_far = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let mut plain = |name: &str, help: &str, unit: Option<&Unit>, counter: &AtomicU64| {
+        let mut metric = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, u64>(&so_far(counter), None)
+    };
+    plain("verified_frames", "Frames that were verified again", None, &of.frames)?;
+    plain("verified_nars", "NARs that were verified again", None, &of.nars)?;
+    plain("verified_paths", "Paths that were verified again", None, &of.paths)?;
+    plain("verified", "What was read to verify it again", Some(&Unit::Bytes), &of.bytes)?;
+    plain("withdrawn_paths", "Paths that verifications withdrew", None, &of.withdrawn)?;
+    plain("scrubs", "Rounds of the scrub that are over", None, &of.rounds)?;
+    let help = "What verifications found, by what became of it";
+    let mut findings = encoder.encode_descriptor("verify_findings", help, None, MetricType::Counter)?;
+    for (outcome, counter) in Outcome::ALL.iter().zip(&of.findings) {
+        let labels = [("outcome", outcome.as_str())];
+        findings.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&so_far(counter), None)?;
+    }
+    let help = "Paths that were withdrawn and have not come again";
+    let mut waiting = encoder.encode_descriptor("waiting_paths", help, None, MetricType::Gauge)?;
+    encode_gauge(&mut waiting, &[], verified.waiting)?;
+    if let Some(at) = verified.last_scrub {
+        let help = "When a round of the scrub was over last";
+        let unit = Some(&Unit::Seconds);
+        encoder.encode_descriptor("scrub_timestamp", help, unit, MetricType::Gauge)?.encode_gauge(&at)?;
+    }
+    Ok(())
 }
 
 fn traffic(service: &Service, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -56,12 +56,12 @@ pub struct Counts {
     pub frames: AtomicU64,
     /// NARs that were read back.
     pub nars: AtomicU64,
+    /// Paths whose references and signatures were looked at.
+    pub paths: AtomicU64,
     /// Bytes that were read for both.
     pub bytes: AtomicU64,
-    /// What was found damaged, missing or contradictory.
-    pub findings: AtomicU64,
-    /// What of that was mended at once.
-    pub mended: AtomicU64,
+    /// What was found damaged, missing or contradictory, in the order of [`Outcome::ALL`].
+    pub findings: [AtomicU64; Outcome::ALL.len()],
     /// Paths that were withdrawn.
     pub withdrawn: AtomicU64,
     /// Rounds of the scrub that are over.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use larder_protocol::{StorePath, StorePathHash, api::CacheName, signature::fingerprint};
 
-use super::{Outcome, VerifyError, withdraw::Verifier};
+use super::{Counts, Outcome, VerifyError, withdraw::Verifier};
 use crate::{caches, metadata::PathRow};
 
 impl Verifier<'_> {
@@ -18,6 +18,7 @@ impl Verifier<'_> {
                 continue;
             };
             self.report().paths += 1;
+            Counts::add(&self.service.verification.counts.paths, 1);
             if row.nar != (row.info.nar_hash, row.info.nar_size) {
                 let problem = "its row names another NAR than it is served with";
                 self.withdraw_path(row.id, row.info.path.absolute(), problem).await?;

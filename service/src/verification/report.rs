@@ -20,6 +20,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Each of them.
+    pub const ALL: [Self; 4] = [Self::Mended, Self::Withdrawn, Self::Lost, Self::Left];
+
     /// For people.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -57,11 +57,7 @@ impl<'a> Verifier<'a> {
     /// Notes something that is not as it should be.
     pub fn find(&self, what: &str, name: impl ToString, problem: impl ToString, outcome: Outcome) {
         let (name, problem) = (name.to_string(), problem.to_string());
-        let counts = &self.service.verification.counts;
-        Counts::add(&counts.findings, 1);
-        if outcome == Outcome::Mended {
-            Counts::add(&counts.mended, 1);
-        }
+        Counts::add(&self.service.verification.counts.findings[outcome as usize], 1);
         tracing::warn!(
             what,
             name,

@@ -3,10 +3,16 @@
 use axum::body::Body;
 use http::Request;
 use http_body_util::BodyExt as _;
-use larder_service::stats::{metrics, take_sample};
+use larder_service::{
+    stats::{metrics, take_sample},
+    verification::scrub_step,
+};
 use tower::ServiceExt as _;
 
-use crate::{package, world::World};
+use crate::{
+    package,
+    world::{DAY, World},
+};
 
 async fn scrape(world: &World) -> String {
     let request = Request::builder().uri("/metrics").body(Body::empty()).unwrap();
@@ -63,6 +69,57 @@ async fn the_numbers_are_told_by_the_fields_conventions() {
     }
     assert!(value(&text, "larder_uploaded_bytes_total") > 50_000.0);
     assert!(text.ends_with("# EOF\n"));
+}
+
+#[tokio::test]
+async fn what_verifications_find_is_told_until_it_came_again() {
+    let world = World::new().await;
+    let (anna, nars) = (world.person().await, [package(1, &[]), package(2, &[])]);
+    for nar in &nars {
+        world.push(&anna, &[nar]).await;
+    }
+    let text = scrape(&world).await;
+    assert_eq!(value(&text, "larder_waiting_paths").to_string(), "0");
+    assert!(!text.contains("larder_scrub_timestamp_seconds "), "there was none yet");
+
+    let frames = world.file_sizes().into_keys().find(|key| key.starts_with("frames/")).unwrap();
+    let file = world.data.path().join("objects").join(frames);
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[3000] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    while scrub_step(&world.service).await.unwrap() {}
+    let scrubbed_at = world.now();
+    let told = |text: &str, numbers: &[(&str, i64)]| {
+        for (name, is) in numbers {
+            assert_eq!(value(text, name).to_string(), is.to_string(), "{name}");
+        }
+    };
+    told(
+        &scrape(&world).await,
+        &[
+            ("larder_verified_nars_total", 1),
+            ("larder_verified_paths_total", 1),
+            ("larder_verify_findings_total{outcome=\"withdrawn\"}", 1),
+            ("larder_verify_findings_total{outcome=\"mended\"}", 0),
+            ("larder_verify_findings_total{outcome=\"lost\"}", 0),
+            ("larder_withdrawn_paths_total", 1),
+            ("larder_waiting_paths", 1),
+            ("larder_scrubs_total", 1),
+            ("larder_scrub_timestamp_seconds", scrubbed_at),
+        ],
+    );
+
+    for nar in &nars {
+        world.push(&anna, &[nar]).await;
+    }
+    // The next round is under way; the last one is told of still.
+    world.pass(30 * DAY);
+    assert!(scrub_step(&world.service).await.unwrap());
+    let text = scrape(&world).await;
+    told(&text, &[("larder_waiting_paths", 0), ("larder_scrub_timestamp_seconds", scrubbed_at)]);
+    told(&text, &[("larder_withdrawn_paths_total", 1), ("larder_scrubs_total", 1)]);
+    assert!(value(&text, "larder_verified_frames_total") >= 2.0);
+    assert!(value(&text, "larder_verified_bytes_total") > 100_000.0);
 }
 
 /// Strangers make no new lines, whatever they ask for, and cannot ask for the numbers.
