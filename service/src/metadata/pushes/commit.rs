@@ -1,0 +1,127 @@
+//! Committing a push: all that it stages becomes visible at one moment.
+
+use larder_protocol::api::{CacheName, PathInfo, PushId};
+use sqlx::{Row as _, Sqlite, Transaction};
+
+use super::super::{
+    Metadata, MetadataError, Namespace, ObjectId, audit, blob, claims::claim, divergences, number,
+    paths::path_info, records::note_record, runs::note_committed,
+};
+use crate::audit::{Entry, Event, Who};
+
+/// Why a push cannot be committed yet.
+#[derive(Debug)]
+pub enum CommitOutcome {
+    /// It is committed, now or before.
+    Committed,
+    /// So many of its paths have no verified NAR.
+    Unverified(u64),
+    /// It is not there any more.
+    Gone,
+}
+
+impl Metadata {
+    /// Makes all of a push's paths visible at one moment, but those for which the cache has one that stands against
+    /// them. `record` is the object that tells what it publishes, and how long that is.
+    pub async fn commit_push(
+        &self,
+        push: i64,
+        namespaces: &[Namespace],
+        record: Option<(ObjectId, u64)>,
+        now: i64,
+        who: &Who,
+    ) -> Result<CommitOutcome, MetadataError> {
+        let mut transaction = self.write().await?;
+        let find = "SELECT state FROM pushes WHERE id = ? AND abandoned_at IS NULL";
+        let state: Option<String> =
+            sqlx::query_scalar(find).bind(push).fetch_optional(&mut *transaction).await?;
+        match state.as_deref() {
+            Some("open") => {}
+            Some(_) => return Ok(CommitOutcome::Committed),
+            None => return Ok(CommitOutcome::Gone),
+        }
+        // Another push may have verified the same NAR since. One that may not know of that sends it itself.
+        for namespace in namespaces {
+            sqlx::query(
+                "UPDATE paths SET nar = (SELECT n.id FROM nars n WHERE n.complete = 1 AND n.namespace = ?
+                     AND n.hash = nar_hash AND n.size = nar_size)
+                 WHERE push = ? AND nar IS NULL AND (SELECT blind FROM pushes WHERE id = push) IS NULL",
+            )
+            .bind(namespace.0)
+            .bind(push)
+            .execute(&mut *transaction)
+            .await?;
+        }
+        let unverified: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM paths WHERE push = ? AND (nar IS NULL OR unproven = 1)")
+                .bind(push)
+                .fetch_one(&mut *transaction)
+                .await?;
+        if unverified > 0 {
+            return Ok(CommitOutcome::Unverified(number(unverified)?));
+        }
+        divergences::settle(&mut transaction, push, now).await?;
+        // What stays in their stead is relied on as what was there when the push was opened.
+        let stand: Vec<i64> = sqlx::query_scalar(
+            "SELECT q.id FROM paths p JOIN paths q ON q.cache = p.cache AND q.hash = p.hash AND q.hidden = 0 AND q.push <> p.push
+             JOIN pushes u ON u.id = q.push AND u.state = 'committed' WHERE p.push = ? AND p.hidden = 1",
+        )
+        .bind(push)
+        .fetch_all(&mut *transaction)
+        .await?;
+        claim(&mut transaction, &stand).await?;
+        note_committed(&mut transaction, push, now).await?;
+        note_record(&mut transaction, push, record).await?;
+        sqlx::query("UPDATE pushes SET state = 'committed', committed_at = ?, active_at = ? WHERE id = ?")
+            .bind(now)
+            .bind(now)
+            .bind(push)
+            .execute(&mut *transaction)
+            .await?;
+        let entry = committed_entry(&mut transaction, push, who).await?;
+        audit::record(&mut transaction, &entry, now).await?;
+        transaction.commit().await?;
+        Ok(CommitOutcome::Committed)
+    }
+
+    /// What a committed push made visible.
+    pub async fn published_by(&self, push: i64) -> Result<Vec<PathInfo>, MetadataError> {
+        let rows = sqlx::query(
+            "SELECT hash, name, nar_hash, nar_size, refs, deriver, ca, signatures FROM paths
+             WHERE push = ? AND hidden = 0",
+        )
+        .bind(push)
+        .fetch_all(self.reader())
+        .await?;
+        rows.iter().map(path_info).collect()
+    }
+}
+
+/// What goes on record of a push that is committed.
+pub(super) async fn committed_entry(
+    transaction: &mut Transaction<'static, Sqlite>,
+    push: i64,
+    who: &Who,
+) -> Result<Entry, MetadataError> {
+    let row = sqlx::query(
+        "SELECT u.name, u.cache,
+                (SELECT count(*) FROM paths p WHERE p.push = u.id AND p.hidden = 0),
+                (SELECT coalesce(sum(p.nar_size), 0) FROM paths p WHERE p.push = u.id AND p.hidden = 0),
+                (SELECT count(*) FROM divergences d WHERE d.push = u.id)
+         FROM pushes u WHERE u.id = ?",
+    )
+    .bind(push)
+    .fetch_one(&mut **transaction)
+    .await?;
+    let committed = Event::PushCommitted {
+        push: PushId(blob(row.try_get(0)?)?).to_string(),
+        paths: number(row.try_get(2)?)?,
+        bytes: number(row.try_get(3)?)?,
+        divergences: number(row.try_get(4)?)?,
+    };
+    let cache: CacheName = row
+        .try_get::<&str, _>(1)?
+        .parse()
+        .map_err(|_| MetadataError::Damaged("a push's cache has no such name"))?;
+    Ok(Entry::in_cache(&cache, who.clone(), committed))
+}
