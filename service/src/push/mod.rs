@@ -1,10 +1,13 @@
 //! Writing: a client brings a closure into a cache. See `docs/architecture.md`, "A push".
 
 mod body;
+mod bounds;
+mod claims;
 mod commit;
 mod intake;
 mod missing_chunks;
 mod open;
+mod plan;
 mod recipes;
 mod record;
 mod room;
@@ -28,8 +31,8 @@ use larder_protocol::{
 };
 
 pub(crate) use body::BodyReader;
+pub(crate) use bounds::MAX_SIGNATURES;
 pub(crate) use intake::{Cut, Fate, Intake, IntakeError, Opened};
-pub(crate) use open::MAX_SIGNATURES;
 pub use record::{FOLDER as RECORDS, InvalidRecord, PushRecord, RecordedPath};
 pub use upstream::UpstreamClient;
 pub(crate) use upstream::{counts_since, digest, is_signed};

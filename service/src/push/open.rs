@@ -8,32 +8,32 @@ use std::{
 
 use bytes::Bytes;
 use larder_protocol::{
-    ContentAddress, NarHash, StorePath, StorePathHash,
+    NarHash, StorePath, StorePathHash,
     api::{CommittedPush, Divergence, OpenPush, OpenedPush, PathInfo, Permission, PushId, RefusedPath},
-    content_address::{ContentHash, Method, Misfit},
 };
 
 use super::{
+    bounds,
+    claims::{Claim, claims},
     commit::committed_push,
-    is_blind, room,
+    is_blind,
+    plan::{Plan, verdict},
+    room,
     upstream::{self, UpstreamSays},
 };
 use crate::{
     Service,
     audit::Who,
     caches::{Cache, no_such_cache},
-    config::{Limits, OpenPushes},
+    config::OpenPushes,
     error::ApiError,
     isolated,
-    metadata::{FullOf, NewDivergence, NewPush, OpenOutcome, Staged, VisiblePath},
+    metadata::{FullOf, NewPush, OpenOutcome, Staged, VisiblePath},
     random::random_bytes,
     retention,
     trust::{Grant, GrantedTo, Standing, Verdict},
 };
 
-/// The most references, signatures that one path may have.
-const MAX_REFERENCES: usize = 20_000;
-pub(crate) const MAX_SIGNATURES: usize = 32;
 /// How often is looked again when a sweep takes what was just seen.
 const TRIES: usize = 3;
 const SOON: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ pub(super) async fn open_push(
 ) -> Result<OpenedPush, ApiError> {
     let (request, claims) = service.workshop.work(move |_| parse(&body)).await??;
     let limits = &service.config.limits;
-    check(&request, limits)?;
+    bounds::check(&request, limits)?;
     if !request.replace.is_empty() && !grant.permits(Permission::Admin) {
         return Err(ApiError::denied(
             "only an admin may replace paths on purpose: `larderd token create --permission admin` makes a token that \
@@ -66,7 +66,7 @@ pub(super) async fn open_own(
     request: &OpenPush,
 ) -> Result<OpenedPush, ApiError> {
     let claims = claims(&request.paths)?;
-    check(request, &service.config.limits)?;
+    bounds::check(request, &service.config.limits)?;
     open(service, cache, grant, who, request, &claims).await
 }
 
@@ -220,90 +220,6 @@ async fn try_open(
     }))
 }
 
-/// What is to become of a closure's paths.
-#[derive(Default)]
-struct Plan<'a> {
-    staged: Vec<&'a PathInfo>,
-    upstream: Vec<StorePathHash>,
-    divergences: Vec<NewDivergence>,
-    refused: Vec<RefusedPath>,
-}
-
-impl<'a> Plan<'a> {
-    fn diverge(&mut self, info: &PathInfo, there: &VisiblePath) {
-        let told = Divergence {
-            path: info.path.clone(),
-            kept: there.nar_hash,
-            pushed: info.nar_hash,
-            upstream: None,
-        };
-        self.divergences.push(NewDivergence { told, kept_push: Some(there.push) });
-    }
-
-    /// Takes out what upstreams have, or have signed otherwise.
-    fn heed(&mut self, says: &UpstreamSays, visible: &HashMap<StorePathHash, VisiblePath>) {
-        for info in std::mem::take(&mut self.staged) {
-            let hash = info.path.hash();
-            if let Some((kept, url)) = says.other.get(&hash) {
-                let told = Divergence {
-                    path: info.path.clone(),
-                    kept: *kept,
-                    pushed: info.nar_hash,
-                    upstream: Some(url.clone()),
-                };
-                self.divergences.push(NewDivergence { told, kept_push: None });
-                if !visible.contains_key(&hash) {
-                    self.upstream.push(hash);
-                }
-            } else if says.same.contains(&hash) && !visible.contains_key(&hash) {
-                self.upstream.push(hash);
-            } else {
-                self.staged.push(info);
-            }
-        }
-    }
-}
-
-/// Which stands, of what the cache has and what a push brings. At commit this is decided again.
-fn verdict(brought: Standing, there: &VisiblePath, info: &PathInfo, cache: &Cache) -> Verdict {
-    match (there.is(info), there.cache == cache.name().as_str()) {
-        (same, true) => brought.against(there.standing, same),
-        // What a cache reads through to is not its to change.
-        (true, false) => Verdict::Present,
-        (false, false) => Verdict::Kept,
-    }
-}
-
-/// A content address that a path claims.
-enum Claim {
-    /// It cannot be that of this path.
-    Wrong(Misfit),
-    /// Its contents must be looked at.
-    Unproven,
-}
-
-/// What is claimed by content addresses that do not hold already by the path, its references and its NAR's hash.
-fn claims(paths: &[PathInfo]) -> Result<HashMap<StorePathHash, Claim>, ApiError> {
-    let mut claims = HashMap::new();
-    for info in paths {
-        let Some(text) = &info.ca else { continue };
-        let malformed = || ApiError::invalid(format!("{}: its content address is malformed", info.path));
-        let address: ContentAddress = text.parse().map_err(|_| malformed())?;
-        let claim = match (address.check_path(&info.path, &info.references), address.method, &address.hash) {
-            (Err(misfit), ..) => Claim::Wrong(misfit),
-            (Ok(()), Method::Nar, ContentHash::Sha256(hash)) if !info.references.contains(&info.path) => {
-                match *hash == info.nar_hash.0 {
-                    true => continue,
-                    false => Claim::Wrong(Misfit::Contents),
-                }
-            }
-            (Ok(()), ..) => Claim::Unproven,
-        };
-        claims.insert(info.path.hash(), claim);
-    }
-    Ok(claims)
-}
-
 /// How long a client waits for others to end.
 const COME_AGAIN: Duration = Duration::from_secs(30);
 
@@ -327,60 +243,4 @@ fn parse(body: &[u8]) -> Result<(OpenPush, HashMap<StorePathHash, Claim>), ApiEr
         .map_err(|error| ApiError::bad_request(format!("the closure cannot be read: {error}")))?;
     let claims = claims(&request.paths)?;
     Ok((request, claims))
-}
-
-fn check(request: &OpenPush, limits: &Limits) -> Result<(), ApiError> {
-    let (max_nar_size, max_push_bytes) = (limits.max_nar_size.get(), limits.max_push_bytes.get());
-    let max_paths = limits.max_push_paths as usize;
-    if request.paths.is_empty() {
-        return Err(ApiError::invalid("the closure is empty; name at least one path"));
-    }
-    if request.paths.len() > max_paths {
-        return Err(ApiError::invalid(format!(
-            "the closure has {} paths; one push takes {max_paths} (limits.max_push_paths), so push its parts",
-            request.paths.len()
-        )));
-    }
-    let mut hashes = HashSet::with_capacity(request.paths.len());
-    let mut sizes: HashMap<NarHash, u64> = HashMap::new();
-    for info in &request.paths {
-        let refuse = |what: &str| Err(ApiError::invalid(format!("{}: {what}", info.path)));
-        if !hashes.insert(info.path.hash()) {
-            return refuse("it is there twice");
-        }
-        if info.nar_size == 0 {
-            return refuse("its NAR size is 0");
-        }
-        if info.nar_size > max_nar_size {
-            return refuse(&format!(
-                "its NAR has {} bytes; this service takes {max_nar_size} (limits.max_nar_size)",
-                info.nar_size
-            ));
-        }
-        if *sizes.entry(info.nar_hash).or_insert(info.nar_size) != info.nar_size {
-            return refuse("another path has the same NAR hash and another NAR size");
-        }
-        if info.references.len() > MAX_REFERENCES {
-            return refuse("it has more than 20,000 references");
-        }
-        if !info.references.is_sorted_by(|a, b| a < b) {
-            return refuse("its references are not sorted or not unique");
-        }
-        if info.signatures.len() > MAX_SIGNATURES {
-            return refuse("it has more than 32 signatures");
-        }
-    }
-    let total = request.paths.iter().fold(0u64, |total, info| total.saturating_add(info.nar_size));
-    if total > max_push_bytes {
-        return Err(ApiError::invalid(format!(
-            "the closure's NARs have {total} bytes; one push takes {max_push_bytes} (limits.max_push_bytes)"
-        )));
-    }
-    if let Some(root) = request.roots.iter().find(|root| !hashes.contains(&root.hash())) {
-        return Err(ApiError::invalid(format!("root {root} is not in the closure")));
-    }
-    if let Some(path) = request.replace.iter().find(|path| !hashes.contains(&path.hash())) {
-        return Err(ApiError::invalid(format!("{path}, which is to be replaced, is not in the closure")));
-    }
-    Ok(())
 }
