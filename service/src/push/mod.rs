@@ -1,4 +1,4 @@
-//! Writing: a client brings a closure into a cache. See `docs/architecture.md`, "A push".
+//! Writing: a client brings a closure into a cache. See `docs/architecture.md`, "How a push goes".
 
 mod body;
 mod bounds;
