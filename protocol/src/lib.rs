@@ -16,6 +16,7 @@ pub mod narinfo;
 pub mod plain;
 pub mod prefetch;
 pub mod provenance;
+pub mod quantity;
 pub mod recipe;
 pub mod signature;
 pub mod store_path;

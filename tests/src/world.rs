@@ -40,6 +40,13 @@ impl Default for Scene {
     }
 }
 
+impl Scene {
+    /// One cache, to which the default job may push, and more in its rule or behind it.
+    pub fn saying(more: &str) -> Self {
+        Self { caches: format!("{CACHES}{more}\n"), ..Self::default() }
+    }
+}
+
 /// One cache, to which the default job may push.
 const CACHES: &str = r#"
 [[cache]]

@@ -12,20 +12,11 @@ use larder_tests::{
 
 const HOUR: i64 = 3600;
 
-const CACHES: &str = r#"
-[[cache]]
-name = "main"
-upstream = []
-
-[[cache.trust]]
-repository = "acme/flake"
-ref = "refs/heads/main"
-permissions = ["push", "pin", "read"]
-"#;
+/// Of the rule about acme/flake.
+const PERMISSIONS: &str = r#"permissions = ["push", "pin", "read"]"#;
 
 async fn world_on(disk: &SmallDisk) -> World {
-    let scene = Scene { caches: CACHES.to_owned(), ..Scene::default() };
-    World::in_folder(disk.path(), scene).await
+    World::in_folder(disk.path(), Scene::saying(PERMISSIONS)).await
 }
 
 /// A job of main, in a run of its own.
@@ -113,7 +104,8 @@ async fn without_a_byte_to_write_nothing_is_lost_and_all_goes_on_once_there_is()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_budget_that_is_nearly_full_is_swept_by_itself() {
-    let scene = Scene { limits: "[retention]\nmax_size = \"10 MB\"\n".to_owned(), caches: CACHES.to_owned() };
+    let limits = "[retention]\nmax_size = \"10 MB\"\n".to_owned();
+    let scene = Scene { limits, ..Scene::saying(PERMISSIONS) };
     let world = World::with(scene).await;
     let mut packages = Vec::new();
     for number in 1..5 {

@@ -16,15 +16,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-const CACHES: &str = r#"
-[[cache]]
-name = "main"
-upstream = []
-
-[[cache.trust]]
-repository = "acme/flake"
-ref = "refs/heads/main"
-permissions = ["push", "pin", "read"]
+/// Of the rule about acme/flake, and another.
+const RULES: &str = r#"permissions = ["push", "pin", "read"]
 
 [[cache.trust]]
 repository = "acme/pushes"
@@ -44,7 +37,7 @@ impl Scenery {
     async fn new() -> Self {
         let github = GitHub::start(Clock::System).await;
         let dir = TempDir::new().unwrap();
-        let scene = Scene { caches: CACHES.to_owned(), ..Scene::default() };
+        let scene = Scene::saying(RULES);
         let larderd = Larderd::start(dir.path(), github.issuer(), &scene).await;
         let mut create = Command::new(program("larderd"));
         create.env_clear().arg("--config").arg(dir.path().join("larder.toml"));

@@ -226,8 +226,7 @@ async fn jobs_that_no_rule_names_are_denied() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_stranger_is_told_does_not_depend_on_which_caches_there_are() {
-    let caches = format!("{}\n[[cache]]\nname = \"team\"\nupstream = []\n", Scene::default().caches);
-    let world = World::with(Scene { caches, ..Scene::default() }).await;
+    let world = World::with(Scene::saying("[[cache]]\nname = \"team\"\nupstream = []")).await;
     let answers = ["team", "nothing"].map(|cache| {
         let token = world.github.id_token(&Job::push("mallory/flake", "main"), &world.url());
         let url = world.url();

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use larder_protocol::quantity;
+pub(crate) use larder_protocol::quantity::show_size;
+
 /// Reads a size in bytes: `90MB`, `64MiB`, `1000000`.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let units: [(&str, u64); 10] = [
@@ -47,23 +50,9 @@ fn read(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(*factor)
 }
 
-/// Writes a size: `34.5 MB`.
-pub(crate) fn show_size(bytes: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "one digit behind the point is shown")]
-    let (mut amount, mut unit) = (bytes as f64, "B");
-    for larger in ["kB", "MB", "GB", "TB"] {
-        if amount < 999.95 {
-            break;
-        }
-        amount /= 1000.0;
-        unit = larger;
-    }
-    if unit == "B" { format!("{bytes} B") } else { format!("{amount:.1} {unit}") }
-}
-
 /// Writes a number of things: `1 path`, `12 paths`.
 pub(crate) fn count(number: usize, thing: &str) -> String {
-    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+    quantity::count(number as u64, thing)
 }
 
 #[cfg(test)]
@@ -88,13 +77,5 @@ mod tests {
         for text in ["", "0", "1d", "8000000"] {
             assert!(time(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn writes_sizes() {
-        assert_eq!(show_size(999), "999 B");
-        assert_eq!(show_size(34_510_000), "34.5 MB");
-        assert_eq!(show_size(999_999), "1.0 MB");
-        assert_eq!(show_size(5_000_000_000), "5.0 GB");
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use clap::Subcommand;
-use larder_protocol::api::CacheName;
+use larder_protocol::{api::CacheName, quantity::count};
 use serde::Serialize;
 
 use super::{Failure, print};
@@ -94,10 +94,10 @@ async fn list(metadata: &Metadata, json: bool) -> Result<(), Failure> {
             // Writing to a string cannot fail.
             let _ = write!(
                 text,
-                "{}\tused {}\t{} paths\t{:.1} MB",
+                "{}\tused {}\t{}\t{:.1} MB",
                 cache.name,
                 to_date(cache.used_at),
-                cache.paths,
+                count(cache.paths, "path"),
                 cache.bytes as f64 / 1e6
             );
             text.push_str(if cache.dropped { "\tbeing removed\n" } else { "\n" });

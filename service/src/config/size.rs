@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use larder_protocol::quantity::show_size;
 use serde::Deserialize;
 
 /// A number of bytes.
@@ -49,16 +50,7 @@ impl ByteSize {
 
     /// The number, shortened for people: `34.5 MB`.
     pub fn in_short(self) -> String {
-        #[expect(clippy::cast_precision_loss, reason = "one digit behind the point is shown")]
-        let (mut amount, mut unit) = (self.0 as f64, "B");
-        for larger in ["kB", "MB", "GB", "TB"] {
-            if amount < 999.95 {
-                break;
-            }
-            amount /= 1000.0;
-            unit = larger;
-        }
-        if unit == "B" { format!("{} B", self.0) } else { format!("{amount:.1} {unit}") }
+        show_size(self.0)
     }
 
     /// The number of bytes, as a length in memory.

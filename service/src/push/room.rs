@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use larder_protocol::NarHash;
+use larder_protocol::{NarHash, quantity::show_size};
 
 use crate::{
     Service,
@@ -55,7 +55,7 @@ pub(super) async fn check(
         true => ApiError::no_room(format!(
             "this push brings {} of NARs, and has no room. Tell who runs the service: sizes are told only to whoever may \
              read the cache",
-            rounded(nars)
+            show_size(nars)
         )),
         false => ApiError::no_room(message),
     };
@@ -63,9 +63,9 @@ pub(super) async fn check(
         return Err(no_room(format!(
             "this push brings {} of NARs, about {} as they are stored here, and the disk has room for {}. Tell who \
              runs the service: a larger disk, or a larger min_free under [retention], so that sweeps keep more of it free",
-            rounded(nars),
-            rounded(cost),
-            rounded(available)
+            show_size(nars),
+            show_size(cost),
+            show_size(available)
         )));
     }
     for (scope, limit, held) in tight.into_iter().filter(|(_, limit, held)| held + cost > *limit) {
@@ -77,10 +77,10 @@ pub(super) async fn check(
                 "this push brings {} of NARs, about {} as they are stored here, and has no room: {whose} may hold {} \
                  (max_size), of which pins, the newest runs of main lines and pushes under way hold {}. Tell who runs \
                  the service: a larger max_size, fewer pins (`larder pin remove`) or branches (`larderd roots drop`)",
-                rounded(nars),
-                rounded(cost),
-                rounded(limit),
-                rounded(held)
+                show_size(nars),
+                show_size(cost),
+                show_size(limit),
+                show_size(held)
             )));
         }
     }
@@ -104,20 +104,6 @@ async fn line(service: &Service, cache: &Cache, run: Option<&PushingRun>) -> Res
         }
         None => Ok(0),
     }
-}
-
-/// A size for people: `34.5 MB`.
-fn rounded(bytes: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "one digit behind the point is shown")]
-    let (mut amount, mut unit) = (bytes as f64, "B");
-    for larger in ["kB", "MB", "GB", "TB"] {
-        if amount < 999.95 {
-            break;
-        }
-        amount /= 1000.0;
-        unit = larger;
-    }
-    if unit == "B" { format!("{bytes} B") } else { format!("{amount:.1} {unit}") }
 }
 
 /// Refuses to write what sweeps need the last bytes of the disk for.

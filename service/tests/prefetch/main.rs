@@ -5,6 +5,8 @@
 mod by_hand;
 mod events;
 mod flights;
+#[path = "../webhooks/github.rs"]
+mod github;
 mod mended;
 #[allow(dead_code, reason = "shared with the tests of pushes")]
 #[path = "../push/nar.rs"]

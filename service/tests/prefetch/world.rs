@@ -2,11 +2,9 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicI64, AtomicU64, Ordering},
+    atomic::{AtomicI64, Ordering},
 };
 
-use data_encoding::HEXLOWER;
-use hmac::{Hmac, KeyInit as _, Mac as _};
 use larder_protocol::{
     StorePath,
     api::Permission,
@@ -15,19 +13,19 @@ use larder_protocol::{
 };
 use larder_service::{
     Service,
-    audit::{Entry, Event, Who},
     clock::Clock,
     config::{Config, Environment, cache::CheckedUpstream},
-    metadata::tokens::{NewSession, OpenedSession, UsedIdToken},
     serve,
-    trust::{Grant, GrantedTo, Rank, SecretToken, people},
+    trust::people,
 };
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use sha2::Sha256;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
-use crate::nar::{TestNar, decompress};
+use crate::{
+    github::{SIGNATURE, guid, session, sign},
+    nar::{TestNar, decompress},
+};
 
 const NOW: i64 = 1_800_000_000;
 const HOUR: i64 = 3600;
@@ -175,16 +173,12 @@ impl World {
 
     pub async fn deliver(&self, event: &str, payload: &Value) {
         let body = payload.to_string();
-        let mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap().chain_update(&body);
         let answer = self.client.post(format!("{}/webhooks/github", self.url));
         let answer = answer
             .header("Content-Type", "application/json")
             .header("X-GitHub-Event", event)
             .header("X-GitHub-Delivery", guid())
-            .header(
-                "X-Hub-Signature-256",
-                format!("sha256={}", HEXLOWER.encode(&mac.finalize().into_bytes())),
-            )
+            .header(SIGNATURE, sign(SECRET, body.as_bytes()))
             .body(body);
         assert_eq!(answer.send().await.unwrap().status(), 202);
     }
@@ -202,32 +196,8 @@ impl World {
 
     /// A job's session in a cache.
     pub async fn job(&self, cache: &str, more: Value) -> String {
-        let mut claims = json!({
-            "iss": "https://token.actions.githubusercontent.com", "repository": "acme/flake", "repository_id": 42,
-            "repository_visibility": "public", "ref": "refs/heads/main", "sha": "0123456789abcdef",
-            "event_name": "push", "workflow_ref": "acme/flake/.github/workflows/ci.yml@refs/heads/main",
-            "run_id": 1000, "run_attempt": 1, "check_run_id": 5000,
-        });
-        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let session = SecretToken::generate("larder_s_").unwrap();
-        let (now, id) = (self.service.clock.now(), session.hash().short());
-        let grant = Grant {
-            cache: cache.parse().unwrap(),
-            permissions: vec![Permission::Push, Permission::Read],
-            identity: GrantedTo::Job(serde_json::from_value(claims).unwrap()),
-            rank: Rank::default(),
-            isolated: None,
-        };
-        let used = UsedIdToken { issuer: "x", id: &id, expires_at: now };
-        let entry = Entry::of_service(
-            Who::of(&grant.identity),
-            Event::Granted { permissions: grant.permissions.clone(), until: now },
-        );
-        let new =
-            NewSession { hash: session.hash(), grant: &grant, new_names: &[], expires_at: now + 100 * HOUR };
-        let opened = self.service.metadata.open_session(new, used, now, &entry).await.unwrap();
-        assert_eq!(opened, OpenedSession::Opened);
-        session.expose().to_owned()
+        let more = more.as_object().unwrap().clone();
+        session(&self.service, cache, |claims| claims.as_object_mut().unwrap().extend(more)).await
     }
 
     pub async fn end(self) {
@@ -235,9 +205,4 @@ impl World {
         drop(self.stop);
         self.served.await.unwrap();
     }
-}
-
-fn guid() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    format!("72d3162e-cc78-11e3-81ab-{:012}", COUNT.fetch_add(1, Ordering::SeqCst))
 }

@@ -3,8 +3,9 @@
 use serde_json::json;
 
 use crate::{
+    github::{SIGNATURE, guid, sign},
     manifests::wanted,
-    world::{DAY, FIRST, HOUR, OTHER, SIGNATURE, World, about_acme, name, sign, taken},
+    world::{DAY, FIRST, HOUR, OTHER, World, about_acme, taken},
 };
 
 const MAIN: &str = "refs/heads/main";
@@ -104,7 +105,7 @@ async fn a_delivery_is_forgotten_after_its_time() {
 #[tokio::test]
 async fn a_delivery_that_comes_again_after_it_was_acted_on_does_nothing() {
     let world = World::new().await;
-    let guid = name();
+    let guid = guid();
     let body = run(1000, 1, "completed", Some("failure")).to_string().into_bytes();
     let deliver = async || {
         let delivery =

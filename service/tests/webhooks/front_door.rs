@@ -4,12 +4,15 @@ use larder_service::{audit::Kind, forge::DeliveryOutcome, metadata::AuditFilter}
 use serde_json::json;
 use sha2::Digest as _;
 
-use crate::world::{FIRST, OTHER, SECOND, SIGNATURE, World, about_acme, name, sign, taken};
+use crate::{
+    github::{SIGNATURE, guid, sign},
+    world::{FIRST, OTHER, SECOND, World, about_acme, taken},
+};
 
 #[tokio::test]
 async fn a_signed_delivery_is_stored_under_its_name_once() {
     let world = World::new().await;
-    let guid = name();
+    let guid = guid();
     let payload = about_acme(json!({ "ref": "topic", "ref_type": "branch" })).to_string().into_bytes();
     for new in [true, false, false] {
         let delivery =
@@ -111,7 +114,7 @@ async fn a_secret_speaks_for_its_own_repositories_alone() {
 #[tokio::test]
 async fn nobody_can_take_the_name_of_anothers_delivery() {
     let world = World::new().await;
-    let guid = name();
+    let guid = guid();
     let others = json!({ "repository": { "full_name": "other/thing" } }).to_string().into_bytes();
     let ours = about_acme(json!({})).to_string().into_bytes();
     for (body, secret) in [(others, OTHER), (ours, FIRST)] {

@@ -5,6 +5,7 @@
 mod commands;
 mod consequences;
 mod front_door;
+mod github;
 mod manifests;
 mod storms;
 mod world;

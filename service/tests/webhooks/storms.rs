@@ -9,7 +9,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::world::{FIRST, SIGNATURE, World, about_acme, name, sign, taken};
+use crate::{
+    github::{SIGNATURE, guid, sign},
+    world::{FIRST, World, about_acme, taken},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_thousand_deliveries_at_once_none_is_lost() {
@@ -20,7 +23,7 @@ async fn of_a_thousand_deliveries_at_once_none_is_lost() {
             let payload = about_acme(
                 json!({ "ref": format!("topic-{number}"), "ref_type": "branch", "x": "x".repeat(8000) }),
             );
-            (name(), payload.to_string().into_bytes())
+            (guid(), payload.to_string().into_bytes())
         })
         .collect();
     let send = |(guid, body): &(String, Vec<u8>)| {

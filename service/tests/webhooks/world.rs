@@ -6,27 +6,24 @@ use std::{
     process::{Command, Output},
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
 };
 
-use data_encoding::HEXLOWER;
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use larder_protocol::{api::Permission, manifest::Manifests};
+use larder_protocol::manifest::Manifests;
 use larder_service::{
     Service,
-    audit::{Entry, Event, Who},
     clock::Clock,
     config::{Config, Environment},
-    metadata::tokens::{NewSession, OpenedSession, UsedIdToken},
     serve,
-    trust::{Grant, GrantedTo, Rank, SecretToken, people},
+    trust::people,
 };
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
-use sha2::Sha256;
 use sqlx::{ConnectOptions as _, sqlite::SqliteConnectOptions};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+
+use crate::github::{SIGNATURE, guid, session, sign};
 
 pub const NOW: i64 = 1_800_000_000;
 pub const HOUR: i64 = 60 * 60;
@@ -89,7 +86,7 @@ impl World {
 
     /// A delivery with a name of its own, signed by nobody.
     pub fn delivery(&self, event: &str, body: &[u8]) -> RequestBuilder {
-        self.delivery_named(&name(), event, body)
+        self.delivery_named(&guid(), event, body)
     }
 
     pub fn delivery_named(&self, guid: &str, event: &str, body: &[u8]) -> RequestBuilder {
@@ -145,39 +142,14 @@ impl World {
     }
 
     pub async fn job_in(&self, cache: &str, change: impl FnOnce(&mut Value)) -> String {
-        let mut claims = json!({
-            "iss": "https://token.actions.githubusercontent.com", "repository": "acme/flake", "repository_id": 42,
-            "repository_visibility": "public", "ref": "refs/heads/main", "sha": "0123456789abcdef",
-            "event_name": "push", "workflow_ref": "acme/flake/.github/workflows/ci.yml@refs/heads/main",
-            "run_id": 1000, "run_attempt": 1, "check_run_id": 5000,
-        });
-        change(&mut claims);
-        let session = SecretToken::generate("larder_s_").unwrap();
-        let (now, id) = (self.service.clock.now(), session.hash().short());
-        let grant = Grant {
-            cache: cache.parse().unwrap(),
-            permissions: vec![Permission::Push, Permission::Read],
-            identity: GrantedTo::Job(serde_json::from_value(claims).unwrap()),
-            rank: Rank::default(),
-            isolated: None,
-        };
-        let used = UsedIdToken { issuer: "x", id: &id, expires_at: now };
-        let entry = Entry::of_service(
-            Who::of(&grant.identity),
-            Event::Granted { permissions: grant.permissions.clone(), until: now },
-        );
-        let expires_at = now + 100 * DAY;
-        let new = NewSession { hash: session.hash(), grant: &grant, new_names: &[], expires_at };
-        let opened = self.service.metadata.open_session(new, used, now, &entry).await.unwrap();
-        assert_eq!(opened, OpenedSession::Opened);
-        session.expose().to_owned()
+        session(&self.service, cache, change).await
     }
 
     /// A person's token for `main`.
     pub async fn person(&self) -> String {
         let Service { metadata, clock, .. } = &*self.service;
         let main = "main".parse().unwrap();
-        let name = name();
+        let name = guid();
         people::create_token(metadata, clock, people::NewToken::pushing(&name, &main, 100 * DAY))
             .await
             .unwrap()
@@ -201,19 +173,6 @@ impl World {
         drop(self.stop);
         self.served.await.unwrap();
     }
-}
-
-pub const SIGNATURE: &str = "X-Hub-Signature-256";
-
-pub fn sign(secret: &str, body: &[u8]) -> String {
-    let mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap().chain_update(body);
-    format!("sha256={}", HEXLOWER.encode(&mac.finalize().into_bytes()))
-}
-
-/// A GUID.
-pub fn name() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    format!("72d3162e-cc78-11e3-81ab-{:012}", COUNT.fetch_add(1, Ordering::SeqCst))
 }
 
 pub async fn taken(answer: Response) -> Value {

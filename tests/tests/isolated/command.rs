@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::scene::RULES;
+use crate::scene::RULE;
 
 async fn larderd(dir: &TempDir, args: &[&str]) -> Output {
     let mut command = Command::new(program("larderd"));
@@ -25,9 +25,7 @@ async fn larderd(dir: &TempDir, args: &[&str]) -> Output {
 async fn caches_are_listed_and_dropped() {
     let dir = TempDir::new().unwrap();
     let github = GitHub::start(Clock::System).await;
-    let service =
-        Larderd::start(dir.path(), github.issuer(), &Scene { caches: RULES.to_owned(), ..Scene::default() })
-            .await;
+    let service = Larderd::start(dir.path(), github.issuer(), &Scene::saying(RULE)).await;
     assert_eq!(larderd(&dir, &["list"]).await.expect_success(), "");
 
     let id_token = github.id_token(&Job::pull_request("acme/flake", 7), &service.url());
@@ -39,7 +37,7 @@ async fn caches_are_listed_and_dropped() {
 
     let name = job.cache().name.to_string();
     let listed = larderd(&dir, &["list"]).await.expect_success();
-    assert!(listed.starts_with(&name) && listed.contains("1 paths"), "{listed}");
+    assert!(listed.starts_with(&name) && listed.contains("\t1 path\t"), "{listed}");
     let json = larderd(&dir, &["list", "--json"]).await.expect_success();
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&json[0]["name"], &json[0]["issuer"]), (&name.clone().into(), &github.issuer().into()));

@@ -7,7 +7,7 @@ use larder_tests::{
     world::{Scene, World},
 };
 
-use crate::scene::{RULES, narinfo, pull_request, try_pull_request, world};
+use crate::scene::{RULE, narinfo, pull_request, try_pull_request, world};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_repositorys_least_used_cache_makes_room() {
@@ -27,10 +27,8 @@ async fn the_repositorys_least_used_cache_makes_room() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repository_cannot_take_anothers_place() {
-    let caches = format!(
-        "[isolated]\nmax = 2\n{RULES}\n[[cache.trust]]\nrepository = \"acme/other\"\nisolate = true\n"
-    );
-    let world = World::with(Scene { caches, ..Scene::default() }).await;
+    let others = "[[cache.trust]]\nrepository = \"acme/other\"\nisolate = true\n";
+    let world = World::with(Scene::saying(&format!("{RULE}\n{others}\n[isolated]\nmax = 2"))).await;
     pull_request(&world, 1).await;
     pull_request(&world, 2).await;
     let other = Job { repository_id: 5, ..Job::pull_request("acme/other", 1) };

@@ -11,15 +11,7 @@ use larder_tests::{
 use sqlx::{Connection as _, SqliteConnection};
 
 /// The rule beside the one by which the branch main may push.
-pub const RULES: &str = r#"
-[[cache]]
-name = "main"
-upstream = []
-
-[[cache.trust]]
-repository = "acme/flake"
-ref = "refs/heads/main"
-
+pub const RULE: &str = r#"
 [[cache.trust]]
 repository = "acme/flake"
 isolate = true
@@ -27,8 +19,7 @@ isolate = true
 
 /// A world in which pull requests of acme/flake have caches of their own, bounded as `limits` says.
 pub async fn world(limits: &str) -> World {
-    let caches = format!("[isolated]\n{limits}\n{RULES}");
-    World::with(Scene { caches, ..Scene::default() }).await
+    World::with(Scene::saying(&format!("{RULE}\n[isolated]\n{limits}"))).await
 }
 
 /// What a job of a pull request of acme/flake gets.
