@@ -70,14 +70,14 @@ impl Metadata {
     }
 
     /// The bytes of all objects that are not doomed, and of those among them that were written since the object `since`
-    /// (what is being written counts once it is whole); and the last object.
+    /// (what is being written counts once it is whole); and the last object. Without those of pull requests' caches.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn object_bytes(&self, since: i64) -> Result<(u64, u64, i64), MetadataError> {
         let row = sqlx::query(
             "SELECT coalesce(sum(size), 0), coalesce(sum(CASE WHEN id > ? THEN size END), 0), coalesce(max(id), 0)
-             FROM objects WHERE doomed_at IS NULL",
+             FROM objects WHERE doomed_at IS NULL AND key NOT LIKE '%/isolated/%'",
         )
         .bind(since)
         .fetch_one(self.reader())
@@ -85,13 +85,14 @@ impl Metadata {
         Ok((number(row.try_get(0)?)?, number(row.try_get(1)?)?, row.try_get(2)?))
     }
 
-    /// The bytes of recipes.
+    /// The bytes of recipes, without those of pull requests' caches.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn recipe_bytes(&self) -> Result<u64, MetadataError> {
         let bytes: i64 = sqlx::query_scalar(
-            "SELECT coalesce(sum(size), 0) FROM objects WHERE doomed_at IS NULL AND key LIKE 'recipes/%'",
+            "SELECT coalesce(sum(size), 0) FROM objects WHERE doomed_at IS NULL AND key LIKE 'recipes/%'
+             AND key NOT LIKE '%/isolated/%'",
         )
         .fetch_one(self.reader())
         .await?;
@@ -148,14 +149,16 @@ impl Metadata {
         number(held.unwrap_or_default())
     }
 
-    /// The bytes of all verified NARs.
+    /// The bytes of all verified NARs, without those that only pull requests' caches can have.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn nar_bytes(&self) -> Result<u64, MetadataError> {
-        let bytes: i64 = sqlx::query_scalar("SELECT coalesce(sum(size), 0) FROM nars WHERE complete = 1")
-            .fetch_one(self.reader())
-            .await?;
+        let bytes: i64 = sqlx::query_scalar(
+            "SELECT coalesce(sum(size), 0) FROM nars WHERE complete = 1 AND namespace >= 0",
+        )
+        .fetch_one(self.reader())
+        .await?;
         number(bytes)
     }
 }
@@ -266,17 +269,20 @@ impl Ranking {
     }
 
     /// Looks at the NARs of one cache, or of all: each is worth as much as the best of its paths. A path that was not
-    /// ranked (of a push under way, of a pull request's cache, of a cache that is not configured) never goes.
+    /// ranked (of a push under way, of a cache that is not configured) never goes. Paths of pull requests' caches count
+    /// for nothing; they may have NARs of their parent, which stay by that and are not weighed.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn look_at_nars(&mut self, cache: Option<&CacheName>) -> Result<(), MetadataError> {
         sqlx::query("DELETE FROM nar_worth").execute(&mut self.connection).await?;
         sqlx::query(
-            "INSERT INTO nar_worth (nar, worth) SELECT p.nar, max(coalesce(k.worth, ?)) FROM paths p
+            "INSERT INTO nar_worth (nar, worth)
+             SELECT p.nar, max(CASE WHEN p.cache LIKE '%~%' THEN ? ELSE coalesce(k.worth, ?) END) FROM paths p
              LEFT JOIN ranked k ON k.path = p.id WHERE p.nar IS NOT NULL AND p.cache = coalesce(?, p.cache)
              GROUP BY p.nar",
         )
+        .bind(Worth::NOT_COUNTED)
         .bind(Worth::HELD)
         .bind(cache.map(CacheName::as_str))
         .execute(&mut self.connection)
@@ -285,13 +291,14 @@ impl Ranking {
     }
 
     /// Weighs some chunks behind the row `after`: each is worth as much as the best of the NARs that are looked at and
-    /// have it. Those that are condemned go anyway, and are not looked at.
+    /// have it. Those that are condemned go anyway, and are not looked at; nor are those of pull requests' caches.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn weigh(&mut self, after: i64) -> Result<Option<Slice>, MetadataError> {
         let rows = sqlx::query(
-            "WITH c AS (SELECT id, frame_len FROM chunks WHERE id > ? AND condemned_at IS NULL ORDER BY id LIMIT ?)
+            "WITH c AS (SELECT id, frame_len FROM chunks WHERE id > ? AND condemned_at IS NULL AND namespace >= 0
+                 ORDER BY id LIMIT ?)
              SELECT (SELECT max(w.worth) FROM nar_chunks r JOIN nar_worth w ON w.nar = r.nar WHERE r.chunk = c.id) AS best,
                  sum(c.frame_len), max(c.id) FROM c GROUP BY best",
         )
@@ -301,7 +308,10 @@ impl Ranking {
         .await?;
         let mut slice = Slice { last: after, bytes: Vec::with_capacity(rows.len()) };
         for row in &rows {
-            slice.bytes.push((row.try_get(0)?, number(row.try_get(1)?)?));
+            let worth: Option<i64> = row.try_get(0)?;
+            if worth != Some(Worth::NOT_COUNTED) {
+                slice.bytes.push((worth, number(row.try_get(1)?)?));
+            }
             slice.last = slice.last.max(row.try_get(2)?);
         }
         Ok((!rows.is_empty()).then_some(slice))

@@ -39,6 +39,8 @@ pub enum Worth {
 impl Worth {
     /// Of what never goes for want of room.
     pub const HELD: i64 = i64::MAX;
+    /// Of what pull requests' own caches alone have: it has bounds of its own, and counts nowhere else.
+    pub(super) const NOT_COUNTED: i64 = i64::MIN;
     /// More than any moment.
     const LAST: i64 = 1 << 41;
 

@@ -37,11 +37,12 @@ pub(super) async fn check(
     }
     refuse_on_full_disk(service)?;
     let available = retention::room(service).map(|room| room.available);
-    let own =
-        cache.config.max_size.filter(|_| cache.isolation.is_none()).map(|limit| (Some(cache.name()), limit));
+    let own = cache.config.max_size.map(|limit| (Some(cache.name()), limit));
     let all = service.config.retention.max_size.map(|limit| (None, limit));
+    // A pull request's own cache has bounds of its own, which are looked at when it stores something.
+    let limits = own.into_iter().chain(all).filter(|_| cache.isolation.is_none());
     let mut tight = Vec::new();
-    for (scope, limit) in own.into_iter().chain(all) {
+    for (scope, limit) in limits {
         let held = service.metadata.budget_held(scope).await?;
         if held.saturating_add(nars) > limit.get() {
             tight.push((scope, limit.get(), held));

@@ -4,7 +4,8 @@
 //! or read last; last of these the newest run of each ref. What is pinned, what is the newest of the main line and what
 //! pushes under way need is held, and never goes for want of room. A path is worth as much as the best that keeps it, a
 //! NAR as the best of its paths, a chunk as the best of its NARs: so a *cut* takes whole closures and never what one that
-//! stays needs, and each chunk's bytes count once.
+//! stays needs, and each chunk's bytes count once. What pull requests' own caches alone have counts not at all: they have
+//! bounds of their own, and their parents nothing to give up for them.
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
@@ -173,7 +174,7 @@ pub(super) fn disk_goal(rules: &Retention, room: Option<Room>, used: u64, going:
 /// What there is to know of the whole store before it is weighed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Files {
-    /// The bytes of objects that are not doomed.
+    /// The bytes of objects that are not doomed, without those of pull requests' caches.
     pub stored: u64,
     /// Of those that are.
     pub doomed: u64,

@@ -5,4 +5,5 @@ mod command;
 mod end;
 mod limits;
 mod parent;
+mod room;
 mod scene;
