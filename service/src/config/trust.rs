@@ -357,6 +357,10 @@ fn check_possible(
 ) -> Checked {
     let of_pulls = file.git_ref.as_ref().is_some_and(|refs| refs.iter().all(RefPattern::is_of_pull_requests));
     let github = matches!(kind, IssuerKind::GitHub | IssuerKind::Forgejo);
+    // The target's runs on the branch that it would be merged into.
+    let on_pulls = |event: &EventName| {
+        event.as_str().starts_with("pull_request") && event.as_str() != "pull_request_target"
+    };
     if file.isolate {
         if kind != IssuerKind::GitHub {
             return Err(format!(
@@ -368,6 +372,14 @@ fn check_possible(
             return Err("can never match: it isolates pull requests, whose ref is refs/pull/<number>/merge and never \
                         protected. Leave ref and ref_protected out"
                 .to_owned());
+        }
+        if !events.iter().any(on_pulls) {
+            let events: Vec<&str> = events.iter().map(EventName::as_str).collect();
+            return Err(format!(
+                "can never match: it isolates pull requests, and no job runs for one at {}. Leave `events` out for \
+                 pull_request, or name that",
+                events.join(", ")
+            ));
         }
         if *permissions != default_permissions() {
             return Err(
@@ -382,7 +394,7 @@ fn check_possible(
             "can never match: refs of pull requests are never protected. Leave ref_protected out".to_owned()
         );
     }
-    if of_pulls && github && !events.iter().any(|event| event.as_str().starts_with("pull_request")) {
+    if of_pulls && github && !events.iter().any(on_pulls) {
         return Err(
             "can never match: only events of pull requests run on refs/pull/…, and they are allowed only by \
                     name. Write isolate = true, or events = [\"pull_request\"] if strangers' code may push"

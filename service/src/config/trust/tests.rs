@@ -88,6 +88,20 @@ fn a_rule_that_trusts_too_many_or_nobody_is_refused_with_the_reason() {
         ),
         ("repository = \"acme/flake\"\nisolate = true\nref_protected = true".to_owned(), "can never match"),
         (main("isolate = true"), "can never match: it isolates pull requests"),
+        (
+            "repository = \"acme/flake\"\nisolate = true\nevents = [\"push\"]".to_owned(),
+            "can never match: it isolates pull requests, and no job runs for one at push",
+        ),
+        (
+            "repository = \"acme/flake\"\nisolate = true\nevents = [\"pull_request_target\", \"schedule\"]"
+                .to_owned(),
+            "no job runs for one at pull_request_target, schedule",
+        ),
+        (
+            "repository = \"acme/flake\"\nref = \"refs/pull/**\"\nevents = [\"pull_request_target\"]"
+                .to_owned(),
+            "only events of pull requests run on refs/pull",
+        ),
         (gitlab("repository = \"a/b\"\nisolate = true"), "kind gitlab do not say which"),
         (format!("{FORGEJO}repository = \"a/b\"\nisolate = true"), "kind forgejo do not say which"),
         (gitlab("repository = \"a/b\"\nref_protected = true\nworkflow = \"x\""), "do not say workflow"),
@@ -139,6 +153,11 @@ fn a_rule_is_a_sentence() {
             "acme/nix-* on refs/heads/main or refs/tags/v*, at push, with environment prod, with workflow Release **, \
              with runner_environment github-hosted, with job_workflow_ref \
              acme/ci/.github/workflows/*@refs/heads/main, with actor anna",
+        ),
+        (
+            "repository_id = 42\nisolate = true\nevents = [\"push\", \"pull_request_review\"]".to_owned(),
+            "any repository (only if its number is 42), at pull_request_review, push, into a cache of each pull \
+             request's own",
         ),
         (
             "repository_id = [42, 43]\nisolate = true".to_owned(),
