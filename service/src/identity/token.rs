@@ -20,7 +20,9 @@ pub struct IdToken {
     pub claims: TokenClaims,
     /// Its `jti`: with the issuer, what makes it usable once.
     pub id: String,
-    /// From when on it could not be used any more, leeway included. Seconds since 1970.
+    /// When it was issued. Seconds since 1970.
+    pub issued_at: i64,
+    /// From when on it could not be used any more, leeway included.
     pub ends_at: i64,
 }
 
@@ -199,7 +201,7 @@ impl<'a> UnverifiedToken<'a> {
         if jti.is_empty() || jti.len() > MAX_ID {
             return Err(InvalidIdToken::Claims(format!("jti must have 1 to {MAX_ID} bytes")));
         }
-        Ok(IdToken { claims: understand(issuer.kind, &self.payload)?, id: jti, ends_at })
+        Ok(IdToken { claims: understand(issuer.kind, &self.payload)?, id: jti, issued_at: iat, ends_at })
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     audit::{Entry, Event, Who},
     client::Client,
     error::{ApiError, JsonBody},
-    identity::{IssuersError, TokenClaims},
+    identity::{IdToken, IssuersError},
     isolated,
     metadata::{
         MetadataError, NamesOf,
@@ -69,7 +69,7 @@ pub async fn exchange_token(
         return Err(refusal);
     }
     // Looked up for a cache that does not exist, too: nobody learns by time which ones do.
-    let bound = bound_names(&service, &request.cache, claims, now).await?;
+    let bound = bound_names(&service, &request.cache, &token, now).await?;
     let decided = match cache {
         Some(cache) => cache.config.trust.evaluate(claims, &bound).map(|decision| (cache, decision)),
         None => Err(Denial::no_rule(&request.cache, claims)),
@@ -115,20 +115,22 @@ fn used_before() -> ApiError {
 }
 
 /// What is known of the token's names in that cache. One that stands for something else now is suspended: whoever has
-/// the name is not whom the rules were written for.
+/// the name is not whom the rules were written for. What a token says that is older than what is known is no news: it
+/// is granted nothing, and suspends nothing, or whoever had the name before could undo what was confirmed.
 async fn bound_names(
     service: &Service,
     cache: &CacheName,
-    claims: &TokenClaims,
+    token: &IdToken,
     now: i64,
 ) -> Result<Vec<BoundName>, MetadataError> {
-    let Some(job) = claims.job() else { return Ok(Vec::new()) };
-    let of = NamesOf { cache, issuer: claims.issuer() };
+    let Some(job) = token.claims.job() else { return Ok(Vec::new()) };
+    let of = NamesOf { cache, issuer: token.claims.issuer() };
     let mut bound = service.metadata.bound_names(of, &TrustedName::of(&job.repository)).await?;
     for known in &mut bound {
         if let Some(found) = known.name.numbers_in(job)
             && found != known.numbers
             && known.suspended.is_none()
+            && token.issued_at >= known.bound_at
         {
             tracing::warn!(
                 %cache, issuer = of.issuer, name = %known.name, was = %known.numbers, %found,

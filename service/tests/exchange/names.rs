@@ -101,6 +101,36 @@ async fn a_used_token_of_the_former_owner_suspends_nothing() {
     assert_eq!(world.kinds_on_record().await, ["name-bound", "name-suspended", "name-confirmed"]);
 }
 
+/// Nor does one that was never used. What comes after the confirmation does.
+#[tokio::test]
+async fn a_token_from_before_a_name_was_confirmed_or_bound_anew_suspends_nothing() {
+    for confirmed in [true, false] {
+        let world = World::trusting(MAIN).await;
+        world.grants(&json!({})).await;
+        let former = [(); 2].map(|()| world.changed(&json!({})));
+        world.pass(60);
+        world.suspects(&made_again()).await;
+        world.pass(60);
+        let [row] = &world.names().await[..] else { panic!() };
+        let (metadata, found) = (&world.service.metadata, row.bound.suspended.unwrap().found);
+        if confirmed {
+            assert!(metadata.confirm_name(row, found, Who::operator(), world.now()).await.unwrap());
+        } else {
+            metadata.unbind_name(row, Who::operator(), world.now()).await.unwrap();
+            world.grants(&made_again()).await;
+        }
+        let reason = "is not what it was when it was first trusted";
+        for former in &former {
+            world.refuses(former, StatusCode::FORBIDDEN, reason).await;
+            world.grants(&made_again()).await;
+        }
+        assert_eq!(world.names().await[0].bound.suspended, None);
+        world.pass(60);
+        world.suspects(&json!({})).await;
+        world.suspects(&made_again()).await;
+    }
+}
+
 #[tokio::test]
 async fn what_is_forgotten_is_bound_anew() {
     let world = World::trusting(MAIN).await;
