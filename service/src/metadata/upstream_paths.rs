@@ -2,7 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use larder_protocol::{NarHash, StorePath, StorePathHash, api::PushId};
+use larder_protocol::{
+    NarHash, StorePath, StorePathHash,
+    api::{PushId, Upstream},
+};
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use super::{BATCH, Metadata, MetadataError, Namespace, blob, paths::path_of};
@@ -18,10 +21,16 @@ pub enum Among {
 }
 
 impl Among {
-    /// What the rows have in the place of the upstream's URL.
-    fn key(&self, upstream: &str) -> String {
+    /// What the rows have in the place of the upstream: also its keys, since what it was seen to have is what they have
+    /// signed.
+    fn key(&self, upstream: &Upstream) -> String {
+        let mut keys: Vec<String> = upstream.public_keys.iter().map(ToString::to_string).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let keys = blake3::hash(keys.join(" ").as_bytes()).to_hex();
+        let upstream = format!("{} by {}", upstream.url, &keys[..32]);
         match self {
-            Self::Namespace(Namespace::PUBLIC) => upstream.to_owned(),
+            Self::Namespace(Namespace::PUBLIC) => upstream,
             Self::Namespace(Namespace(number)) => format!("{upstream} cache {number}"),
             Self::Push(name) => format!("{upstream} push {name}"),
         }
@@ -44,7 +53,7 @@ impl Metadata {
     pub async fn seen_upstream(
         &self,
         among: Among,
-        upstream: &str,
+        upstream: &Upstream,
         hashes: &[StorePathHash],
         since: i64,
     ) -> Result<HashMap<StorePathHash, UpstreamPath>, MetadataError> {
@@ -79,7 +88,7 @@ impl Metadata {
     pub async fn at_upstreams(
         &self,
         among: Among,
-        upstreams: impl Iterator<Item = &str>,
+        upstreams: impl Iterator<Item = &Upstream>,
         paths: &HashSet<StorePath>,
         since: i64,
     ) -> Result<HashSet<StorePath>, MetadataError> {
@@ -96,7 +105,7 @@ impl Metadata {
     pub async fn note_upstream(
         &self,
         among: Among,
-        upstream: &str,
+        upstream: &Upstream,
         paths: &[UpstreamPath],
         now: i64,
         forget: i64,
@@ -129,7 +138,7 @@ impl Metadata {
     }
 
     /// Forgets what an upstream said to one push alone.
-    pub async fn forget_upstream(&self, push: PushId, upstream: &str) -> Result<(), MetadataError> {
+    pub async fn forget_upstream(&self, push: PushId, upstream: &Upstream) -> Result<(), MetadataError> {
         loop {
             let mut transaction = self.write().await?;
             let forgotten = sqlx::query(

@@ -119,16 +119,15 @@ async fn keep(
 /// Notes what upstreams were seen to have, so that what refers to it may be published before it.
 async fn note(service: &Service, cache: &Cache, offers: &[Offer]) -> Result<(), PrefetchError> {
     let (now, among) = (service.clock.now(), Among::Namespace(cache.namespace()));
-    let urls: HashSet<&str> = offers.iter().map(|offer| offer.source.url()).collect();
-    for url in urls {
-        let seen =
-            offers.iter().filter(|offer| offer.source.url() == url).map(|Offer { info, .. }| UpstreamPath {
-                path: info.path.clone(),
-                nar_hash: info.nar_hash,
-                statement: digest(&fingerprint(&info.path, &info.nar_hash, info.nar_size, &info.references)),
-            });
+    for source in service.prefetching.sources(cache.name()) {
+        let offered = offers.iter().filter(|offer| Arc::ptr_eq(&offer.source, source));
+        let seen = offered.map(|Offer { info, .. }| UpstreamPath {
+            path: info.path.clone(),
+            nar_hash: info.nar_hash,
+            statement: digest(&fingerprint(&info.path, &info.nar_hash, info.nar_size, &info.references)),
+        });
         let seen: Vec<UpstreamPath> = seen.collect();
-        service.metadata.note_upstream(among, url, &seen, now, counts_since(now)).await?;
+        service.metadata.note_upstream(among, source.upstream(), &seen, now, counts_since(now)).await?;
     }
     Ok(())
 }

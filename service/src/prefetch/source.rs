@@ -120,6 +120,10 @@ impl Source {
         &self.upstream.url
     }
 
+    pub(super) fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
     /// What is said to it anew: that it was silent is forgotten.
     pub(super) fn begin(&self) {
         self.failures.store(0, Ordering::Relaxed);

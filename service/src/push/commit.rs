@@ -61,7 +61,7 @@ pub(super) async fn committed_push(
     let mut divergences = service.metadata.divergences_of(push.id).await?;
     if let Some(published) = push.blind {
         for upstream in &cache.config.upstreams {
-            service.metadata.forget_upstream(push.name, &upstream.upstream.url).await?;
+            service.metadata.forget_upstream(push.name, &upstream.upstream).await?;
         }
         // Which of its paths were there already, and with what content, is none of its business. Upstreams are.
         divergences.retain(|divergence| divergence.upstream.is_some());
@@ -127,7 +127,7 @@ async fn check_references(service: &Service, cache: &Cache, push: FoundPush) -> 
     };
     let is_visible = |path: &StorePath| visible.get(&path.hash()).is_some_and(|found| found.path == *path);
     let rest: HashSet<StorePath> = outside.into_iter().filter(|path| !is_visible(path)).collect();
-    let upstreams = cache.config.upstreams.iter().map(|upstream| upstream.upstream.url.as_str());
+    let upstreams = cache.config.upstreams.iter().map(|upstream| &upstream.upstream);
     let since = upstream::counts_since(service.clock.now());
     let among = upstream::among(cache, push.name, push.is_blind());
     let there = service.metadata.at_upstreams(among, upstreams, &rest, since).await?;

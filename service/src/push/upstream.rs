@@ -25,7 +25,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     Service,
     caches::Cache,
-    config::Config,
+    config::{Config, cache::CheckedUpstream},
     error::ApiError,
     metadata::{Among, Namespace, UpstreamPath},
 };
@@ -56,8 +56,8 @@ const ABSENT: usize = 200_000;
 /// A client of upstreams.
 pub struct UpstreamClient {
     client: reqwest::Client,
-    /// What is remembered of each, by its URL.
-    known: HashMap<String, Known>,
+    /// What is remembered of each, by its URL and keys: what other keys have signed it does not have.
+    known: Vec<(Upstream, Known)>,
 }
 
 /// What is remembered of an upstream.
@@ -191,12 +191,14 @@ impl UpstreamClient {
             .timeout(PATIENCE)
             .user_agent(concat!("larderd/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        let upstreams = config.caches.iter().flat_map(|cache| &cache.upstreams);
-        let known = upstreams.map(|upstream| {
-            let known = Known { absent: QuickCache::new(ABSENT), silent_until: AtomicI64::new(i64::MIN) };
-            (upstream.upstream.url.clone(), known)
-        });
-        Ok(Self { client, known: known.collect() })
+        let mut known: Vec<(Upstream, Known)> = Vec::new();
+        for CheckedUpstream { upstream, .. } in config.caches.iter().flat_map(|cache| &cache.upstreams) {
+            if !known.iter().any(|(other, _)| other == upstream) {
+                let new = Known { absent: QuickCache::new(ABSENT), silent_until: AtomicI64::new(i64::MIN) };
+                known.push((upstream.clone(), new));
+            }
+        }
+        Ok(Self { client, known })
     }
 
     /// Compares paths with what the cache's upstreams have signed. An upstream that is not to be asked about all
@@ -231,11 +233,11 @@ impl UpstreamClient {
             }
             let hashes: Vec<StorePathHash> = open.iter().map(|info| info.path.hash()).collect();
             let mut found =
-                service.metadata.seen_upstream(among, &upstream.url, &hashes, now - PRESENT_FOR).await?;
+                service.metadata.seen_upstream(among, upstream, &hashes, now - PRESENT_FOR).await?;
             open.retain(|info| !found.contains_key(&info.path.hash()));
             let asked = open.iter().map(|info| info.path.hash());
             let (new, unanswered, heard) = self.ask(among, upstream, asked, now).await;
-            service.metadata.note_upstream(among, &upstream.url, &new, now, counts_since(now)).await?;
+            service.metadata.note_upstream(among, upstream, &new, now, counts_since(now)).await?;
             found.extend(new.into_iter().map(|path| (path.path.hash(), path)));
             // What the upstream itself has signed cannot be in the place of what it has signed.
             let unasked = unanswered.iter().filter(|hash| !signed.contains(hash)).count();
@@ -287,16 +289,15 @@ impl UpstreamClient {
                 break;
             }
             let upstream = &configured.upstream;
-            let seen = [upstream.url.as_str()].into_iter();
-            let there =
-                service.metadata.at_upstreams(among, seen, &lacking.absent, counts_since(now)).await?;
+            let (seen, since) = ([upstream].into_iter(), counts_since(now));
+            let there = service.metadata.at_upstreams(among, seen, &lacking.absent, since).await?;
             lacking.absent.retain(|path| !there.contains(path));
             let hashes: Vec<StorePathHash> = lacking.absent.iter().map(StorePath::hash).collect();
             let (found, unanswered, _) = match configured.check {
                 true => self.ask(among, upstream, hashes.iter().copied(), now).await,
                 false => (Vec::new(), hashes.into_iter().collect(), Heard::Nothing),
             };
-            service.metadata.note_upstream(among, &upstream.url, &found, now, counts_since(now)).await?;
+            service.metadata.note_upstream(among, upstream, &found, now, counts_since(now)).await?;
             lacking.absent.retain(|path| !found.iter().any(|found| found.path == *path));
             let silent = lacking.absent.iter().filter(|path| unanswered.contains(&path.hash()));
             lacking.unanswered.extend(silent.cloned());
@@ -318,11 +319,10 @@ impl UpstreamClient {
         for configured in cache.config.upstreams.iter().filter(|upstream| upstream.check) {
             let upstream = &configured.upstream;
             let hashes: Vec<StorePathHash> = paths.iter().map(|(path, _)| path.hash()).collect();
-            let seen =
-                service.metadata.seen_upstream(among, &upstream.url, &hashes, now - PRESENT_FOR).await?;
+            let seen = service.metadata.seen_upstream(among, upstream, &hashes, now - PRESENT_FOR).await?;
             let open = hashes.into_iter().filter(|hash| !seen.contains_key(hash));
             let (found, ..) = self.ask(among, upstream, open, now).await;
-            service.metadata.note_upstream(among, &upstream.url, &found, now, counts_since(now)).await?;
+            service.metadata.note_upstream(among, upstream, &found, now, counts_since(now)).await?;
             there.extend(seen.into_values().chain(found).map(|found| (found.path, found.nar_hash)));
         }
         let mut having: Vec<StorePath> =
@@ -340,7 +340,7 @@ impl UpstreamClient {
         hashes: impl Iterator<Item = StorePathHash>,
         now: i64,
     ) -> (Vec<UpstreamPath>, HashSet<StorePathHash>, Heard) {
-        let Some(known) = self.known.get(&upstream.url) else {
+        let Some((_, known)) = self.known.iter().find(|(known, _)| known == upstream) else {
             return (Vec::new(), hashes.collect(), Heard::Nothing);
         };
         let mut open: HashSet<StorePathHash> =

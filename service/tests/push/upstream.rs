@@ -7,15 +7,20 @@ use std::{
 
 use axum::{Router, extract::Path, routing::get};
 use http::StatusCode;
-use larder_protocol::{SigningKey, api::Upstream, narinfo::NarInfo};
+use larder_protocol::{
+    SigningKey,
+    api::{Permission, Upstream},
+    narinfo::NarInfo,
+};
 use larder_service::{
-    config::{Config, cache::CheckedUpstream},
+    config::{CacheConfig, Config, cache::CheckedUpstream},
     metadata::{DivergenceFilter, Outcome},
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
     nar::{TestNar, path},
+    private::{Pusher, token},
     world::World,
 };
 
@@ -164,6 +169,42 @@ async fn answers_are_remembered_also_that_it_has_nothing() {
     let other = TestNar::new(path(2, "y"), b"other", &[]);
     assert_eq!(world.open(&[&other]).await.committed.unwrap().divergences.len(), 1);
     assert_eq!(upstream.asked(), 0);
+    world.end().await;
+}
+
+/// Whoever has an upstream's old key must not have the last word once another key is trusted.
+#[tokio::test]
+async fn what_is_remembered_counts_for_the_keys_that_it_was_asked_by() {
+    let upstream = UpstreamCache::start().await;
+    let new = SigningKey::generate("upstream-2").unwrap();
+    let trusting = |key: &SigningKey| {
+        let asked = Upstream { url: upstream.url.clone(), public_keys: vec![key.public_key()] };
+        vec![CheckedUpstream::new(asked)]
+    };
+    let world = World::with(|config| {
+        config.caches[0].upstreams = trusting(&upstream.key);
+        let name = "later".parse().unwrap();
+        config.caches.push(CacheConfig { name, upstreams: trusting(&new), ..CacheConfig::default() });
+    })
+    .await;
+    let token = token(&world, "later", "later", &[Permission::Push, Permission::Read]).await;
+    let later = Pusher { world: &world, cache: "later", token };
+    let by_old = TestNar::new(path(1, "x"), b"x", &[]);
+    let by_new = TestNar::new(path(2, "y"), b"y", &[]);
+    upstream.has(&by_old, &upstream.key);
+    upstream.has(&by_new, &new);
+    assert_eq!(world.open(&[&by_old, &by_new]).await.upstream, [by_old.info.path.hash()]);
+    upstream.asked();
+
+    assert_eq!(later.open(&by_old).await.missing, [by_old.info.path.hash()]);
+    assert_eq!(later.open(&by_new).await.upstream, [by_new.info.path.hash()]);
+    assert_eq!(upstream.asked(), 2);
+    // Nor is what the old key has signed a reference that counts.
+    let user = TestNar::new(path(3, "user"), b"user", &[&by_old.info.path]);
+    let opened = later.open(&user).await;
+    later.upload(&opened, &user).await;
+    later.recipes(&opened, &user).await;
+    assert_eq!(later.commit(&opened).await.status(), 422);
     world.end().await;
 }
 
