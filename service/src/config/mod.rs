@@ -229,6 +229,7 @@ impl Config {
             .map(|file| CacheConfig::check(file, &issuers))
             .collect::<Result<Vec<_>, _>>()?;
 
+        let prefetch = PrefetchConfig::check(file.prefetch, &issuers)?;
         let host_store = HostStore::check(file.host_store, &caches, &issuers)?;
         let config = Self {
             listen: listen.or(file.listen).unwrap_or((Ipv4Addr::LOCALHOST, 8080).into()),
@@ -244,7 +245,7 @@ impl Config {
             trusted_proxies: trusted_proxies(file.trusted_proxies)?,
             retention: Retention::check(file.retention)?,
             isolated: IsolatedLimits::check(file.isolated)?,
-            prefetch: PrefetchConfig::check(file.prefetch)?,
+            prefetch,
             metrics_listen: file.metrics.listen,
             host_store,
         };

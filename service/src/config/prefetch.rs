@@ -6,7 +6,7 @@ use serde::Deserialize;
 use url::{Host, Url};
 
 use super::{
-    ByteSize, ConfigError,
+    ByteSize, ConfigError, IssuerConfig,
     schedule::{self, ScheduledPrefetch},
 };
 
@@ -78,7 +78,7 @@ impl Default for PrefetchConfig {
 }
 
 impl PrefetchConfig {
-    pub(super) fn check(file: File) -> Result<Self, ConfigError> {
+    pub(super) fn check(file: File, issuers: &[IssuerConfig]) -> Result<Self, ConfigError> {
         let default = Self::default();
         let hosts = match file.hosts {
             None => default.hosts,
@@ -96,7 +96,7 @@ impl PrefetchConfig {
             hosts,
             max_archive: file.max_archive.unwrap_or(default.max_archive),
             max_unpacked: file.max_unpacked.unwrap_or(default.max_unpacked),
-            schedules: schedule::check(file.schedule)?,
+            schedules: schedule::check(file.schedule, issuers)?,
         })
     }
 }

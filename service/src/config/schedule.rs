@@ -9,8 +9,8 @@ use croner::{
 };
 use serde::Deserialize;
 
-use super::ConfigError;
-use crate::identity::{GitRef, RepositoryName};
+use super::{ConfigError, IssuerConfig, IssuerUrl, trust::issuer_of};
+use crate::identity::{GitRef, IssuerKind, RepositoryName};
 
 /// As many as anybody may want.
 const MAX_SCHEDULES: usize = 100;
@@ -18,6 +18,8 @@ const MAX_SCHEDULES: usize = 100;
 /// A prefetch by the clock, checked.
 #[derive(Debug, Clone)]
 pub struct ScheduledPrefetch {
+    /// Who vouches for the jobs.
+    pub issuer: IssuerUrl,
     /// Whose jobs' manifests say what.
     pub repository: RepositoryName,
     /// On which ref.
@@ -51,6 +53,7 @@ impl fmt::Display for Schedule {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
+    issuer: Option<IssuerUrl>,
     repository: RepositoryName,
     #[serde(rename = "ref")]
     git_ref: GitRef,
@@ -58,7 +61,10 @@ pub(super) struct File {
 }
 
 /// The schedules, each of which comes again.
-pub(super) fn check(files: Vec<File>) -> Result<Vec<ScheduledPrefetch>, ConfigError> {
+pub(super) fn check(
+    files: Vec<File>,
+    issuers: &[IssuerConfig],
+) -> Result<Vec<ScheduledPrefetch>, ConfigError> {
     if files.len() > MAX_SCHEDULES {
         let problem = format!("there are {} of them, and at most {MAX_SCHEDULES} can be", files.len());
         return Err(ConfigError::value("prefetch.schedule", problem));
@@ -66,7 +72,15 @@ pub(super) fn check(files: Vec<File>) -> Result<Vec<ScheduledPrefetch>, ConfigEr
     let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
     files
         .into_iter()
-        .map(|File { repository, git_ref, at: text }| {
+        .map(|File { issuer, repository, git_ref, at: text }| {
+            // The same name may be somebody else's at another forge.
+            let issuer = issuer_of(issuer.as_ref(), issuers)
+                .map_err(|problem| ConfigError::value(format!("prefetch.schedule of {repository}"), problem))?;
+            if issuer.kind == IssuerKind::Oidc {
+                let problem =
+                    format!("{} is of kind \"oidc\", whose tokens speak of no repository", issuer.url);
+                return Err(ConfigError::value(format!("prefetch.schedule of {repository}, issuer"), problem));
+            }
             let refuse = |why: &str| {
                 let problem = format!(
                     "{text:?} {why}. Write minute, hour, day of the month, month and day of the week, in UTC: \"0 4 * * \
@@ -78,7 +92,49 @@ pub(super) fn check(files: Vec<File>) -> Result<Vec<ScheduledPrefetch>, ConfigEr
             let schedule = Schedule { text: text.clone(), cron };
             // From a day whose date does not matter.
             schedule.next(0).ok_or_else(|| refuse("never comes"))?;
-            Ok(ScheduledPrefetch { repository, git_ref, schedule })
+            Ok(ScheduledPrefetch { issuer: issuer.url.clone(), repository, git_ref, schedule })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::{Config, Environment};
+
+    const GITLAB: &str = "[[issuer]]\nurl = \"https://gitlab.example.org\"\nkind = \"gitlab\"\n";
+    const SERVER: &str = "[[issuer]]\nurl = \"https://github.example.org/_services/token\"\n";
+    const OTHER: &str = "[[issuer]]\nurl = \"https://other.example.org/_services/token\"\n";
+    const OIDC: &str = "[[issuer]]\nurl = \"https://ci.example.org\"\nkind = \"oidc\"\n";
+
+    fn issuer(issuers: &[&str], more: &str) -> Result<String, String> {
+        let text = format!(
+            "{}[[prefetch.schedule]]\nrepository = \"acme/flake\"\nref = \"refs/heads/main\"\nat = \"0 4 * * *\"\n{more}",
+            issuers.concat()
+        );
+        let environment = Environment::from([("LARDER_DATA_DIR", "/data")]);
+        let config = Config::parse(Path::new("f"), &text, &environment).map_err(|error| error.to_string())?;
+        Ok(config.prefetch.schedules[0].issuer.to_string())
+    }
+
+    #[test]
+    fn a_schedule_says_whose_repository_it_means_or_means_githubs() {
+        assert_eq!(issuer(&[], "").unwrap(), "https://token.actions.githubusercontent.com");
+        assert_eq!(issuer(&[GITLAB, SERVER], "").unwrap(), "https://github.example.org/_services/token");
+        let named = "issuer = \"https://gitlab.example.org\"";
+        assert_eq!(issuer(&[GITLAB, SERVER, OTHER], named).unwrap(), "https://gitlab.example.org");
+        for (issuers, more, told) in [
+            (&[SERVER, OTHER][..], "", "does not say whose repository it means"),
+            (&[GITLAB], "", "means GitHub's, and that is not configured"),
+            (&[SERVER], named, "https://gitlab.example.org, which is not configured"),
+            (&[OIDC], "issuer = \"https://ci.example.org\"", "whose tokens speak of no repository"),
+        ] {
+            let refusal = issuer(issuers, more).unwrap_err();
+            assert!(
+                refusal.contains("prefetch.schedule of acme/flake") && refusal.contains(told),
+                "{refusal}"
+            );
+        }
+    }
 }

@@ -104,7 +104,7 @@ pub(super) fn check(
     issuers: &[IssuerConfig],
 ) -> Result<TrustRule, ConfigError> {
     let refuse = |problem: String| ConfigError::value(key, problem);
-    let issuer = issuer_of(&file, issuers).map_err(refuse)?;
+    let issuer = issuer_of(file.issuer.as_ref(), issuers).map_err(refuse)?;
     let (url, kind) = (issuer.url.clone(), issuer.kind);
     let permissions = file.permissions.clone().unwrap_or_else(default_permissions);
 
@@ -145,9 +145,12 @@ pub(super) fn check(
 /// Whether the rule can stand; else what is wrong with it, and the remedy.
 type Checked = Result<(), String>;
 
-/// The issuer that the rule names; without one, GitHub's.
-fn issuer_of<'a>(file: &File, issuers: &'a [IssuerConfig]) -> Result<&'a IssuerConfig, String> {
-    if let Some(url) = &file.issuer {
+/// The issuer that a rule names; without one, GitHub's. Else what is wrong with that.
+pub(super) fn issuer_of<'a>(
+    named: Option<&IssuerUrl>,
+    issuers: &'a [IssuerConfig],
+) -> Result<&'a IssuerConfig, String> {
+    if let Some(url) = named {
         return issuers.iter().find(|issuer| issuer.url == *url).ok_or_else(|| {
             format!("names the issuer {url}, which is not configured. Write [[issuer]] with url = \"{url}\"")
         });

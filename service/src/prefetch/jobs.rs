@@ -57,8 +57,10 @@ pub(crate) enum Of<'a> {
         /// Its number, where the event says so.
         id: Option<u64>,
     },
-    /// Those of the repository that is configured, whoever vouches for it.
+    /// Those of the repository that is configured.
     Schedule {
+        /// Who vouches for it.
+        issuer: &'a str,
         /// The repository.
         repository: &'a RepositoryName,
     },
@@ -67,7 +69,7 @@ pub(crate) enum Of<'a> {
 impl<'a> Of<'a> {
     fn repository(self) -> &'a RepositoryName {
         match self {
-            Self::Event { repository, .. } | Self::Schedule { repository } => repository,
+            Self::Event { repository, .. } | Self::Schedule { repository, .. } => repository,
         }
     }
 
@@ -76,8 +78,8 @@ impl<'a> Of<'a> {
             Self::Event { repository, id: repository_id } => forge::issuers(service)
                 .map(|issuer| ManifestsOf { issuer: Some(issuer), repository, repository_id })
                 .collect(),
-            Self::Schedule { repository } => {
-                vec![ManifestsOf { issuer: None, repository, repository_id: None }]
+            Self::Schedule { issuer, repository } => {
+                vec![ManifestsOf { issuer: Some(issuer), repository, repository_id: None }]
             }
         }
     }

@@ -13,9 +13,10 @@ use crate::{
 /// # Errors
 /// When the database fails.
 pub(crate) async fn schedule(service: &Service, scheduled: &ScheduledPrefetch) -> Result<(), MetadataError> {
-    let ScheduledPrefetch { repository, git_ref, schedule } = scheduled;
+    let ScheduledPrefetch { issuer, repository, git_ref, schedule } = scheduled;
     let Some(next) = schedule.next(service.clock.now()) else { return Ok(()) };
     let work = Work::Schedule {
+        issuer: issuer.to_string(),
         repository: repository.clone(),
         git_ref: git_ref.clone(),
         schedule: schedule.to_string(),
@@ -29,12 +30,14 @@ pub(crate) async fn schedule(service: &Service, scheduled: &ScheduledPrefetch) -
 /// When the database fails.
 pub(crate) async fn by_the_clock(
     service: &Service,
+    issuer: &str,
     repository: &RepositoryName,
     git_ref: &GitRef,
     schedule: &str,
 ) -> Result<Performed, String> {
     let configured = service.config.prefetch.schedules.iter().find(|scheduled| {
-        scheduled.repository == *repository
+        scheduled.issuer.as_str() == issuer
+            && scheduled.repository == *repository
             && scheduled.git_ref == *git_ref
             && scheduled.schedule.to_string() == schedule
     });
@@ -42,7 +45,11 @@ pub(crate) async fn by_the_clock(
     let Some(next) = configured.and_then(|scheduled| scheduled.schedule.next(now)) else {
         return Ok(Performed::Done);
     };
-    let work = Work::PrefetchScheduled { repository: repository.clone(), git_ref: git_ref.clone() };
+    let work = Work::PrefetchScheduled {
+        issuer: issuer.to_owned(),
+        repository: repository.clone(),
+        git_ref: git_ref.clone(),
+    };
     service.queue.enqueue(&work.job(now)).await.map_err(|error| error.to_string())?;
     Ok(Performed::Again(next))
 }

@@ -135,6 +135,9 @@ pub enum Work {
     },
     /// Has something prefetched whenever its time comes. One such job is there for each that is configured.
     Schedule {
+        /// Who vouches for its jobs.
+        #[serde(default)]
+        issuer: String,
         /// The repository.
         repository: RepositoryName,
         /// The ref.
@@ -144,6 +147,9 @@ pub enum Work {
     },
     /// Its time has come: prefetches what a ref's jobs wanted last.
     PrefetchScheduled {
+        /// Who vouches for its jobs.
+        #[serde(default)]
+        issuer: String,
         /// The repository.
         repository: RepositoryName,
         /// The ref.
@@ -220,11 +226,11 @@ impl Work {
             Self::PrefetchRef { repository, git_ref, commit, .. } => {
                 ("prefetch-ref", format!(" {repository} {git_ref} {commit}"), Priority::EVENT)
             }
-            Self::Schedule { repository, git_ref, schedule } => {
-                ("schedule", format!(" {repository} {git_ref} {schedule}"), Priority::EVENT)
+            Self::Schedule { issuer, repository, git_ref, schedule } => {
+                ("schedule", format!(" {issuer} {repository} {git_ref} {schedule}"), Priority::EVENT)
             }
-            Self::PrefetchScheduled { repository, git_ref } => {
-                ("prefetch-scheduled", format!(" {repository} {git_ref}"), Priority::SCHEDULE)
+            Self::PrefetchScheduled { issuer, repository, git_ref } => {
+                ("prefetch-scheduled", format!(" {issuer} {repository} {git_ref}"), Priority::SCHEDULE)
             }
             Self::PrefetchInputs { repository, git_ref, commit, .. } => {
                 ("prefetch-inputs", format!(" {repository} {git_ref} {commit}"), Priority::EVENT)
@@ -281,12 +287,12 @@ impl Work {
                 let of = Of::Event { repository, id: *id };
                 prefetch::of_manifests(service, job, of, reason, Some(commit)).await
             }
-            Self::PrefetchScheduled { repository, git_ref } => {
+            Self::PrefetchScheduled { issuer, repository, git_ref } => {
                 let reason = Reason::Refs(std::slice::from_ref(git_ref));
-                prefetch::of_manifests(service, job, Of::Schedule { repository }, reason, None).await
+                prefetch::of_manifests(service, job, Of::Schedule { issuer, repository }, reason, None).await
             }
-            Self::Schedule { repository, git_ref, schedule } => {
-                prefetch::by_the_clock(service, repository, git_ref, schedule).await
+            Self::Schedule { issuer, repository, git_ref, schedule } => {
+                prefetch::by_the_clock(service, issuer, repository, git_ref, schedule).await
             }
             Self::PrefetchInputs { repository, said, git_ref, commit, .. } => {
                 let pushed = Pushed { event: PushEvent { repository, said, git_ref }, commit };

@@ -221,16 +221,20 @@ async fn what_says_nothing_has_nothing_prefetched() {
 
 #[tokio::test]
 async fn what_a_schedule_wants_is_prefetched_each_time_it_comes() {
-    let nars: Vec<TestNar> = (1..=2).map(nar).collect();
+    let nars: Vec<TestNar> = (1..=3).map(nar).collect();
     let upstream = upstream_with(&nars).await;
     let world = World::new(&[upstream.configured()]).await;
     let of_nightly = |run: u64| json!({ "run_id": run, "check_run_id": run, "ref": "refs/heads/nightly" });
     world.report("main", of_nightly(1), &[&nars[0]], &[]).await;
+    // Another forge's repository of that name is not meant.
+    let mut foreign = of_nightly(1);
+    foreign["iss"] = json!("https://forge.example.org");
+    world.report("main", foreign, &[&nars[2]], &[]).await;
     // It is 8 o'clock; it comes at 4.
     world.pass(20 * 3600 - 1).await;
     assert_eq!(world.narinfo("main", &nars[0]).await, None);
     world.pass(1).await;
-    assert!(world.has(&[&nars[0]]).await);
+    assert!(world.has(&[&nars[0]]).await && !world.has(&[&nars[2]]).await);
     world.report("main", of_nightly(2), &[&nars[1]], &[]).await;
     world.pass(24 * 3600 - 1).await;
     assert_eq!(world.narinfo("main", &nars[1]).await, None);
