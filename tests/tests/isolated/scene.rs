@@ -49,7 +49,8 @@ pub async fn rows(world: &World) -> BTreeMap<String, i64> {
     let mut connection = SqliteConnection::connect(database.to_str().unwrap()).await.unwrap();
     let tables: Vec<String> = sqlx::query_scalar(
         "SELECT name FROM sqlite_schema WHERE type = 'table'
-         AND name NOT IN ('tokens', 'used_id_tokens', 'audit', 'bound_names', 'jobs', 'samples', 'scrub', 'sqlite_sequence')",
+         AND name NOT IN ('tokens', 'used_id_tokens', 'audit', 'bound_names', 'jobs', 'samples', 'scrub', 'sweeps',
+                          'sqlite_sequence')",
     )
     .fetch_all(&mut connection)
     .await
