@@ -18,10 +18,12 @@ const DAY: i64 = 24 * HOUR;
 struct Scenery {
     world: World,
     app: App,
+    /// The App's installation on acme.
+    installation: u64,
     _files: TempDir,
 }
 
-/// A service that is an App with these permissions, installed on acme.
+/// A service that is an App with these permissions, installed on acme and on beta.
 async fn scenery(permissions: &[(&str, &str)]) -> Scenery {
     let files = TempDir::new().unwrap();
     let write = |name: &str, text: &str| {
@@ -34,21 +36,24 @@ async fn scenery(permissions: &[(&str, &str)]) -> Scenery {
     let world = World::with_github(|github: &GitHub| {
         github.add_repository("acme/flake");
         let registered = github.register_app(permissions);
-        github.install(&registered, "acme", None);
+        github.add_repository("beta/flake");
+        let installation = github.install(&registered, "acme", None);
+        github.install(&registered, "beta", None);
         let caches = format!(
             "[github]\napi_url = \"{}\"\napp_id = {}\nprivate_key_file = \"{}\"\n\
-             [[webhook]]\nrepositories = [\"acme/flake\", \"acme/*\"]\nsecrets = [{{ file = \"{}\" }}]\n\
+             [[webhook]]\nrepositories = [\"acme/flake\", \"acme/*\", \"beta/flake\"]\nsecrets = [{{ file = \"{}\" }}]\n\
              [[cache]]\nname = \"main\"\n",
             github.api_url(),
             registered.id,
             write("key", &registered.private_key),
             write("secret", SECRET),
         );
-        app = Some(registered);
+        app = Some((registered, installation));
         Scene { caches, ..Scene::default() }
     })
     .await;
-    Scenery { world, app: app.unwrap(), _files: files }
+    let (app, installation) = app.unwrap();
+    Scenery { world, app, installation, _files: files }
 }
 
 impl Scenery {
@@ -197,4 +202,30 @@ async fn a_spent_limit_is_waited_for_and_other_work_goes_on() {
     this.pass(30 * MINUTE).await;
     assert_eq!(this.stored().await, 2);
     this.pass(2 * DAY).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_cannot_be_looked_at_keeps_no_other_from_being_looked_at() {
+    let hold_up: [fn(&GitHub, u64); 2] = [GitHub::suspend, GitHub::spend_requests_of];
+    for hold_up in hold_up {
+        let this = scenery(&[("repository_hooks", "write")]).await;
+        this.hook(HookOf::Repository("acme/flake".to_owned()));
+        let later = this.hook(HookOf::Repository("beta/flake".to_owned()));
+        let github = &this.world.github;
+        github.lose(later, "ping", &payload(1));
+        hold_up(github, this.installation);
+        this.pass(5 * MINUTE).await;
+        assert_eq!(this.stored().await, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_answers_nothing_is_not_asked_about_place_after_place() {
+    let this = scenery(&[("repository_hooks", "write")]).await;
+    this.pass(0).await;
+    let asked = this.world.github.api_requests().len();
+    this.world.github.break_down();
+    this.pass(5 * MINUTE).await;
+    // The App and three places were to be asked about.
+    assert_eq!(this.world.github.api_requests().len() - asked, 3);
 }

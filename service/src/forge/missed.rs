@@ -37,6 +37,8 @@ const MOST_ASKED: usize = 60;
 const MOST_PAGES: usize = 200;
 /// In how many repositories and organisations webhooks are looked for.
 const MOST_PLACES: usize = 100;
+/// After so many questions in a row without an answer nothing more is asked at one look.
+const MOST_UNANSWERED: usize = 3;
 
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -51,18 +53,17 @@ pub(crate) async fn ask_for_missed(service: &Service) -> Result<Performed, Metad
     if !service.github.has_app() || service.config.webhooks.is_empty() {
         return Ok(Performed::Done);
     }
-    let mut look = Look { service, now: service.clock.now(), left: MOST_ASKED, more: false };
-    let next = match look.everywhere().await {
-        Ok(()) => look.now.saturating_add(if look.more { SOON } else { EVERY }),
+    let now = service.clock.now();
+    let mut look = Look { service, now, left: MOST_ASKED, next: now.saturating_add(EVERY), unanswered: 0 };
+    match look.everywhere().await {
+        Ok(()) => {}
         Err(Failure::Metadata(error)) => return Err(error),
-        Err(Failure::Forge(ForgeError::Limited { until })) => until,
         Err(Failure::Forge(error)) => {
             tracing::warn!(%error, "GitHub could not be asked for missed deliveries");
-            look.now.saturating_add(EVERY)
         }
-    };
-    service.metadata.forget_missed(look.now.saturating_sub(2 * KEPT)).await?;
-    Ok(Performed::Again(next))
+    }
+    service.metadata.forget_missed(now.saturating_sub(2 * KEPT)).await?;
+    Ok(Performed::Again(look.next))
 }
 
 struct Look<'a> {
@@ -70,30 +71,57 @@ struct Look<'a> {
     now: i64,
     /// How many may still be asked for.
     left: usize,
-    /// Whether more are missing than that.
-    more: bool,
+    /// When to look again.
+    next: i64,
+    /// How many questions in a row had no answer.
+    unanswered: usize,
 }
 
 impl Look<'_> {
     async fn everywhere(&mut self) -> Result<(), Failure> {
         let Service { github, config, .. } = self.service;
-        if let Some(hook) = github.app_hook(config).await? {
-            self.through(github, &hook).await?;
+        let hook = github.app_hook(config).await;
+        if let Some(Some(hook)) = self.heed(hook.map_err(Failure::from))? {
+            let looked = self.through(github, &hook).await;
+            self.heed(looked)?;
         }
         for place in self.places() {
-            let hooks = match github.hooks_at(&place, config).await {
-                // With an App's own webhook there need be no other.
-                Err(error) if error.is_for_people() => {
-                    tracing::debug!(%error, "webhooks that are not the App's are not looked after there");
-                    continue;
-                }
-                hooks => hooks?,
-            };
-            for hook in hooks {
-                self.through(github, &hook).await?;
+            let hooks = github.hooks_at(&place, config).await;
+            for hook in self.heed(hooks.map_err(Failure::from))?.unwrap_or_default() {
+                let looked = self.through(github, &hook).await;
+                self.heed(looked)?;
             }
         }
         Ok(())
+    }
+
+    /// What came of a question about one place. What was refused there says nothing of other places; but whoever
+    /// answers nothing at all, or does not know the App, is asked no more.
+    fn heed<T>(&mut self, answer: Result<T, Failure>) -> Result<Option<T>, Failure> {
+        let error = match answer {
+            Ok(answer) => {
+                self.unanswered = 0;
+                return Ok(Some(answer));
+            }
+            Err(Failure::Forge(error)) => error,
+            Err(error) => return Err(error),
+        };
+        match &error {
+            ForgeError::Limited { until } => self.next = self.next.min(*until),
+            ForgeError::NotTheApp => return Err(error.into()),
+            // With an App's own webhook there need be no other.
+            _ if error.is_for_people() => {
+                tracing::debug!(%error, "webhooks that are not the App's are not looked after there");
+            }
+            _ => tracing::warn!(%error, "GitHub could not be asked for missed deliveries there"),
+        }
+        let no_answer = match &error {
+            ForgeError::NoAnswer(_) => true,
+            ForgeError::Status(status) => status.is_server_error(),
+            _ => false,
+        };
+        self.unanswered = if no_answer { self.unanswered + 1 } else { self.unanswered };
+        if self.unanswered < MOST_UNANSWERED { Ok(None) } else { Err(error.into()) }
     }
 
     /// The repositories that rules name, and the owners of those that they name by a pattern.
@@ -132,7 +160,7 @@ impl Look<'_> {
                 continue;
             }
             if self.left == 0 {
-                self.more = true;
+                self.next = self.next.min(self.now.saturating_add(SOON));
                 continue;
             }
             self.left -= 1;

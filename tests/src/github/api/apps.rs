@@ -84,7 +84,7 @@ fn shown(known: &Installation) -> Value {
         "account": { "login": known.owner },
         "repository_selection": selection,
         "permissions": known.permissions,
-        "suspended_at": null,
+        "suspended_at": known.suspended_at.map(time),
     })
 }
 
@@ -112,6 +112,9 @@ pub(super) async fn access_token(
     let mut state = hub.api();
     let installation = state.installations.iter().find(|known| known.id == id && known.app == app);
     let installation = installation.cloned().ok_or_else(Refusal::not_found)?;
+    if installation.suspended_at.is_some() {
+        return Err(Refusal::new(403, "This installation has been suspended"));
+    }
     let narrowed = narrowed.map(|Json(narrowed)| narrowed).unwrap_or_default();
     let repositories = narrow(&state, &installation, &narrowed)?;
     let permissions = narrowed.permissions.unwrap_or_else(|| installation.permissions.clone());

@@ -60,6 +60,9 @@ pub(super) async fn identify(State(hub): State<Arc<Hub>>, mut request: Request, 
             Caller::Installation(token) => format!("installation {}", token.installation),
         };
         state.requests.push(format!("{who}: {} {page}", request.method()));
+        if state.limits.broken {
+            return Refusal::new(502, "Server Error").into_response();
+        }
         let limit = state.limits.take(&who, matches!(caller, Caller::Nobody), now);
         (caller, limit)
     };

@@ -22,6 +22,8 @@ pub(super) struct Limits {
     remaining: Option<u64>,
     /// Until when everybody must wait, and whether they are told how long.
     pause: Option<(i64, bool)>,
+    /// Whether nothing is answered.
+    pub(super) broken: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -106,6 +108,17 @@ impl GitHub {
         let mut state = self.hub.api();
         state.limits.callers.clear();
         state.limits.remaining = Some(remaining);
+    }
+
+    /// Lets an installation make no more requests for an hour.
+    pub fn spend_requests_of(&self, installation: u64) {
+        let left = Left { limit: 5000, used: 5000, reset: self.hub.clock.now() + HOUR };
+        self.hub.api().limits.callers.insert(format!("installation {installation}"), left);
+    }
+
+    /// Answers nothing any more, as when something is broken.
+    pub fn break_down(&self) {
+        self.hub.api().limits.broken = true;
     }
 
     /// Has everybody wait for so many seconds. Whether they are told by `Retry-After` is the test's choice; GitHub does

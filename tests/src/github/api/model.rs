@@ -53,6 +53,8 @@ pub(super) struct Installation {
     /// All of the owner's, if none is named.
     pub(super) repositories: Option<BTreeSet<RepositoryId>>,
     pub(super) permissions: Permissions,
+    /// Since when its owner lets it do nothing.
+    pub(super) suspended_at: Option<i64>,
 }
 
 /// An installation's access token.
@@ -145,8 +147,18 @@ impl GitHub {
             owner: owner.to_owned(),
             repositories,
             permissions,
+            suspended_at: None,
         });
         id
+    }
+
+    /// Lets an installation do nothing from now on.
+    pub fn suspend(&self, installation: u64) {
+        let now = self.hub.clock.now();
+        let mut state = self.hub.api();
+        state.tokens.retain(|_, token| token.installation != installation);
+        let known = state.installations.iter_mut().find(|known| known.id == installation);
+        known.unwrap().suspended_at = Some(now);
     }
 
     /// What an installation may do from now on, as when its owner has not agreed to all that the App asks for.
