@@ -317,16 +317,19 @@ impl Ranking {
         Ok((!rows.is_empty()).then_some(slice))
     }
 
-    /// Some of the visible paths that are worth no more than `most`, behind the row `after`.
+    /// Some of the visible paths that are worth no more than `most`, behind the row `after`, and that no pull request's
+    /// cache relies on.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn worth_at_most(&mut self, most: i64, after: i64) -> Result<Vec<RankedPath>, MetadataError> {
         let rows = sqlx::query(
             "SELECT p.id, p.cache, p.hash, p.name, p.nar_size, k.worth FROM ranked k JOIN paths p ON p.id = k.path
-             WHERE k.path > ? AND k.worth <= ? AND p.hidden = 0 ORDER BY k.path LIMIT ?",
+             WHERE k.path > ? AND k.worth > ? AND k.worth <= ? AND p.hidden = 0
+             AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.path = p.id) ORDER BY k.path LIMIT ?",
         )
         .bind(after)
+        .bind(Worth::NOT_COUNTED)
         .bind(most)
         .bind(STEP)
         .fetch_all(&mut self.connection)

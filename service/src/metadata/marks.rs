@@ -90,7 +90,7 @@ impl Marks {
         Ok(self.connection.close().await?)
     }
 
-    /// Marks those roots that are worth more than `above`, of a kind and with a name for people. Tells how many paths are
+    /// Marks those roots that are worth more than `above` or take no room, of a kind and with a name for people. Tells how many paths are
     /// marked by it that were not before.
     ///
     /// # Errors
@@ -111,8 +111,10 @@ impl Marks {
             QueryBuilder::<Sqlite>::new("INSERT OR IGNORE INTO live (path, root, scanned) SELECT p.id, ");
         query.push_bind(root).push(", 0 FROM ");
         roots::select(&mut query, roots, &self.cache);
-        query.push(" AND ").push_bind(above).push(" < ");
-        worth.push(&mut query);
+        if worth != Worth::NotCounted {
+            query.push(" AND ").push_bind(above).push(" < ");
+            worth.push(&mut query);
+        }
         Ok(query.build().persistent(false).execute(&mut self.connection).await?.rows_affected())
     }
 

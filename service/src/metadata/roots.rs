@@ -10,8 +10,10 @@ pub enum RootsOf {
     Run(i64),
     /// One path, by its hash.
     Path(StorePathHash),
-    /// What open pushes were told is there. (And pull requests' own caches, as long as they live.)
+    /// What open pushes were told is there.
     Leases,
+    /// What pull requests' own caches were told is there, as long as they live.
+    PullRequests,
     /// What was pushed since.
     PushedSince(i64),
     /// What was read since.
@@ -26,6 +28,8 @@ pub enum RootsOf {
 pub enum Worth {
     /// It never goes for want of room.
     Held,
+    /// The same, and takes none: pull requests' own caches have bounds of their own.
+    NotCounted,
     /// By when it was pushed or, if that is later, read.
     Used(i64),
     /// The same, of what goes after all of that.
@@ -39,7 +43,7 @@ pub enum Worth {
 impl Worth {
     /// Of what never goes for want of room.
     pub const HELD: i64 = i64::MAX;
-    /// Of what pull requests' own caches alone have: it has bounds of its own, and counts nowhere else.
+    /// Of what pull requests' own caches alone have or need. Less than whatever else keeps it, so that it counts by that.
     pub(super) const NOT_COUNTED: i64 = i64::MIN;
     /// More than any moment.
     const LAST: i64 = 1 << 41;
@@ -70,6 +74,9 @@ impl Worth {
             Self::Held => {
                 query.push_bind(Self::HELD);
             }
+            Self::NotCounted => {
+                query.push_bind(Self::NOT_COUNTED);
+            }
             Self::Pushed => {
                 query.push("u.committed_at");
             }
@@ -99,8 +106,13 @@ pub(super) fn select(query: &mut QueryBuilder<Sqlite>, roots: RootsOf, cache: &C
         RootsOf::Leases => {
             query.push("leases l JOIN paths p ON p.id = l.path ").push(VISIBLE);
             query.push(
-                " JOIN pushes u ON u.id = l.push WHERE (u.state = 'open' AND u.abandoned_at IS NULL OR u.cache LIKE '%~%')",
+                " JOIN pushes u ON u.id = l.push
+                 WHERE u.state = 'open' AND u.abandoned_at IS NULL AND u.cache NOT LIKE '%~%'",
             );
+        }
+        RootsOf::PullRequests => {
+            query.push("leases l JOIN paths p ON p.id = l.path ").push(VISIBLE);
+            query.push(" JOIN pushes u ON u.id = l.push WHERE u.cache LIKE '%~%'");
         }
         RootsOf::PushedSince(since) => {
             query.push(

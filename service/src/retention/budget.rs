@@ -71,6 +71,13 @@ impl Weight {
         }
         cut
     }
+
+    /// Leaves out what is worth so much or less: what a cut left of that is kept by pull requests' caches.
+    fn leave_out(&mut self, cut: i64) {
+        let above = self.by_worth.split_off(&cut.saturating_add(1));
+        self.used -= self.by_worth.values().sum::<u64>();
+        self.by_worth = above;
+    }
 }
 
 /// Ranks the paths of caches.
@@ -258,6 +265,7 @@ impl Sweep<'_> {
             }
             self.collect(&[0]).await?;
             weight = self.weigh(caches, scope).await?;
+            weight.leave_out(cut);
         }
         self.service.metadata.note_budget(scope, weight.used, weight.held, self.now).await?;
         let limit = match (goal, max_size) {

@@ -61,12 +61,14 @@ pub(super) async fn roots_of(
     }
     let since = recent_since(rules, now);
     add(RootsOf::Leases, Worth::Held, "push", "a push that is under way".to_owned());
+    let what = "a pull request's own cache".to_owned();
+    add(RootsOf::PullRequests, Worth::NotCounted, "pull-request", what);
     add(RootsOf::PushedSince(since), Worth::Pushed, "pushed", in_days(rules, "pushed"));
     add(RootsOf::ReadSince(since), Worth::Read, "read", in_days(rules, "read"));
     Ok((roots, runs))
 }
 
-/// Marks what is kept of a cache by roots that are worth more than `above`.
+/// Marks what is kept of a cache by roots that are worth more than `above` or take no room.
 pub(super) async fn mark(
     metadata: &Metadata,
     cache: &CacheName,

@@ -53,6 +53,32 @@ async fn a_full_parent_has_room_for_a_pull_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_pull_request_alone_still_needs_of_its_parent_takes_no_room() {
+    let world = world(LIMITS).await;
+    let packages: Vec<Package> = (0..3).map(|_| Package::noise("tool", 400_000)).collect();
+    let base = Package::noise("base", 100_000);
+    let top = Package::noise("top", 300_000).referring_to([&base]);
+    run(&world, 1).await.push(&[&base, &top]).await.unwrap();
+    let job = pull_request(&world, 7).await;
+    let own = Package::noise("own", 1000).referring_to([&top]);
+    job.push(&[&base, &top, &own]).await.unwrap();
+    run(&world, 2).await.push(&[&packages[0]]).await.unwrap();
+    run(&world, 3).await.push(&[&packages[1]]).await.unwrap();
+
+    let budget = budget(&world).await;
+    assert!(budget.is_met() && (800_000..900_000).contains(&budget.used), "{budget:?}");
+    assert!(budget.held < 500_000, "{budget:?}");
+    for package in [&packages[0], &packages[1], &top, &base] {
+        assert!(world.narinfo(&package.info.path).await.is_some(), "{}", package.info.path);
+    }
+    // What it holds on to keeps nobody out.
+    run(&world, 4).await.push(&[&packages[2]]).await.unwrap();
+    for package in [&packages[2], &top, &base] {
+        assert!(world.narinfo(&package.info.path).await.is_some(), "{}", package.info.path);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_goes_from_the_parent_stays_whole_in_a_pull_requests_cache() {
     let world = world(LIMITS).await;
     let packages: Vec<Package> = (0..3).map(|_| Package::noise("tool", 400_000)).collect();
