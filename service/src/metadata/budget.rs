@@ -69,20 +69,18 @@ impl Metadata {
         Ok(Ranking { connection })
     }
 
-    /// The bytes of all objects that are not doomed, and of those among them that were written since the object `since`
-    /// (what is being written counts once it is whole); and the last object. Without those of pull requests' caches.
+    /// The bytes of all objects that are not doomed (what is being written counts once it is whole), without those of pull
+    /// requests' caches.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn object_bytes(&self, since: i64) -> Result<(u64, u64, i64), MetadataError> {
-        let row = sqlx::query(
-            "SELECT coalesce(sum(size), 0), coalesce(sum(CASE WHEN id > ? THEN size END), 0), coalesce(max(id), 0)
-             FROM objects WHERE doomed_at IS NULL AND key NOT LIKE '%/isolated/%'",
+    pub async fn object_bytes(&self) -> Result<u64, MetadataError> {
+        let bytes: i64 = sqlx::query_scalar(
+            "SELECT coalesce(sum(size), 0) FROM objects WHERE doomed_at IS NULL AND key NOT LIKE '%/isolated/%'",
         )
-        .bind(since)
         .fetch_one(self.reader())
         .await?;
-        Ok((number(row.try_get(0)?)?, number(row.try_get(1)?)?, row.try_get(2)?))
+        number(bytes)
     }
 
     /// The bytes of recipes, without those of pull requests' caches.

@@ -90,7 +90,7 @@ pub(super) async fn check(
 
 /// What so many bytes of NARs take on average.
 async fn cost(service: &Service, nars: u64) -> Result<u64, MetadataError> {
-    let (stored, raw) = (service.metadata.object_bytes(0).await?.0, service.metadata.nar_bytes().await?);
+    let (stored, raw) = (service.metadata.object_bytes().await?, service.metadata.nar_bytes().await?);
     let (stored, raw) = if raw < TELLING { (1, USUAL) } else { (stored.min(raw), raw) };
     let cost = u128::from(nars) * u128::from(stored) / u128::from(raw);
     Ok(u64::try_from(cost).unwrap_or(u64::MAX))

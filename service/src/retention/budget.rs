@@ -191,7 +191,7 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) async fn of(metadata: &Metadata, room: Option<Room>) -> Result<Self, MetadataError> {
-        let (stored, ..) = metadata.object_bytes(0).await?;
+        let stored = metadata.object_bytes().await?;
         Ok(Self { stored, doomed: metadata.doomed_bytes().await?, room })
     }
 
@@ -251,10 +251,11 @@ impl Sweep<'_> {
             if let Some(limit) = max_size {
                 metadata.note_budget(scope, files.stored, 0, self.now).await?;
                 self.report.budgets.push(BudgetReport::within(scope, limit.get(), files.stored));
+                self.crowded.found(files.stored, files.stored, limit.get());
             }
             return Ok(());
         }
-        let mut weight = self.weigh(caches, scope).await?;
+        let (mut weight, mut stored) = (self.weigh(caches, scope).await?, files.stored);
         let goal = files.goal(rules, scope, max_size, weight.used);
         let before = weight.used;
         if let Some(Goal { goal, .. }) = goal
@@ -264,6 +265,7 @@ impl Sweep<'_> {
                 self.cut(cache, cut).await?;
             }
             self.collect(&[0]).await?;
+            stored = metadata.object_bytes().await?;
             weight = self.weigh(caches, scope).await?;
             weight.leave_out(cut);
         }
@@ -285,6 +287,9 @@ impl Sweep<'_> {
             held: weight.held,
             ..BudgetReport::default()
         };
+        if !report.disk {
+            self.crowded.found(stored, report.used, limit);
+        }
         if !report.is_met() {
             let rules: Vec<_> = caches.iter().map(|cache| (cache.name(), &cache.config.retention)).collect();
             report.holders = holders(&self.service.metadata, &rules, self.now, &mut self.pace).await?;

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
+    pressure::is_crowded,
     reserve,
     sweep::{ask, sweep_asked},
 };
@@ -53,7 +54,7 @@ async fn sweep_if_due(service: &Service, feel: bool) -> Result<(), MetadataError
             let last = service.metadata.last_sweep().await?;
             let every = service.config.retention.sweep_every.seconds();
             let is_due = last.is_none_or(|last| last + every <= now);
-            if !(is_due || feel && service.retention.pressure.is_high(service).await?) {
+            if !(is_due || feel && is_crowded(service).await?) {
                 return Ok(());
             }
             ask(service).await?

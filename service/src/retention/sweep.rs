@@ -5,6 +5,7 @@ use super::{
     compaction::compact,
     mark::{self, Marked},
     pace::Pace,
+    pressure::Crowded,
     report::{CacheReport, SweepReport},
     reserve,
     roots::recent_since,
@@ -56,11 +57,12 @@ async fn sweep_alone(service: &Service, id: i64) -> Result<SweepReport, Metadata
     // Reads count that are in memory alone.
     service.retention.reads.flush(service).await?;
     service.metadata.begin_sweep(id, now).await?;
-    let mut sweep = Sweep { service, id, now, pace: Pace::begin(), report: SweepReport::default() };
+    let (pace, report, crowded) = (Pace::begin(), SweepReport::default(), Crowded::default());
+    let mut sweep = Sweep { service, id, now, pace, report, crowded };
     sweep.run().await?;
-    let Sweep { report, .. } = sweep;
+    let Sweep { report, crowded, .. } = sweep;
     service.stats.counters.swept(&report);
-    service.retention.pressure.note(service, &report).await?;
+    service.retention.pressure.note(service, &report, crowded);
     let text = serde_json::to_string(&report).unwrap_or_default();
     service.metadata.end_sweep(id, &text, service.clock.now()).await?;
     tracing::info!(
@@ -80,6 +82,8 @@ pub(super) struct Sweep<'a> {
     pub now: i64,
     pub pace: Pace,
     pub report: SweepReport,
+    /// When there is too much again.
+    pub crowded: Crowded,
 }
 
 impl Sweep<'_> {

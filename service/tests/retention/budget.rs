@@ -2,7 +2,7 @@
 
 use larder_service::{
     config::{ByteSize, Config},
-    retention::{BudgetReport, plan_room},
+    retention::{BudgetReport, is_crowded, plan_room},
 };
 
 use crate::{
@@ -182,6 +182,28 @@ async fn a_sweep_that_is_killed_while_it_makes_room_breaks_nothing() {
         let report = world.sweep().await;
         assert!(report.budgets[0].used <= 270_000, "{polls}: {report:?}");
         if done {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_comes_while_a_sweep_weighs_makes_the_next_one_begin_before_its_time() {
+    for polls in (1..600).step_by(23) {
+        let world = World::with(five).await;
+        let anna = world.person().await;
+        let nars: Vec<TestNar> = (1..6).map(|seed| nar(seed, &[])).collect();
+        for nar in &nars[..4] {
+            world.push(&anna, &[nar]).await;
+        }
+        let sweep = async { larder_service::retention::sweep(&world.service).await.unwrap() };
+        let mut swept = None;
+        let noting = async { swept = Some(sweep.await) };
+        let (while_it_ran, ()) = crate::races::meanwhile(noting, polls, world.push(&anna, &[&nars[4]])).await;
+        let report = swept.unwrap();
+        let seen = budget(&report.budgets).before > 285_000;
+        assert!(seen || is_crowded(&world.service).await.unwrap(), "{polls}: {report:?}");
+        if !while_it_ran {
             break;
         }
     }

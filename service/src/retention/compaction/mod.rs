@@ -113,7 +113,7 @@ async fn groups(
         worth.extend(objects.into_iter().filter(|object| is_worth_a_look(object, sizes)));
         pace.rest().await;
     }
-    let (stored, ..) = metadata.object_bytes(0).await?;
+    let stored = metadata.object_bytes().await?;
     let most = (stored / PART).max(AT_LEAST);
     Ok(choose(&worth, sizes, free.map_or(most, |free| most.min(free / OF_FREE))))
 }
