@@ -229,3 +229,19 @@ async fn who_answers_nothing_is_not_asked_about_place_after_place() {
     // The App and three places were to be asked about.
     assert_eq!(this.world.github.api_requests().len() - asked, 3);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_look_does_not_reach_the_next_one_does() {
+    let this = scenery(&[]).await;
+    let hook = this.hook(HookOf::App(this.app.id));
+    this.world.github.lose(hook, "ping", &payload(0));
+    this.world.advance(1);
+    for number in 1..=210 {
+        this.send(hook, number).await;
+    }
+    this.world.github.limit_pages(1);
+    for _ in 0..3 {
+        this.pass(5 * MINUTE).await;
+    }
+    assert_eq!(this.stored().await, 211);
+}

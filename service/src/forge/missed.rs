@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Service,
-    metadata::{AskedFor, MetadataError},
+    metadata::{AskedFor, MetadataError, Unread, WatchedHook},
     queue::Performed,
 };
 
@@ -33,7 +33,7 @@ const MOST_TIMES_REFUSED: u64 = 2;
 const OVERLAP: i64 = HOUR;
 /// How many are asked for at one look: GitHub takes 80 writes a minute.
 const MOST_ASKED: usize = 60;
-/// How many pages of a hundred are read of one webhook at one look.
+/// How many pages of a hundred are read of one webhook at one look; the next one goes on from there.
 const MOST_PAGES: usize = 200;
 /// In how many repositories and organisations webhooks are looked for.
 const MOST_PLACES: usize = 100;
@@ -144,23 +144,35 @@ impl Look<'_> {
     async fn through(&mut self, github: &GitHub, hook: &Hook) -> Result<(), Failure> {
         let metadata = &self.service.metadata;
         let oldest = self.now.saturating_sub(KEPT);
-        let settled = metadata.hook_settled_until(hook.key()).await?.unwrap_or(oldest);
-        let attempts = self.latest_attempts(github, hook, oldest.max(settled - OVERLAP)).await?;
+        let watched = metadata.watched_hook(hook.key()).await?;
+        let watched = watched.unwrap_or(WatchedHook { settled_until: oldest, unread: None });
+        let since = oldest.max(watched.settled_until - OVERLAP);
+        let from = watched.unread.as_ref().map(|unread| unread.from.as_str());
+        let (attempts, rest) = match self.latest_attempts(github, hook, from, since).await {
+            Err(Failure::Forge(ForgeError::Status(status))) if from.is_some() && status.is_client_error() => {
+                // It does not know the page any more.
+                self.look_soon();
+                let anew = WatchedHook { unread: None, ..watched };
+                return Ok(metadata.note_watched_hook(hook.key(), &anew).await?);
+            }
+            read => read?,
+        };
         let guids: Vec<&str> = attempts.iter().map(|attempt| attempt.guid.as_str()).collect();
         let stored = metadata.stored_deliveries(&guids).await?;
         let asked = metadata.asked_for(hook.key()).await?;
         // What is younger is not settled, whatever GitHub says of it.
-        let mut settled = self.now.saturating_sub(UNDER_WAY);
+        let young = self.now.saturating_sub(UNDER_WAY);
+        let mut settled = watched.unread.as_ref().map_or(young, |unread| unread.settled_then);
         let missing = attempts.iter().filter(|attempt| !stored.contains(&attempt.guid));
         for attempt in missing.filter(|attempt| may_be_asked_for(attempt, asked.get(&attempt.guid))) {
             let at = attempt.at().unwrap_or(self.now);
             settled = settled.min(at);
             let lately = asked.get(&attempt.guid).is_some_and(|asked| asked.at > self.now - ASK_EVERY);
-            if lately || at > self.now - UNDER_WAY {
+            if lately || at > young {
                 continue;
             }
             if self.left == 0 {
-                self.next = self.next.min(self.now.saturating_add(SOON));
+                self.look_soon();
                 continue;
             }
             self.left -= 1;
@@ -177,20 +189,32 @@ impl Look<'_> {
                 done => done?,
             }
         }
-        metadata.settle_hook(hook.key(), settled).await?;
-        Ok(())
+        if watched.unread.is_some() || rest.is_some() {
+            self.look_soon();
+        }
+        let watched = match rest {
+            None => WatchedHook { settled_until: settled, unread: None },
+            Some(from) => WatchedHook { unread: Some(Unread { from, settled_then: settled }), ..watched },
+        };
+        Ok(metadata.note_watched_hook(hook.key(), &watched).await?)
     }
 
-    /// Of each delivery since then the latest attempt, the oldest first.
+    fn look_soon(&mut self) {
+        self.next = self.next.min(self.now.saturating_add(SOON));
+    }
+
+    /// Of each delivery since then the latest attempt, the oldest first; and the cursor of those that are left, if there
+    /// are more than one look reads.
     async fn latest_attempts(
         &self,
         github: &GitHub,
         hook: &Hook,
+        from: Option<&str>,
         since: i64,
-    ) -> Result<Vec<Attempt>, Failure> {
+    ) -> Result<(Vec<Attempt>, Option<String>), Failure> {
         let mut latest: Vec<Attempt> = Vec::new();
         let mut seen: HashMap<String, ()> = HashMap::new();
-        let mut cursor: Option<String> = None;
+        let mut cursor = from.map(str::to_owned);
         for _ in 0..MOST_PAGES {
             let (page, next) = github.attempts(hook, cursor.as_deref()).await?;
             let older = page.iter().any(|attempt| attempt.at().is_some_and(|at| at < since));
@@ -200,13 +224,13 @@ impl Look<'_> {
                     latest.push(attempt);
                 }
             }
-            cursor = next;
-            if older || cursor.is_none() {
+            cursor = next.filter(|_| !older);
+            if cursor.is_none() {
                 break;
             }
         }
         latest.reverse();
-        Ok(latest)
+        Ok((latest, cursor))
     }
 }
 

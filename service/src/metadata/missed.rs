@@ -15,6 +15,24 @@ pub(crate) struct AskedFor {
     pub times: u64,
 }
 
+/// How far a webhook's deliveries were looked through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WatchedHook {
+    /// Up to which second no delivery is missing, as far as is known.
+    pub settled_until: i64,
+    /// What a look did not come to that had begun with later ones.
+    pub unread: Option<Unread>,
+}
+
+/// The deliveries that a look did not come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unread {
+    /// The cursor of the page from which they are.
+    pub from: String,
+    /// Up to which second no delivery is missing once these are looked through.
+    pub settled_then: i64,
+}
+
 impl Metadata {
     /// Which of these deliveries are stored.
     pub(crate) async fn stored_deliveries(&self, guids: &[&str]) -> Result<HashSet<String>, MetadataError> {
@@ -32,23 +50,37 @@ impl Metadata {
         Ok(stored)
     }
 
-    /// Up to which second no delivery of a webhook is missing, as far as is known.
-    pub(crate) async fn hook_settled_until(&self, hook: &str) -> Result<Option<i64>, MetadataError> {
-        Ok(sqlx::query_scalar("SELECT settled_until FROM watched_hooks WHERE hook = ?")
-            .bind(hook)
-            .fetch_optional(self.reader())
-            .await?)
+    /// How far a webhook's deliveries were looked through.
+    pub(crate) async fn watched_hook(&self, hook: &str) -> Result<Option<WatchedHook>, MetadataError> {
+        let row =
+            sqlx::query("SELECT settled_until, unread_from, settled_then FROM watched_hooks WHERE hook = ?")
+                .bind(hook)
+                .fetch_optional(self.reader())
+                .await?;
+        let Some(row) = row else { return Ok(None) };
+        let unread_from: Option<String> = row.try_get("unread_from")?;
+        let settled_then: Option<i64> = row.try_get("settled_then")?;
+        let unread = unread_from.zip(settled_then).map(|(from, settled_then)| Unread { from, settled_then });
+        Ok(Some(WatchedHook { settled_until: row.try_get("settled_until")?, unread }))
     }
 
     /// Notes that.
-    pub(crate) async fn settle_hook(&self, hook: &str, until: i64) -> Result<(), MetadataError> {
+    pub(crate) async fn note_watched_hook(
+        &self,
+        hook: &str,
+        watched: &WatchedHook,
+    ) -> Result<(), MetadataError> {
+        let unread = watched.unread.as_ref();
         let mut transaction = self.write().await?;
         sqlx::query(
-            "INSERT INTO watched_hooks (hook, settled_until) VALUES (?, ?)
-             ON CONFLICT (hook) DO UPDATE SET settled_until = excluded.settled_until",
+            "INSERT INTO watched_hooks (hook, settled_until, unread_from, settled_then) VALUES (?, ?, ?, ?)
+             ON CONFLICT (hook) DO UPDATE SET settled_until = excluded.settled_until,
+                 unread_from = excluded.unread_from, settled_then = excluded.settled_then",
         )
         .bind(hook)
-        .bind(until)
+        .bind(watched.settled_until)
+        .bind(unread.map(|unread| unread.from.as_str()))
+        .bind(unread.map(|unread| unread.settled_then))
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;

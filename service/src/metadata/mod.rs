@@ -71,7 +71,7 @@ pub use holdings::{Brought, RepositoryKey, Stored};
 pub use isolated::{IsolatedCache, IsolatedOutcome, OpenIsolated, WantedIsolated};
 pub(crate) use manifests::{ManifestsOf, NewManifest, Told, WantedBy};
 pub use marks::{DyingPath, Extent, MarkedRoot, Marks};
-pub(crate) use missed::AskedFor;
+pub(crate) use missed::{AskedFor, Unread, WatchedHook};
 pub use names::{Binding, NameRow, NamesOf};
 pub use namespaces::Settled;
 pub use nars::{Encoding, StoredNar, VerifiedNar};

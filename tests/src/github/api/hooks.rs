@@ -103,6 +103,11 @@ impl GitHub {
         change(self.hub.api().hooks.iter_mut().find(|known| known.id == hook).unwrap());
     }
 
+    /// Has no page of deliveries be longer from now on, however long they are asked for.
+    pub fn limit_pages(&self, longest: usize) {
+        self.hub.api().longest_page = Some(longest);
+    }
+
     /// An event that gets lost on its way.
     pub fn lose(&self, hook: u64, event: &str, payload: &Value) {
         note(&self.hub, hook, event, payload, &guid(), false, 502);
@@ -203,7 +208,7 @@ fn list(hub: &Hub, of: &HookOf, id: Option<u64>, uri: &Uri, query: &Query) -> Re
             })
         })
         .collect();
-    let (these, next) = paging::by_cursor(query, all);
+    let (these, next) = paging::by_cursor(query, state.longest_page, all);
     Ok(paging::answer(&hub.origin, uri, query, these.into(), next))
 }
 

@@ -26,6 +26,8 @@ pub(in crate::github) struct State {
     pub(super) limits: Limits,
     pub(super) requests: Vec<String>,
     pub(super) sending: Sending,
+    /// The longest page of deliveries, if a test says so.
+    pub(super) longest_page: Option<usize>,
     last_id: u64,
 }
 

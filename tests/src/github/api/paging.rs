@@ -27,11 +27,15 @@ pub(super) fn by_number(query: &Query, all: Vec<Value>) -> (Vec<Value>, Option<(
 }
 
 /// A list of things that have numbers, the newest first: those older than the cursor says.
-pub(super) fn by_cursor(query: &Query, all: Vec<Value>) -> (Vec<Value>, Option<(&'static str, String)>) {
+pub(super) fn by_cursor(
+    query: &Query,
+    longest: Option<usize>,
+    all: Vec<Value>,
+) -> (Vec<Value>, Option<(&'static str, String)>) {
     let before = query.get("cursor").and_then(|cursor| cursor.strip_prefix("v1_")?.parse::<u64>().ok());
     let older = |value: &Value| before.is_none_or(|before| value["id"].as_u64().unwrap() < before);
     let mut these: Vec<Value> = all.into_iter().filter(older).collect();
-    let per_page = per_page(query);
+    let per_page = per_page(query).min(longest.unwrap_or(usize::MAX));
     let more = these.len() > per_page;
     these.truncate(per_page);
     let last = these.last().and_then(|value| value["id"].as_u64()).unwrap_or_default();
