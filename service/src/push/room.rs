@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
-use larder_protocol::{NarHash, quantity::show_size};
+use larder_protocol::{NarHash, api::CacheName, quantity::show_size};
 
 use crate::{
     Service,
     caches::Cache,
+    config::ByteSize,
     error::ApiError,
     metadata::{MetadataError, PushingRun, Staged},
     retention,
@@ -21,7 +22,10 @@ const USUAL: u64 = 4;
 ///
 /// What it will take is not known: chunks may be here already, and frames are smaller than NARs. So it is taken for as
 /// much as NARs take here on average, all that chunks save included. What the newest run of the same line holds alone is
-/// let go by this push, and counts as room. Who pushes blindly is told that there is no room, and not how much there is.
+/// let go by this push, and counts as room.
+///
+/// Who pushes blindly could ask for ever less, and learn from where there is room how full the cache is. So what such a
+/// push brings is compared with what there may be at most. While what is held is more than that, any is refused.
 pub(super) async fn check(
     service: &Service,
     cache: &Cache,
@@ -36,11 +40,23 @@ pub(super) async fn check(
         return Ok(());
     }
     refuse_on_full_disk(service)?;
-    let available = retention::room(service).map(|room| room.available);
+    let disk = retention::room(service);
     let own = cache.config.max_size.map(|limit| (Some(cache.name()), limit));
     let all = service.config.retention.max_size.map(|limit| (None, limit));
     // A pull request's own cache has bounds of its own, which are looked at when it stores something.
     let limits = own.into_iter().chain(all).filter(|_| cache.isolation.is_none());
+    if blind {
+        let fits = disk.is_none_or(|disk| nars / USUAL <= disk.size);
+        return match fits && blind_has_room(service, cache, run, nars, limits).await? {
+            true => Ok(()),
+            false => Err(ApiError::no_room(format!(
+                "this push brings {} of NARs, and has no room. Tell who runs the service: sizes are told only to whoever \
+                 may read the cache",
+                show_size(nars)
+            ))),
+        };
+    }
+    let available = disk.map(|disk| disk.available);
     let mut tight = Vec::new();
     for (scope, limit) in limits {
         let held = service.metadata.budget_held(scope).await?;
@@ -52,16 +68,8 @@ pub(super) async fn check(
         return Ok(());
     }
     let cost = cost(service, nars).await?;
-    let no_room = |message: String| match blind {
-        true => ApiError::no_room(format!(
-            "this push brings {} of NARs, and has no room. Tell who runs the service: sizes are told only to whoever may \
-             read the cache",
-            show_size(nars)
-        )),
-        false => ApiError::no_room(message),
-    };
     if let Some(available) = available.filter(|available| cost > *available) {
-        return Err(no_room(format!(
+        return Err(ApiError::no_room(format!(
             "this push brings {} of NARs, about {} as they are stored here, and the disk has room for {}. Tell who \
              runs the service: a larger disk, or a larger min_free under [retention], so that sweeps keep more of it free",
             show_size(nars),
@@ -74,7 +82,7 @@ pub(super) async fn check(
         if held + cost > limit {
             let whose =
                 scope.map_or_else(|| "all caches together".to_owned(), |cache| format!("the cache {cache}"));
-            return Err(no_room(format!(
+            return Err(ApiError::no_room(format!(
                 "this push brings {} of NARs, about {} as they are stored here, and has no room: {whose} may hold {} \
                  (max_size), of which pins, the newest runs of main lines and pushes under way hold {}. Tell who runs \
                  the service: a larger max_size, fewer pins (`larder pin remove`) or branches (`larderd roots drop`)",
@@ -86,6 +94,25 @@ pub(super) async fn check(
         }
     }
     Ok(())
+}
+
+/// Whether these limits have room for what is pushed blindly, whatever else they have room for; and for what is held.
+async fn blind_has_room(
+    service: &Service,
+    cache: &Cache,
+    run: Option<&PushingRun>,
+    nars: u64,
+    limits: impl Iterator<Item = (Option<&CacheName>, ByteSize)>,
+) -> Result<bool, MetadataError> {
+    for (scope, limit) in limits {
+        let held = service.metadata.budget_held(scope).await?;
+        let too_much =
+            held > limit.get() && held.saturating_sub(line(service, cache, run).await?) > limit.get();
+        if too_much || nars / USUAL > limit.get() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// What so many bytes of NARs take on average.

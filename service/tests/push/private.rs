@@ -12,6 +12,7 @@ use larder_service::{
     Service,
     clock::Clock,
     config::{ByteSize, CacheConfig, Config},
+    retention::sweep,
     trust::{
         Rank,
         people::{self, NewToken},
@@ -20,7 +21,7 @@ use larder_service::{
 use reqwest::{RequestBuilder, header};
 
 use crate::{
-    nar::{TestNar, path},
+    nar::{TestNar, contents, path},
     world::{World, upload_body},
 };
 
@@ -236,6 +237,46 @@ async fn a_pusher_who_may_not_read_it_is_not_told_how_full_it_is() {
             assert_eq!(refused.message.contains(told), sees, "{}", refused.message);
         }
     }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_pusher_who_may_not_read_it_does_not_learn_how_full_it_is_by_asking_for_less() {
+    let world = World::with(|config| {
+        config.caches[0].public = false;
+        config.caches[0].max_size = Some(ByteSize::bytes(300_000));
+    })
+    .await;
+    let blind = token(&world, "push-only", "main", &[Permission::Push]).await;
+    let sees = token(&world, "all", "main", &[Permission::Push, Permission::Read, Permission::Pin]).await;
+    let asks = async |token: &str, size: u64| {
+        let mut info = TestNar::new(path(1, "large"), b"said to be large", &[]).info;
+        info.nar_size = size;
+        let open = OpenPush { roots: vec![info.path.clone()], paths: vec![info], ..OpenPush::default() };
+        let pusher = Pusher { world: &world, cache: "main", token: token.to_owned() };
+        pusher.post("", serde_json::to_vec(&open).unwrap()).await.status().as_u16()
+    };
+    let hold = async |seed: u8, length: usize| {
+        let nar = TestNar::new(path(seed, "held"), &contents(seed.into(), length, &[]), &[]);
+        Pusher { world: &world, cache: "main", token: sees.clone() }.push(&nar).await;
+        let pin = format!("{}/api/v1/caches/main/pins/held-{seed}", world.url);
+        let body = serde_json::json!({ "path": nar.info.path });
+        assert_eq!(world.client.put(pin).bearer_auth(&sees).json(&body).send().await.unwrap().status(), 204);
+        sweep(&world.service).await.unwrap();
+    };
+    let answers = async || {
+        let mut answers = Vec::new();
+        for size in [1000, 100_000, 1_100_000, 1_300_000] {
+            answers.push((asks(&blind, size).await, asks(&sees, size).await));
+        }
+        answers
+    };
+    assert_eq!(answers().await, [(200, 200), (200, 200), (200, 200), (507, 507)]);
+    hold(2, 290_000).await;
+    assert_eq!(answers().await, [(200, 200), (200, 507), (200, 507), (507, 507)]);
+    // What is over the limit already is told whatever the size.
+    hold(3, 30_000).await;
+    assert_eq!(answers().await, [(507, 507); 4]);
     world.end().await;
 }
 
