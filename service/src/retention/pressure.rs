@@ -28,8 +28,8 @@ impl Default for Crowded {
 impl Crowded {
     /// Notes that of objects of `stored` bytes `used` are what `limit` bounds.
     pub(super) fn found(&mut self, stored: u64, used: u64, limit: u64) {
-        // No less than a part of it: what has no room now is not swept for after every upload.
-        let headroom = is_nearly(limit).saturating_sub(used).max(limit / 20);
+        // What has no room now is not swept for after every upload.
+        let headroom = is_nearly(limit).checked_sub(used).unwrap_or(limit / 20);
         self.above = self.above.min(stored + headroom);
     }
 }

@@ -50,6 +50,26 @@ async fn what_was_used_longest_ago_goes_first_and_what_others_need_stays() {
 }
 
 #[tokio::test]
+async fn a_sweep_begins_when_95_percent_are_used_however_little_came_last() {
+    let world = World::with(five).await;
+    let anna = world.person().await;
+    let of = |seed: u8, length| TestNar::new(path(seed, "x"), &contents(seed.into(), length, &[]), &[]);
+    let nars: Vec<TestNar> = (1..5u8).map(|seed| of(seed, 60_000)).chain([of(5, 38_000)]).collect();
+    for nar in &nars {
+        world.push(&anna, &[nar]).await;
+        world.pass(1);
+    }
+    let report = world.sweep().await;
+    let used = budget(&report.budgets).used;
+    assert!((270_000..285_000).contains(&used) && report.caches[0].deleted == 0, "{report:?}");
+    assert!(!is_crowded(&world.service).await.unwrap(), "nothing is full");
+    world.push(&anna, &[&of(6, 11_000)]).await;
+    assert!(is_crowded(&world.service).await.unwrap(), "it is nearly full");
+    let report = world.sweep().await;
+    assert!(budget(&report.budgets).before > 285_000 && budget(&report.budgets).used <= 270_000, "{report:?}");
+}
+
+#[tokio::test]
 async fn a_chunk_counts_once_however_many_have_it() {
     let world = World::with(|config| config.retention.max_size = Some(ByteSize::bytes(1_500_000))).await;
     let anna = world.person().await;
