@@ -69,6 +69,37 @@ async fn a_sweep_begins_when_95_percent_are_used_however_little_came_last() {
     assert!(budget(&report.budgets).before > 285_000 && budget(&report.budgets).used <= 270_000, "{report:?}");
 }
 
+/// The cache's own limit; what others hold is not its matter, and what it lets go is not theirs.
+#[tokio::test]
+async fn a_caches_own_limit_takes_from_that_cache_alone() {
+    let world = World::with(|config| {
+        let mut other = config.caches[0].clone();
+        other.name = "other".parse().unwrap();
+        config.caches.push(other);
+        config.caches[0].max_size = Some(ByteSize::bytes(300_000));
+    })
+    .await;
+    let (anna, elsewhere) = (world.person().await, world.person_of("other").await);
+    let nars: Vec<TestNar> = (1..8).map(|seed| nar(seed, &[])).collect();
+    for nar in &nars {
+        world.push(&anna, &[nar]).await;
+        world.push(&elsewhere, &[nar]).await;
+        world.pass(HOUR);
+    }
+    assert_eq!(world.pin(&anna, "web", &nars[0].info.path, None, 1).await, 204);
+    let report = world.sweep().await;
+    let budget = budget(&report.budgets);
+    assert_eq!((budget.cache.as_deref(), budget.limit), (Some("main"), 300_000));
+    assert!(budget.before > 420_000 && budget.used <= 270_000 && budget.is_met(), "{budget:?}");
+    let all: Vec<&TestNar> = nars.iter().collect();
+    assert_eq!(world.visible(&all).await, [true, false, false, false, true, true, true]);
+    assert_eq!(world.visible_in("other", &all).await, [true; 7]);
+    for there in [0, 4, 6] {
+        assert!(world.has(&nars[there]).await);
+    }
+    assert_eq!((report.nars, report.chunks), (0, 0), "the other cache needs them still: {report:?}");
+}
+
 #[tokio::test]
 async fn a_chunk_counts_once_however_many_have_it() {
     let world = World::with(|config| config.retention.max_size = Some(ByteSize::bytes(1_500_000))).await;

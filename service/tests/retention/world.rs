@@ -15,7 +15,7 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use larder_protocol::{
     NarHash, StorePath,
-    api::{CommittedPush, OpenPush, OpenedPush, Permission, PinRequest, RecipesAnswer},
+    api::{CacheName, CommittedPush, OpenPush, OpenedPush, Permission, PinRequest, RecipesAnswer},
     chunk::{CutChunk, FrameEncoder},
     narinfo::NarInfo,
     recipe::{self, Recipe},
@@ -45,9 +45,12 @@ pub struct World {
     change: fn(&mut Config),
 }
 
-/// Who pushes: a job or a person.
+/// Who pushes, a job or a person, to which cache.
 #[derive(Clone)]
-pub struct Pusher(String);
+pub struct Pusher {
+    token: String,
+    cache: CacheName,
+}
 
 impl World {
     pub async fn new() -> Self {
@@ -129,19 +132,24 @@ impl World {
             "workflow_ref": format!("{repository}/.github/workflows/ci.yml@refs/heads/{branch}"),
             "run_id": run.to_string(), "run_attempt": "1",
         });
-        self.pusher(serde_json::from_value(claims).unwrap(), run, rank).await
+        self.pusher("main", serde_json::from_value(claims).unwrap(), run, rank).await
     }
 
     pub async fn person(&self) -> Pusher {
-        self.pusher(GrantedTo::Person { name: "anna".to_owned(), token: "1".to_owned() }, 0, Rank::default())
-            .await
+        self.person_of("main").await
     }
 
-    async fn pusher(&self, identity: GrantedTo, number: u64, rank: Rank) -> Pusher {
+    /// Somebody who pushes to another cache.
+    pub async fn person_of(&self, cache: &str) -> Pusher {
+        let anna = GrantedTo::Person { name: "anna".to_owned(), token: "1".to_owned() };
+        self.pusher(cache, anna, 0, Rank::default()).await
+    }
+
+    async fn pusher(&self, cache: &str, identity: GrantedTo, number: u64, rank: Rank) -> Pusher {
         let token = SecretToken::generate("larder_t_").unwrap();
-        let main = "main".parse().unwrap();
+        let cache: CacheName = cache.parse().unwrap();
         let grant = Grant {
-            cache: main,
+            cache: cache.clone(),
             permissions: vec![Permission::Push, Permission::Pin],
             identity,
             rank,
@@ -157,7 +165,7 @@ impl World {
                 .await
                 .unwrap()
         );
-        Pusher(token.expose().to_owned())
+        Pusher { token: token.expose().to_owned(), cache }
     }
 
     pub async fn call(
@@ -169,7 +177,7 @@ impl World {
     ) -> (StatusCode, Bytes) {
         let mut request =
             Request::builder().method(method).uri(path).header(header::CONTENT_LENGTH, body.len());
-        if let Some(Pusher(token)) = who {
+        if let Some(Pusher { token, .. }) = who {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
         let answer =
@@ -179,7 +187,7 @@ impl World {
     }
 
     async fn post(&self, who: &Pusher, path: &str, body: Vec<u8>) -> (StatusCode, Bytes) {
-        self.call(Method::POST, &format!("/api/v1/caches/main/pushes{path}"), Some(who), body).await
+        self.call(Method::POST, &format!("/api/v1/caches/{}/pushes{path}", who.cache), Some(who), body).await
     }
 
     /// Opens a push; the first path is its root.
@@ -301,8 +309,13 @@ impl World {
 
     /// Which of these the database has, without anybody reading them.
     pub async fn visible(&self, nars: &[&TestNar]) -> Vec<bool> {
+        self.visible_in("main", nars).await
+    }
+
+    /// The same of any cache.
+    pub async fn visible_in(&self, cache: &str, nars: &[&TestNar]) -> Vec<bool> {
         let hashes: Vec<_> = nars.iter().map(|nar| nar.info.path.hash()).collect();
-        let found = self.service.metadata.visible_paths(&[&"main".parse().unwrap()], &hashes).await.unwrap();
+        let found = self.service.metadata.visible_paths(&[&cache.parse().unwrap()], &hashes).await.unwrap();
         hashes.iter().map(|hash| found.contains_key(hash)).collect()
     }
 
