@@ -66,7 +66,10 @@ async fn a_sweep_begins_when_95_percent_are_used_however_little_came_last() {
     world.push(&anna, &[&of(6, 11_000)]).await;
     assert!(is_crowded(&world.service).await.unwrap(), "it is nearly full");
     let report = world.sweep().await;
-    assert!(budget(&report.budgets).before > 285_000 && budget(&report.budgets).used <= 270_000, "{report:?}");
+    assert!(
+        budget(&report.budgets).before > 285_000 && budget(&report.budgets).used <= 270_000,
+        "{report:?}"
+    );
 }
 
 /// The cache's own limit; what others hold is not its matter, and what it lets go is not theirs.
