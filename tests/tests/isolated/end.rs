@@ -15,8 +15,8 @@ use larder_tests::{
 
 use crate::scene::{files, narinfo, pull_request, rows, world};
 
-const OWN: &str = "main~610214307-pr-7";
-const DAY: i64 = 24 * 60 * 60;
+pub(crate) const OWN: &str = "main~610214307-pr-7";
+pub(crate) const DAY: i64 = 24 * 60 * 60;
 
 async fn drop_cache(world: &World) {
     let metadata = &world.service().metadata;
@@ -24,12 +24,13 @@ async fn drop_cache(world: &World) {
     assert!(metadata.drop_isolated(&OWN.parse().unwrap(), &Who::default(), "a test", now).await.unwrap());
 }
 
-/// What the service keeps, with something of every kind in the pull request's cache, and what it kept before that.
-async fn with_much(world: &World) -> (BTreeMap<String, i64>, Vec<String>) {
+/// Brings something of every kind into the pull request's cache. The parent's path, and the rows and files that were kept
+/// before that.
+pub(crate) async fn with_much(world: &World) -> (Package, BTreeMap<String, i64>, Vec<String>) {
     let parents = Package::noise("library", 300_000);
     let main = world.client().await;
     main.push(&[&parents]).await.unwrap();
-    let before = (rows(world).await, files(world));
+    let (rows_before, files_before) = (rows(world).await, files(world));
 
     let job = pull_request(world, 7).await;
     // Some chunks are the parent's, some are not.
@@ -44,13 +45,13 @@ async fn with_much(world: &World) -> (BTreeMap<String, i64>, Vec<String>) {
     let opened = job.open(&[&parents, &mixed, &unfinished]).await.unwrap();
     job.send(opened.push, &[&unfinished]).await.unwrap();
     assert!(rows(world).await["leases"] >= 2);
-    before
+    (parents, rows_before, files_before)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_left_of_a_cache_that_was_dropped() {
     let world = world("").await;
-    let (rows_before, files_before) = with_much(&world).await;
+    let (_, rows_before, files_before) = with_much(&world).await;
     drop_cache(&world).await;
     tidy(world.service()).await.unwrap();
     let after = rows(&world).await;
@@ -78,7 +79,7 @@ async fn whatever_interrupts_the_removal_the_next_pass_ends_it() {
     let mut interrupted = 0;
     for polls in 0.. {
         let world = world("").await;
-        let (rows_before, files_before) = with_much(&world).await;
+        let (_, rows_before, files_before) = with_much(&world).await;
         drop_cache(&world).await;
         let done = cut_off(tidy(world.service()), polls * 7).await;
         world.advance(2 * 60 * 60 + 1);

@@ -3,6 +3,7 @@
 
 mod command;
 mod end;
+mod killed;
 mod limits;
 mod parent;
 mod room;

@@ -1,6 +1,6 @@
 //! A service with a rule that isolates pull requests.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use larder_protocol::{StorePath, narinfo::NarInfo};
 use larder_tests::{
@@ -45,7 +45,12 @@ pub async fn narinfo(world: &World, cache: &str, path: &StorePath) -> Option<Nar
 
 /// How many rows each table has, but those that are not about what is stored.
 pub async fn rows(world: &World) -> BTreeMap<String, i64> {
-    let database = world.data_dir().join("larder.db");
+    rows_in(&world.data_dir()).await
+}
+
+/// The same of a service that keeps all in this folder.
+pub async fn rows_in(data: &Path) -> BTreeMap<String, i64> {
+    let database = data.join("larder.db");
     let mut connection = SqliteConnection::connect(database.to_str().unwrap()).await.unwrap();
     let tables: Vec<String> = sqlx::query_scalar(
         "SELECT name FROM sqlite_schema WHERE type = 'table'
@@ -60,13 +65,19 @@ pub async fn rows(world: &World) -> BTreeMap<String, i64> {
         let count = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
         rows.insert(table, sqlx::query_scalar(count).fetch_one(&mut connection).await.unwrap());
     }
+    connection.close().await.unwrap();
     rows
 }
 
 /// The files in storage.
 pub fn files(world: &World) -> Vec<String> {
+    files_in(&world.data_dir())
+}
+
+/// The same of a service that keeps all in this folder.
+pub fn files_in(data: &Path) -> Vec<String> {
     let mut files = Vec::new();
-    let mut folders = vec![world.data_dir().join("objects")];
+    let mut folders = vec![data.join("objects")];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let entry = entry.unwrap();
