@@ -50,8 +50,9 @@ pub enum PushedBy {
     /// A job of a repository that is not public: more is told to those alone who have a person's token with the
     /// permission `read`, and to the repository's own jobs.
     Withheld {
-        /// Who vouched for the job.
-        issuer: String,
+        /// Who vouched for the job, where that is told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        issuer: Option<String>,
     },
     /// A person, by a token.
     Person {
@@ -60,16 +61,19 @@ pub enum PushedBy {
     },
     /// The service itself: it fetched the path.
     Prefetch {
-        /// Where from: an upstream's URL.
-        from: String,
+        /// Where from: an upstream's URL, or that of a flake's input. It may name a host that is nobody's business: it is
+        /// told to those alone who may push to the cache or administer it, or have a person's token.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<String>,
     },
 }
 
 /// A job that pushed. All of it was written by others: see [`crate::plain`] before showing it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushingJob {
-    /// Who vouched for it.
-    pub issuer: String,
+    /// Who vouched for it, where that is told: to everybody if the forge is everybody's, such as github.com.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
     /// `owner/name`.
     pub repository: String,
     /// The commit.

@@ -20,7 +20,7 @@ use crate::{
     isolated,
     keys::{self, ActiveKeys, KeyDir, KeyError, Keyring},
     metadata::Namespace,
-    trust,
+    trust::{self, Grant},
 };
 
 /// All caches.
@@ -170,8 +170,10 @@ impl Cache {
         self.signing_keys().public_keys().into_iter().chain(parents.into_iter().flatten()).collect()
     }
 
-    /// What readers and clients must know.
-    pub fn info(&self) -> CacheInfo {
+    /// What readers and clients must know. Which other caches than everybody's are its upstreams, strangers are not told:
+    /// see `Grant::may_know_hosts`.
+    pub fn info(&self, grant: Option<&Grant>) -> CacheInfo {
+        let hosts = grant.is_some_and(|grant| grant.may_know_hosts(&self.name));
         CacheInfo {
             api: API_VERSION,
             name: self.name.clone(),
@@ -185,7 +187,7 @@ impl Cache {
                 .config
                 .upstreams
                 .iter()
-                .filter(|upstream| upstream.folder().is_none())
+                .filter(|upstream| upstream.folder().is_none() && (hosts || upstream.is_everybodys()))
                 .map(|upstream| upstream.upstream.clone())
                 .collect(),
         }

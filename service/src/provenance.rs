@@ -26,6 +26,7 @@ use crate::{
     Service,
     caches::{Cache, CacheInPath},
     clock::to_date,
+    config::issuer::is_everybodys,
     error::ApiError,
     identity::Claims,
     metadata::PushedPath,
@@ -100,15 +101,26 @@ impl Told {
 
     fn to(reader: Option<&Grant>, pushed: PushedPath) -> Self {
         let known = may_know(reader, &pushed.identity);
+        // One's own is no news either.
+        let hosts = reader
+            .is_some_and(|reader| reader.may_know_hosts(&pushed.cache) || knows(reader, &pushed.identity));
+        let told = |issuer: &str| hosts || is_everybodys(issuer);
         let (pushed_by, claims) = match pushed.identity {
             GrantedTo::Person { name, .. } => (PushedBy::Person { name }, None),
-            GrantedTo::Job(claims) if known => (PushedBy::Job(Box::new(job(&claims))), Some(*claims)),
-            GrantedTo::Job(claims) => (PushedBy::Withheld { issuer: claims.issuer }, None),
+            GrantedTo::Job(claims) if known && told(&claims.issuer) => {
+                (PushedBy::Job(Box::new(job(&claims))), Some(*claims))
+            }
+            GrantedTo::Job(claims) if known => (PushedBy::Job(Box::new(without_host(job(&claims)))), None),
             GrantedTo::Subject { issuer, subject } if known => {
                 (PushedBy::Subject { issuer, subject: subject.to_string() }, None)
             }
-            GrantedTo::Subject { issuer, .. } => (PushedBy::Withheld { issuer }, None),
-            GrantedTo::Prefetch { from } => (PushedBy::Prefetch { from }, None),
+            GrantedTo::Job(claims) => {
+                (PushedBy::Withheld { issuer: Some(claims.issuer).filter(|it| told(it)) }, None)
+            }
+            GrantedTo::Subject { issuer, .. } => {
+                (PushedBy::Withheld { issuer: Some(issuer).filter(|it| told(it)) }, None)
+            }
+            GrantedTo::Prefetch { from } => (PushedBy::Prefetch { from: Some(from).filter(|_| hosts) }, None),
         };
         let provenance = Provenance {
             cache: pushed.cache,
@@ -147,23 +159,27 @@ async fn reader(service: &Service, cache: &Cache, headers: &HeaderMap) -> Result
 /// Whether a reader of the path may know whose it is. That `publish = true` lets a repository that is not public push
 /// to a public cache makes its outputs public, not its name, its branches and its people.
 fn may_know(reader: Option<&Grant>, pusher: &GrantedTo) -> bool {
-    let own = |grant: &Grant| match (&grant.identity, pusher) {
+    match pusher {
+        GrantedTo::Person { .. } | GrantedTo::Prefetch { .. } => true,
+        GrantedTo::Job(claims) if claims.is_public() => true,
+        GrantedTo::Job(_) | GrantedTo::Subject { .. } => reader.is_some_and(|reader| knows(reader, pusher)),
+    }
+}
+
+/// Whether a reader is a person, whom whoever runs the service gave a token, or the pusher's own.
+fn knows(reader: &Grant, pusher: &GrantedTo) -> bool {
+    match (&reader.identity, pusher) {
         (GrantedTo::Person { .. }, _) => true,
         (GrantedTo::Job(reader), GrantedTo::Job(pusher)) => {
             reader.issuer == pusher.issuer && reader.repository_id == pusher.repository_id
         }
         (reader, pusher) => reader == pusher,
-    };
-    match pusher {
-        GrantedTo::Person { .. } | GrantedTo::Prefetch { .. } => true,
-        GrantedTo::Job(claims) if claims.is_public() => true,
-        GrantedTo::Job(_) | GrantedTo::Subject { .. } => reader.is_some_and(own),
     }
 }
 
 fn job(claims: &Claims) -> PushingJob {
     PushingJob {
-        issuer: claims.issuer.clone(),
+        issuer: Some(claims.issuer.clone()),
         repository: claims.repository.to_string(),
         commit: claims.sha.clone(),
         git_ref: claims.git_ref.to_string(),
@@ -174,4 +190,11 @@ fn job(claims: &Claims) -> PushingJob {
         run_url: None,
         actor: claims.actor.clone(),
     }
+}
+
+/// The same without what may name the forge's host. (GitLab's tokens have it before the workflow's file.)
+fn without_host(job: PushingJob) -> PushingJob {
+    let in_repository = format!("{}/", job.repository);
+    let workflow = job.workflow.filter(|workflow| workflow.starts_with(&in_repository));
+    PushingJob { issuer: None, workflow, ..job }
 }

@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
+use http::{HeaderMap, header};
 use larder_protocol::api::CacheInfo;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -93,8 +94,17 @@ async fn ready(State(service): State<Arc<Service>>) -> Result<&'static str, ApiE
 }
 
 /// `GET /api/v1/caches/{cache}`
-async fn cache_info(CacheInPath(cache): CacheInPath) -> Json<CacheInfo> {
-    Json(cache.info())
+async fn cache_info(
+    CacheInPath(cache): CacheInPath,
+    State(service): State<Arc<Service>>,
+    headers: HeaderMap,
+) -> Json<CacheInfo> {
+    // A token that is good for nothing is no error where everybody may read: a netrc's is sent to every cache.
+    let grant = match headers.contains_key(header::AUTHORIZATION) {
+        true => trust::grant_of_request(&service, &headers).await.ok(),
+        false => None,
+    };
+    Json(cache.info(grant.as_ref()))
 }
 
 #[cfg(test)]

@@ -10,10 +10,11 @@ use larder_action::{
     },
     credentials::Credentials,
     secret::Secret,
-    store::Mark,
+    store::{Mark, NixStore},
     workflow::inputs::What,
 };
 use larder_protocol::{
+    StorePath,
     api::CacheInfo,
     manifest::{Manifest, Manifests, System},
 };
@@ -22,12 +23,23 @@ use larder_tests::{
     nix::{Nix, ScratchStore, run_with_input},
     package::Package,
     programs::program,
-    world::World,
+    world::{Scene, World},
 };
 use tokio::process::Command;
 
 /// The agent's last word to the job whose store is below `root`; all that it says.
 async fn finish(world: &World, job: &StartedJob, root: &Path) -> String {
+    push(world, job, root, false, (Mark::default(), None)).await
+}
+
+/// The same where the store may be others' too, from such a mark on, and the workflow may name paths.
+async fn push(
+    world: &World,
+    job: &StartedJob,
+    root: &Path,
+    shared: bool,
+    (mark, paths): (Mark, Option<Vec<StorePath>>),
+) -> String {
     let cache: CacheInfo =
         reqwest::get(format!("{}/api/v1/caches/main", world.url())).await.unwrap().json().await.unwrap();
     let credentials = Credentials::Job {
@@ -40,7 +52,7 @@ async fn finish(world: &World, job: &StartedJob, root: &Path) -> String {
         identity: JobIdentity::of(&credentials),
         push: true,
         what: What::Built,
-        shared: false,
+        shared,
         relay: false,
         user: 0,
         pull_request: false,
@@ -49,8 +61,8 @@ async fn finish(world: &World, job: &StartedJob, root: &Path) -> String {
         level: 3,
         max_body: None,
     };
-    let finish = Finish { paths: None, seconds: 60 };
-    let work = Work { start, mark: Mark::default(), cache: Some(cache), finish };
+    let finish = Finish { paths, seconds: 60 };
+    let work = Work { start, mark, cache: Some(cache), finish };
     let mut agent = Command::new(program("larder"));
     agent.env_clear().args(["agent", "push", "--root"]).arg(root);
     let mut line = serde_json::to_vec(&work).unwrap();
@@ -92,4 +104,28 @@ async fn a_job_that_builds_nothing_reports_what_it_substituted() {
     let told = finish(&world, &stranger, store.root()).await;
     assert!(told.contains("\"done\"") && told.contains("not reported"), "{told}");
     assert_eq!(manifests(&world).await.len(), 1);
+}
+
+/// Whoever reads a public cache is not told which caches of others it has as upstreams; a job that pushes is, so that it
+/// leaves to them what they have.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_shared_store_a_jobs_session_tells_which_upstreams_have_what_it_needs() {
+    let upstream = World::new().await;
+    let library = Package::noise("library", 1000);
+    let program = Package::noise("program", 1000).referring_to([&library]);
+    upstream.client().await.push(&[&library, &program]).await.unwrap();
+    let reader = upstream.reader().await;
+    let [url, key] = [&reader.substituters[0], &reader.public_keys[0]];
+    let listed = format!("upstream = [{{ url = \"{url}\", public_keys = [\"{key}\"] }}]");
+    let caches = Scene::default().caches.replace("upstream = []", &listed);
+    let world = World::with(Scene { caches, ..Scene::default() }).await;
+
+    let store = ScratchStore::new(Nix::Installed);
+    store.realise(&reader, &[program.info.path.absolute().into()]).await.expect_success();
+    // All of it lay there before the job began: whose it is nobody can tell, but for what an upstream has signed.
+    let mark = NixStore::open(store.root()).await.unwrap().high_water_mark().await.unwrap();
+    let job = world.github.start_job(Job::default());
+    let told = push(&world, &job, store.root(), true, (mark, Some(vec![program.info.path.clone()]))).await;
+    assert!(told.contains("\"done\"") && told.contains("2 at upstreams"), "{told}");
+    assert!(!told.contains("left out"), "{told}");
 }

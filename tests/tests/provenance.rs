@@ -52,6 +52,12 @@ async fn why(world: &World, path: &str, more: &[&str]) -> Output {
     run(larder(&["why", path, "--service", &url]).args(more)).await
 }
 
+/// The same, by somebody with this token.
+async fn why_by(token: &str, world: &World, path: &str, more: &[&str]) -> Output {
+    let url = world.url();
+    run(larder(&["why", path, "--service", &url]).args(more).env("LARDER_TOKEN", token)).await
+}
+
 /// `larder verify -` of this statement.
 async fn verify(statement: &str, args: &[&str]) -> Output {
     run_with_input(larder(&["verify", "-"]).args(args), statement.as_bytes()).await
@@ -106,8 +112,8 @@ async fn pushed(world: &World, job: Job) -> SourceStore {
 async fn the_job_of_a_real_push_is_told_to_whoever_asks() {
     let world = World::of_enterprise_server(Scene::default()).await;
     let source = pushed(&world, Job::default()).await;
-    let path = &source.root().info.path;
-    let told = provenance(&world, source.root(), None).await;
+    let (path, anna) = (&source.root().info.path, person(&world, "anna").await);
+    let told = provenance(&world, source.root(), Some(&anna)).await;
     assert_eq!((&told.path, told.nar_hash), (path, source.root().info.nar_hash));
     assert_eq!(told.pushed_at, "2026-09-22T12:00:00Z");
     assert!(!told.reported_built, "nobody said so");
@@ -116,7 +122,7 @@ async fn the_job_of_a_real_push_is_told_to_whoever_asks() {
     let run = format!("{server}/acme/flake/actions/runs/18204417093/attempts/1");
     assert_eq!((job.repository.as_str(), job.run_url.as_deref()), ("acme/flake", Some(run.as_str())));
 
-    let shown = why(&world, &path.absolute(), &[]).await.expect_success();
+    let shown = why_by(&anna, &world, &path.absolute(), &[]).await.expect_success();
     let lines = [
         path.absolute(),
         "  pushed    to main, 2026-09-22T12:00:00Z".to_owned(),
@@ -130,6 +136,19 @@ async fn the_job_of_a_real_push_is_told_to_whoever_asks() {
         format!("  NAR       {}, 120 B", source.root().info.nar_hash),
     ];
     assert_eq!(shown.lines().collect::<Vec<_>>(), lines);
+    // To a stranger the same, but for where an organisation's own forge is.
+    let mut lines = lines;
+    lines[3] =
+        "  verified  by an issuer that is told to those who may push there, by LARDER_TOKEN".to_owned();
+    lines[7] = "  run       18204417093, attempt 1".to_owned();
+    let shown = why(&world, &path.absolute(), &[]).await.expect_success();
+    assert_eq!(shown.lines().collect::<Vec<_>>(), lines);
+    for (token, told) in [(Some(&*anna), true), (None, false)] {
+        let stated = ask(&world, &format!("{}/statement", path.hash()), token).await;
+        let envelope: Envelope = stated.json().await.unwrap();
+        let stated = String::from_utf8(BASE64.decode(envelope.payload.as_bytes()).unwrap()).unwrap();
+        assert_eq!((stated.contains("acme/flake"), stated.contains(server)), (true, told), "{stated}");
+    }
 
     // A link to the path will do, and another cache or path will not.
     let dir = TempDir::new().unwrap();
@@ -160,7 +179,8 @@ async fn a_statement_is_believed_only_as_it_was_signed() {
     let source = pushed(&world, Job::default()).await;
     let (path, root) = (source.root().info.path.absolute(), source.dir().to_str().unwrap().to_owned());
     let key = world.reader().await.public_keys[0].clone();
-    let printed = why(&world, &path, &["--json"]).await.expect_success();
+    let anna = person(&world, "anna").await;
+    let printed = why_by(&anna, &world, &path, &["--json"]).await.expect_success();
 
     // The formats that others read.
     let envelope: Envelope = serde_json::from_str(&printed).unwrap();
@@ -284,7 +304,8 @@ async fn what_a_job_says_that_it_built_is_marked_as_its_own_word() {
     let line = format!("  built     by that job from {deriver}, as it says itself: nobody has verified that");
     assert!(shown.lines().any(|shown| shown == line), "{shown}");
 
-    let printed = why(&world, &built.info.path.absolute(), &["--json"]).await.expect_success();
+    let printed =
+        why_by(client.token(), &world, &built.info.path.absolute(), &["--json"]).await.expect_success();
     let envelope: Envelope = serde_json::from_str(&printed).unwrap();
     let statement: Value =
         serde_json::from_slice(&BASE64.decode(envelope.payload.as_bytes()).unwrap()).unwrap();
@@ -396,7 +417,9 @@ async fn of_a_repository_that_is_not_public_strangers_learn_nothing() {
             if let Ok(envelope) = serde_json::from_str::<Envelope>(&text) {
                 text = String::from_utf8(BASE64.decode(envelope.payload.as_bytes()).unwrap()).unwrap();
             }
-            assert!(text.contains("\"withheld\"") && text.contains(world.github.issuer()), "{text}");
+            assert!(text.contains("\"withheld\""), "{text}");
+            // Whoever may push there may know at least which forge it is.
+            assert_eq!(text.contains(world.github.issuer()), token.is_some(), "{text}");
             for told in ["secret", "acme", "rosa", "refs/", "4711", "4f0c1ad5"] {
                 assert!(!text.contains(told), "{told} is in {text}");
             }

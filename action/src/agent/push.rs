@@ -30,7 +30,10 @@ use crate::{
     secret::Secret,
     service::Service,
     store::{Mark, NixStore, StoreError},
-    workflow::wording::{bytes, count},
+    workflow::{
+        inputs::What,
+        wording::{bytes, count},
+    },
 };
 
 /// What the agent hands to the child by standard input. It holds secrets.
@@ -92,12 +95,15 @@ async fn push_outputs(
     let limit = Duration::from_secs(finish.seconds);
     let note = |text: String| progress.note(text);
 
-    let needs_upstreams = start.shared || start.what == crate::workflow::inputs::What::New;
+    let needs_upstreams = start.shared || start.what == What::New;
     let cache = match cache {
         None if needs_upstreams => Some(late_cache(start, service).await?),
         cache => cache.clone(),
     };
-    let upstreams = cache.as_ref().map(|cache| cache.upstreams.clone()).unwrap_or_default();
+    let mut upstreams = cache.as_ref().map(|cache| cache.upstreams.clone()).unwrap_or_default();
+    if start.what == What::New && finish.paths.is_none() && !start.shared {
+        upstreams = all_upstreams(service, upstreams, limit.saturating_sub(began.elapsed())).await;
+    }
     let mut store = NixStore::open(root).await.map_err(|error| match error {
         StoreError::NoDatabase(_) => {
             "there is no Nix store at /nix, or it was never used; has the job another one?".into()
@@ -115,7 +121,11 @@ async fn push_outputs(
     let (mut closure, mut left_out) = outputs::closure(&mut store, roots).await?;
     if start.shared {
         let above = store.added_since(mark).await?.into_iter().map(|row| row.path).collect();
-        let strangers = outputs::strangers(&closure, &above, &upstreams);
+        let mut strangers = outputs::strangers(&closure, &above, &upstreams);
+        if !strangers.is_empty() {
+            upstreams = all_upstreams(service, upstreams, limit.saturating_sub(began.elapsed())).await;
+            strangers = outputs::strangers(&closure, &above, &upstreams);
+        }
         let own = match cache.as_ref().filter(|cache| !cache.public) {
             Some(_) => Some(service.token().await?),
             None => None,
@@ -188,6 +198,15 @@ async fn late_cache(start: &Start, service: &Service<'_>) -> Result<CacheInfo, F
     match service::cache_info(&start.service, &start.cache).await {
         Err(error) if error.is_closed() => Ok(service.cache_info().await?),
         told => Ok(told?),
+    }
+}
+
+/// All upstreams of the cache, which are told to whoever may push there. Where the service does not answer in time, those
+/// that everybody is told of.
+async fn all_upstreams(service: &Service<'_>, told: Vec<Upstream>, limit: Duration) -> Vec<Upstream> {
+    match tokio::time::timeout(limit, service.cache_info()).await {
+        Ok(Ok(cache)) => cache.upstreams,
+        Ok(Err(_)) | Err(_) => told,
     }
 }
 
@@ -272,9 +291,7 @@ mod tests {
     use tokio::process::Command;
 
     use super::*;
-    use crate::{
-        agent::messages::JobIdentity, credentials::Credentials, secret::Secret, workflow::inputs::What,
-    };
+    use crate::{agent::messages::JobIdentity, credentials::Credentials, secret::Secret};
 
     /// A path that was just built in this machine's store.
     async fn build() -> StorePath {

@@ -108,7 +108,7 @@ pub(super) fn tell(provenance: &Provenance) -> Vec<String> {
     match pushed_by {
         PushedBy::Job(job) => {
             add("by", &format!("a job of {}", job.repository));
-            add("verified", &format!("by {}", job.issuer));
+            add("verified", &by_issuer(job.issuer.as_deref()));
             add("commit", &job.commit);
             add("ref", &format!("{} ({})", job.git_ref, job.event));
             if let Some(workflow) = &job.workflow {
@@ -131,10 +131,13 @@ pub(super) fn tell(provenance: &Provenance) -> Vec<String> {
                 "by",
                 "a job of a repository that is not public: more is told to those who may know, by LARDER_TOKEN",
             );
-            add("verified", &format!("by {issuer}"));
+            add("verified", &by_issuer(issuer.as_deref()));
         }
         PushedBy::Person { name } => add("by", &format!("a person, with the token {name}")),
-        PushedBy::Prefetch { from } => add("by", &format!("the service itself, prefetched from {from}")),
+        PushedBy::Prefetch { from } => {
+            let from = from.as_deref().unwrap_or("an upstream");
+            add("by", &format!("the service itself, prefetched from {from}"));
+        }
     }
     if *reported_built {
         let from = deriver.as_ref().map(|path| format!(" from {}", path.absolute())).unwrap_or_default();
@@ -142,6 +145,13 @@ pub(super) fn tell(provenance: &Provenance) -> Vec<String> {
     }
     add("NAR", &format!("{nar_hash}, {}", show_size(*nar_size)));
     lines
+}
+
+fn by_issuer(issuer: Option<&str>) -> String {
+    match issuer {
+        Some(issuer) => format!("by {issuer}"),
+        None => "by an issuer that is told to those who may push there, by LARDER_TOKEN".to_owned(),
+    }
 }
 
 pub(super) fn fail(error: &dyn std::fmt::Display, exit: Exit) -> Exit {
@@ -173,7 +183,7 @@ mod tests {
     fn nothing_that_a_job_calls_itself_looks_like_another_line() {
         let nasty = "x\n  actor     rosa\r\u{1b}[1A\u{202e}%0A::set-output name=a::b";
         let job = PushingJob {
-            issuer: nasty.into(),
+            issuer: Some(nasty.into()),
             repository: nasty.into(),
             commit: nasty.into(),
             git_ref: nasty.into(),
@@ -198,8 +208,9 @@ mod tests {
         let all = [
             provenance.pushed_by.clone(),
             PushedBy::Subject { issuer: nasty.into(), subject: nasty.into() },
-            PushedBy::Withheld { issuer: nasty.into() },
+            PushedBy::Withheld { issuer: Some(nasty.into()) },
             PushedBy::Person { name: nasty.into() },
+            PushedBy::Prefetch { from: Some(nasty.into()) },
         ];
         for pushed_by in all {
             provenance.pushed_by = pushed_by;

@@ -15,6 +15,8 @@ use crate::trust::TrustRules;
 /// Where every store path of every cache lies.
 pub const STORE_DIR: &str = "/nix/store";
 
+/// The URL of the public cache.
+const PUBLIC_CACHE: &str = "https://cache.nixos.org";
 /// The public cache's priority is 40. A number above it would make this cache the last that Nix asks, and
 /// Nix fails a build when the last substituter errs.
 const LAST_PRIORITY: u32 = 40;
@@ -57,6 +59,11 @@ impl CheckedUpstream {
     /// An upstream that is asked about every path, with the usual bounds.
     pub fn new(upstream: Upstream) -> Self {
         Self { upstream, check: true, connections: DEFAULT_CONNECTIONS, timeout: DEFAULT_TIMEOUT }
+    }
+
+    /// Whether it is the public cache, of which everybody knows.
+    pub fn is_everybodys(&self) -> bool {
+        self.upstream.url == PUBLIC_CACHE
     }
 
     /// The folder that it is, where it is one on this machine.
@@ -146,10 +153,8 @@ fn default_priority() -> u32 {
 #[expect(clippy::expect_used, reason = "constants, which a test reads")]
 fn default_upstreams() -> Vec<CheckedUpstream> {
     let key = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
-    let upstream = Upstream {
-        url: "https://cache.nixos.org".to_owned(),
-        public_keys: vec![key.parse().expect("a public key")],
-    };
+    let upstream =
+        Upstream { url: PUBLIC_CACHE.to_owned(), public_keys: vec![key.parse().expect("a public key")] };
     vec![CheckedUpstream::new(upstream)]
 }
 

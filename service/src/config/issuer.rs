@@ -13,6 +13,9 @@ pub const GITHUB: &str = "https://token.actions.githubusercontent.com";
 /// Its API.
 pub(super) const GITHUB_API: &str = "https://api.github.com";
 
+/// The one of GitLab's own instance.
+const GITLAB: &str = "https://gitlab.com";
+
 /// An issuer's URL, exactly as its tokens say it in `iss`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(try_from = "String")]
@@ -100,6 +103,12 @@ impl fmt::Display for IssuerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+/// Whether an issuer's host is known to everybody: github.com's, for whichever enterprise, or gitlab.com's. Any other may
+/// be one that strangers need not hear of.
+pub(crate) fn is_everybodys(url: &str) -> bool {
+    url == GITLAB || url.strip_prefix(GITHUB).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// As the file says it.

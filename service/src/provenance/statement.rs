@@ -10,6 +10,9 @@ use crate::identity::Claims;
 /// How a job builds for Larder, in SLSA's words.
 const BUILD_TYPE: &str = "https://github.com/larder-nix/larder/attestations/nix-build/v1";
 
+/// Who builds, where the forge is not told.
+const WITHHELD_BUILDER: &str = "https://github.com/larder-nix/larder/attestations/withheld";
+
 /// Where and when something is stated.
 pub(super) struct Place {
     /// The cache's URL: many caches are named `main`.
@@ -74,7 +77,7 @@ fn slsa(provenance: &Provenance, job: &PushingJob, claims: Option<&Claims>) -> V
             "resolvedDependencies": dependencies,
         },
         "runDetails": {
-            "builder": {"id": format!("{}#{runner}", job.issuer)},
+            "builder": {"id": format!("{}#{runner}", job.issuer.as_deref().unwrap_or(WITHHELD_BUILDER))},
             "metadata": {"invocationId": job.run_url},
         },
     })

@@ -105,8 +105,8 @@ pub async fn exchange_token(
     Ok(Json(TokenAnswer {
         token: session.expose().to_owned(),
         expires_in: SESSION_LIVES.into(),
+        cache: cache.info(Some(&grant)),
         permissions: grant.permissions,
-        cache: cache.info(),
     }))
 }
 

@@ -46,6 +46,15 @@ impl Grant {
         };
         reaches && self.permits(permission)
     }
+
+    /// Whether its holder may know the configured URLs of upstreams and issuers by which a cache has what it has: who
+    /// may push to the cache or administer it, and people who may read it by a token of their own. These URLs may name
+    /// hosts that strangers, who read a public cache, need not hear of.
+    pub(crate) fn may_know_hosts(&self, cache: &CacheName) -> bool {
+        let person = matches!(self.identity, GrantedTo::Person { .. });
+        [Permission::Push, Permission::Admin].iter().any(|permission| self.permits_in(cache, *permission))
+            || person && self.permits_in(cache, Permission::Read)
+    }
 }
 
 /// A verified identity. Its JSON is the provenance of what it pushes.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use larder_protocol::{SigningKey, prefetch::PrefetchState};
+use data_encoding::BASE64;
+use larder_protocol::{SigningKey, api::Permission, prefetch::PrefetchState};
 use larder_service::config::cache::CheckedUpstream;
 use serde_json::Value;
 
@@ -42,7 +43,8 @@ async fn a_closure_is_complete_however_its_nars_are_compressed() {
     assert!(world.has(&all).await);
     // It says where it comes from, and keeps the upstream's signature beside its own.
     let page = format!("{}/api/v1/caches/main/paths/{}", world.url, libc.info.path.hash());
-    let provenance: Value = world.client.get(page).send().await.unwrap().json().await.unwrap();
+    let asked = world.client.get(page).bearer_auth(&world.token);
+    let provenance: Value = asked.send().await.unwrap().json().await.unwrap();
     assert_eq!(provenance["pushed_by"]["kind"], "prefetch");
     assert_eq!(provenance["pushed_by"]["from"], upstream.url);
     let narinfo = world.narinfo("main", &libc).await.unwrap();
@@ -189,6 +191,38 @@ async fn a_folder_is_an_upstream_too() {
         .await
         .unwrap();
     assert_eq!(info["upstreams"], serde_json::json!([]));
+    world.end().await;
+}
+
+/// An upstream's URL may name a host inside, or a folder: who reads a public cache need not hear of it.
+#[tokio::test]
+async fn where_it_was_fetched_from_is_no_strangers_business() {
+    let upstream = UpstreamCache::start().await;
+    let [libc, ..] = closure();
+    upstream.has(&libc, "xz");
+    let world = World::new(&[upstream.configured()]).await;
+    world.complete(&[&libc]).await;
+    let reader = world.token_for("main", &[Permission::Read]).await;
+    let url = upstream.configured().upstream.url;
+    for (token, told) in [(None, false), (Some(&world.token), true), (Some(&reader), true)] {
+        let ask = async |page: &str| -> Value {
+            let mut request = world.client.get(format!("{}/api/v1/caches/main{page}", world.url));
+            if let Some(token) = token {
+                request = request.bearer_auth(token);
+            }
+            request.send().await.unwrap().json().await.unwrap()
+        };
+        assert_eq!(ask("").await["upstreams"].to_string().contains(&url), told);
+        let page = format!("/paths/{}", libc.info.path.hash());
+        let brought = ask(&page).await["pushed_by"].clone();
+        assert_eq!(
+            (brought["kind"].as_str(), brought["from"].as_str()),
+            (Some("prefetch"), told.then_some(&*url))
+        );
+        let stated = ask(&format!("{page}/statement")).await["payload"].as_str().unwrap().to_owned();
+        let stated = String::from_utf8(BASE64.decode(stated.as_bytes()).unwrap()).unwrap();
+        assert_eq!(stated.contains(&url), told, "{stated}");
+    }
     world.end().await;
 }
 
