@@ -359,4 +359,12 @@ async fn what_comes_late_ends_nothing_newer() {
     assert_eq!(waiting().await, ["at 2"]);
     enqueue("at 3", 3).await;
     assert_eq!(waiting().await, ["at 3"]);
+    let workers = Workers::start(world.queue.clone(), |_| async { Ok(Performed::Done) });
+    world.queue.idle().await.unwrap();
+    workers.end().await;
+    // It is done, and what comes late is late.
+    enqueue("at 2", 2).await;
+    assert_eq!(waiting().await, [""; 0]);
+    enqueue("at 3", 3).await;
+    assert_eq!(waiting().await, ["at 3"]);
 }

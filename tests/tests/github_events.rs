@@ -1,6 +1,9 @@
 //! What follows from GitHub's events: sent by the stand-in, signed, through the front door, about what real jobs pushed.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+#[path = "github_events/late.rs"]
+mod late;
+
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use larder_service::{clock::to_date, retention::kept};

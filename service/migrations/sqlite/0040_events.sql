@@ -2,3 +2,12 @@
 -- and up to which second no delivery will be missing then.
 ALTER TABLE watched_hooks ADD COLUMN unread_from TEXT;
 ALTER TABLE watched_hooks ADD COLUMN settled_then INTEGER;
+
+-- Of which sequence the latest job of a subject was: an event may come after a later one, whose job is done by then.
+CREATE TABLE job_sequences (
+    subject   TEXT PRIMARY KEY,
+    sequence  INTEGER NOT NULL,
+    noted_at  INTEGER NOT NULL
+);
+CREATE INDEX job_sequences_by_age ON job_sequences (noted_at);
+ALTER TABLE jobs DROP COLUMN sequence;

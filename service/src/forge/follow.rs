@@ -39,41 +39,45 @@ pub(crate) async fn forget(
         let reported_by = ManifestsOf { issuer: Some(issuer), repository, repository_id };
         metadata.forget_manifests_of(reported_by, git_ref, before).await?;
         let of = RunsOf { issuer, repository };
-        let ids = metadata.repository_ids(of).await?;
+        let mut ids = metadata.repository_ids(of).await?;
+        // Another repository may have been called the same.
+        ids.retain(|id| repository_id.is_none_or(|told| told == *id));
         for cache in service.caches.iter() {
-            metadata.drop_roots_before(cache.name(), of, git_ref, before, now).await?;
-            drop_isolated(service, cache.name(), &ids, git_ref).await?;
+            metadata.drop_roots_before(cache.name(), of, repository_id, git_ref, before, now).await?;
+            drop_isolated(service, cache.name(), &ids, git_ref, before).await?;
         }
     }
     Ok(())
 }
 
-/// Drops the caches of a repository's pull request, or of all of them.
+/// Drops the caches of a repository's pull request, or of all of them, but for those that were used since.
 async fn drop_isolated(
     service: &Service,
     parent: &CacheName,
     ids: &[u64],
     git_ref: Option<&GitRef>,
+    before: i64,
 ) -> Result<(), MetadataError> {
     let now = service.clock.now();
-    let (names, reason) = match git_ref {
+    let (number, reason) = match git_ref {
         Some(git_ref) => {
             let Some(number) = pull_request(git_ref) else { return Ok(()) };
-            let names = ids.iter().filter_map(|id| CacheName::isolated(parent, *id, number).ok());
-            (names.collect::<Vec<_>>(), "its pull request was closed")
+            (Some(number), "its pull request was closed")
         }
-        None => {
-            let theirs = |name: &CacheName| {
-                name.isolation().is_some_and(|(of, rest)| {
-                    of == parent.as_str() && ids.iter().any(|id| rest.starts_with(&format!("{id}-pr-")))
-                })
-            };
-            let all = service.metadata.isolated_caches().await?.into_iter().map(|cache| cache.name);
-            (all.filter(theirs).collect(), "its repository was deleted")
-        }
+        None => (None, "its repository was deleted"),
     };
-    for name in names {
-        service.metadata.drop_isolated(&name, &Who::default(), reason, now).await?;
+    let theirs = |name: &CacheName| {
+        ids.iter().any(|id| match number {
+            Some(number) => CacheName::isolated(parent, *id, number).is_ok_and(|own| own == *name),
+            None => name
+                .isolation()
+                .is_some_and(|(of, rest)| of == parent.as_str() && rest.starts_with(&format!("{id}-pr-"))),
+        })
+    };
+    for cache in service.metadata.isolated_caches().await? {
+        if cache.used_at <= before && theirs(&cache.name) {
+            service.metadata.drop_isolated(&cache.name, &Who::default(), reason, now).await?;
+        }
     }
     Ok(())
 }

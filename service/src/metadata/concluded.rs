@@ -67,8 +67,8 @@ impl Metadata {
         Ok(concluded)
     }
 
-    /// Lets go of what runs of a ref (of all, if none is named) pushed to a cache up to `before`. Tells how many runs
-    /// keep nothing any more.
+    /// Lets go of what runs of a ref (of all, if none is named) pushed to a cache up to `before`; where the repository's
+    /// number is known, of no other one's that was called the same. Tells how many runs keep nothing any more.
     ///
     /// # Errors
     /// When the database fails.
@@ -76,12 +76,14 @@ impl Metadata {
         &self,
         cache: &CacheName,
         of: RunsOf<'_>,
+        repository_id: Option<u64>,
         git_ref: Option<&GitRef>,
         before: i64,
         now: i64,
     ) -> Result<u64, MetadataError> {
         const THEIRS: &str = "cache = ?2 AND issuer = ?3 AND lower(repository) = lower(?4)
-             AND git_ref = coalesce(?5, git_ref) AND pushed_at <= ?6";
+             AND git_ref = coalesce(?5, git_ref) AND pushed_at <= ?6
+             AND repository_id = coalesce(?7, repository_id)";
         let mut transaction = self.write().await?;
         let pushes = format!(
             "UPDATE pushes SET dropped_at = ?1 WHERE state = 'committed' AND dropped_at IS NULL
@@ -97,6 +99,7 @@ impl Metadata {
                 .bind(of.repository.as_str())
                 .bind(git_ref.map(GitRef::as_str))
                 .bind(before)
+                .bind(repository_id.map(|id| id.to_string()))
                 .execute(&mut *transaction)
                 .await?
                 .rows_affected();

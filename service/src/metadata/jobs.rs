@@ -5,7 +5,7 @@
 
 use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
 
-use super::{Metadata, MetadataError, number};
+use super::{Metadata, MetadataError, number, sequences::is_latest};
 use crate::queue::{ClaimedJob, JobId, JobRow, JobState, NewJob, Priority, WorkerId};
 
 /// The longest reason that is kept.
@@ -267,22 +267,17 @@ impl Metadata {
 }
 
 /// Stores a job in the transaction of what it follows from. If one with its key waits already, nothing is stored. Older
-/// ones of its subject that have another key end: nobody needs them any more. If one of its subject is of a later
-/// sequence, it is this one that nobody needs.
+/// ones of its subject that have another key end: nobody needs them any more. If one of its subject was of a later
+/// sequence, be it done or not, it is this one that nobody needs.
 pub(super) async fn enqueue(
     transaction: &mut Transaction<'static, Sqlite>,
     job: &NewJob,
     now: i64,
 ) -> Result<(), MetadataError> {
     if let Some(subject) = &job.subject {
-        let later: Option<i64> = sqlx::query_scalar(
-            "SELECT id FROM jobs WHERE subject = ? AND sequence > ? AND state IN ('waiting', 'running') LIMIT 1",
-        )
-        .bind(subject)
-        .bind(job.sequence)
-        .fetch_optional(&mut **transaction)
-        .await?;
-        if later.is_some() {
+        if let Some(sequence) = job.sequence
+            && !is_latest(transaction, subject, sequence, now).await?
+        {
             return Ok(());
         }
         sqlx::query("DELETE FROM jobs WHERE subject = ? AND key <> ? AND state IN ('waiting', 'failed')")
@@ -299,14 +294,13 @@ pub(super) async fn enqueue(
         .await?;
     }
     sqlx::query(
-        "INSERT INTO jobs (kind, work, key, subject, sequence, priority, state, attempts, enqueued_at, due_at)
-         VALUES (?, ?, ?, ?, ?, ?, 'waiting', 0, ?, ?) ON CONFLICT (key) WHERE state = 'waiting' DO NOTHING",
+        "INSERT INTO jobs (kind, work, key, subject, priority, state, attempts, enqueued_at, due_at)
+         VALUES (?, ?, ?, ?, ?, 'waiting', 0, ?, ?) ON CONFLICT (key) WHERE state = 'waiting' DO NOTHING",
     )
     .bind(&job.kind)
     .bind(&job.work)
     .bind(&job.key)
     .bind(&job.subject)
-    .bind(job.sequence)
     .bind(job.priority.0)
     .bind(now)
     .bind(job.due_at)

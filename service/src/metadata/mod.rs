@@ -38,6 +38,7 @@ mod reports;
 mod roots;
 mod runs;
 mod samples;
+mod sequences;
 mod sweeping;
 mod sweeps;
 pub mod tokens;

@@ -7,6 +7,7 @@
 //! So a job may be done more than once, and must be written so that this does no harm.
 
 mod delay;
+mod subject;
 mod tidy;
 mod work;
 mod workers;
@@ -64,7 +65,7 @@ pub struct NewJob {
     pub key: String,
     /// What it is about: it ends older jobs that are about the same and have another key.
     pub subject: Option<String>,
-    /// Where what its subject is about comes in an order of its own: one does not end those behind it.
+    /// Where what its subject is about comes in an order of its own: it is not stored after one with a higher number.
     pub sequence: Option<i64>,
     /// Whether it goes before others.
     pub priority: Priority,

@@ -12,10 +12,13 @@ const KEEP_FAILED_JOBS: i64 = 30 * DAY;
 const KEEP_MANIFESTS: i64 = 90 * DAY;
 /// How long it is told how a prefetch went, in seconds.
 const KEEP_PREFETCHES: i64 = 30 * DAY;
+/// How long it is known how late the latest job of a subject was, in seconds. GitHub delivers again for three days.
+const KEEP_SEQUENCES: i64 = 30 * DAY;
 
 pub(super) async fn tidy(service: &Service) -> Result<Performed, MetadataError> {
     let (metadata, now) = (&service.metadata, service.clock.now());
     metadata.forget_failed_jobs(now.saturating_sub(KEEP_FAILED_JOBS)).await?;
+    metadata.forget_sequences(now.saturating_sub(KEEP_SEQUENCES)).await?;
     metadata.forget_deliveries(now.saturating_sub(service.config.keep_deliveries.seconds())).await?;
     metadata.forget_prefetches(now.saturating_sub(KEEP_PREFETCHES)).await?;
     metadata.forget_reports(now.saturating_sub(KEEP_MANIFESTS)).await?;

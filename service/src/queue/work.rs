@@ -50,8 +50,11 @@ pub enum Work {
         /// Its number, where it is known.
         #[serde(default)]
         id: Option<u64>,
-        /// When it was deleted.
+        /// What was done before then is forgotten.
         before: i64,
+        /// When it was changed last, before that.
+        #[serde(default)]
+        at: i64,
     },
     /// A repository is there again: nothing of it is forgotten.
     KeepRepository {
@@ -86,6 +89,9 @@ pub enum Work {
         tag: String,
         /// Whether it is there.
         published: bool,
+        /// When it was published, in seconds since 1970.
+        #[serde(default)]
+        at: i64,
     },
     /// Reports on a commit to GitHub.
     Report {
@@ -210,7 +216,7 @@ impl Work {
             Self::SuspendRepository { repository, id, owner } => {
                 ("suspend-repository", format!(" {repository} {id} {owner}"), Priority::EVENT)
             }
-            Self::Release { repository, tag, published } => {
+            Self::Release { repository, tag, published, .. } => {
                 ("release", format!(" {repository} {tag} {published}"), Priority::EVENT)
             }
             Self::Report { repository, sha } => ("report", format!(" {repository} {sha}"), Priority::EVENT),
@@ -245,31 +251,7 @@ impl Work {
         let work = serde_json::to_string(self).unwrap_or_default();
         let (subject, sequence) = self.subject().unzip();
         let key = format!("{kind}{what}");
-        NewJob { kind: kind.to_owned(), work, key, subject, sequence: sequence.flatten(), priority, due_at }
-    }
-
-    /// What it is about, where something newer makes it pointless; and its place in an order, where what is newer may
-    /// have come before it.
-    fn subject(&self) -> Option<(String, Option<i64>)> {
-        let name = |repository: &RepositoryName| repository.as_str().to_ascii_lowercase();
-        match self {
-            Self::ForgetRef { repository, git_ref, .. } | Self::KeepRef { repository, git_ref, .. } => {
-                Some((format!("ref {} {git_ref}", name(repository)), None))
-            }
-            Self::ForgetRepository { repository, .. } | Self::KeepRepository { repository, .. } => {
-                Some((format!("repository {}", name(repository)), None))
-            }
-            Self::Release { repository, tag, .. } => {
-                Some((format!("release {} {tag}", name(repository)), None))
-            }
-            Self::PrefetchInputs { repository, git_ref, pushed_at, .. } => {
-                Some((format!("inputs {} {git_ref}", name(repository)), Some(*pushed_at)))
-            }
-            Self::PrefetchRef { repository, git_ref, pushed_at, .. } => {
-                Some((format!("prefetch {} {git_ref}", name(repository)), Some(*pushed_at)))
-            }
-            _ => None,
-        }
+        NewJob { kind: kind.to_owned(), work, key, subject, sequence, priority, due_at }
     }
 
     /// Does a job of the service.
@@ -317,7 +299,7 @@ impl Work {
             Self::ForgetRef { repository, id, git_ref, before } => {
                 forge::forget(service, repository, *id, Some(git_ref), *before).await?;
             }
-            Self::ForgetRepository { repository, id, before } => {
+            Self::ForgetRepository { repository, id, before, .. } => {
                 forge::forget(service, repository, *id, None, *before).await?;
             }
             // That they were stored has ended what would have forgotten.
@@ -326,7 +308,7 @@ impl Work {
             Self::SuspendRepository { repository, id, owner } => {
                 forge::suspend(service, repository, *id, *owner).await?;
             }
-            Self::Release { repository, tag, published } => {
+            Self::Release { repository, tag, published, .. } => {
                 forge::release(service, repository, tag, *published).await?;
             }
             Self::LookAgain => service.github.look_again(),

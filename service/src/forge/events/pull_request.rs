@@ -24,6 +24,8 @@ struct PullRequest {
     #[serde(default)]
     closed_at: Option<Value>,
     #[serde(default)]
+    updated_at: Option<Value>,
+    #[serde(default)]
     head: Option<Head>,
     #[serde(default)]
     base: Option<Base>,
@@ -57,8 +59,11 @@ pub(super) fn follow(event: &Event<'_>) -> Follows {
             refs::happened_at(event, closed_at.as_ref()),
         )]);
     }
-    let there = (action == "reopened").then(|| refs::there(event, repository, git_ref.clone()));
-    let prefetch = pull_request.and_then(|pull_request| prefetch(event, repository, git_ref, pull_request));
+    let updated_at = pull_request.as_ref().and_then(|pull_request| pull_request.updated_at.as_ref());
+    let at = refs::happened_at(event, updated_at);
+    let there = (action == "reopened").then(|| refs::there(event, repository, git_ref.clone(), at));
+    let prefetch =
+        pull_request.and_then(|pull_request| prefetch(event, repository, git_ref, pull_request, at));
     Ok(there.into_iter().chain(prefetch).collect())
 }
 
@@ -68,6 +73,7 @@ fn prefetch(
     repository: &RepositoryName,
     git_ref: GitRef,
     pull_request: PullRequest,
+    pushed_at: i64,
 ) -> Option<(Work, i64)> {
     let PullRequest { head: Some(Head { sha: commit }), base: Some(base), .. } = pull_request else {
         return None;
@@ -77,6 +83,6 @@ fn prefetch(
     }
     let fallbacks = refs::named("branch", &base.branch).into_iter().collect();
     let repository = repository.clone();
-    let (id, pushed_at) = (event.repository_id, event.now);
+    let id = event.repository_id;
     Some((Work::PrefetchRef { repository, id, git_ref, fallbacks, commit, pushed_at }, event.now))
 }

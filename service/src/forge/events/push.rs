@@ -35,13 +35,13 @@ pub(super) fn follow(event: &Event<'_>) -> Follows {
     let Some(repository) = event.repository.cloned() else { return Ok(Vec::new()) };
     let push = event.read::<Push>()?;
     let git_ref: GitRef = push.git_ref.parse().map_err(|_| Unreadable)?;
+    let at = refs::happened_at(event, push.repository.pushed_at.as_ref());
     if push.deleted {
         // As `delete` says it, for webhooks that send that not.
-        let at = refs::happened_at(event, push.repository.pushed_at.as_ref());
         return Ok(vec![refs::gone(event, &repository, git_ref, at)]);
     }
     let mut follows: Vec<_> =
-        push.created.then(|| refs::there(event, &repository, git_ref.clone())).into_iter().collect();
+        push.created.then(|| refs::there(event, &repository, git_ref.clone(), at)).into_iter().collect();
     if !event.rule.prefetch {
         return Ok(follows);
     }

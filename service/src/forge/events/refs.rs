@@ -23,9 +23,14 @@ pub(super) fn gone(event: &Event<'_>, repository: &RepositoryName, git_ref: GitR
     (Work::ForgetRef { repository, id, git_ref, before: at }, event.after_grace())
 }
 
-/// A ref is there, again or for the first time: what was to be forgotten of it stays.
-pub(super) fn there(event: &Event<'_>, repository: &RepositoryName, git_ref: GitRef) -> (Work, i64) {
-    (Work::KeepRef { repository: repository.clone(), git_ref, since: event.now }, event.now)
+/// A ref is there since then, again or for the first time: what was to be forgotten of it stays.
+pub(super) fn there(
+    event: &Event<'_>,
+    repository: &RepositoryName,
+    git_ref: GitRef,
+    since: i64,
+) -> (Work, i64) {
+    (Work::KeepRef { repository: repository.clone(), git_ref, since }, event.now)
 }
 
 /// When something happened, where the payload says so: a delivery may come late, and what was done since is newer than

@@ -2,7 +2,9 @@
 
 use serde::Deserialize;
 
-use super::{Event, Follows, Unreadable};
+use serde_json::Value;
+
+use super::{Event, Follows, Unreadable, refs};
 use crate::{identity::GitRef, queue::Work};
 
 #[derive(Debug, Deserialize)]
@@ -13,6 +15,9 @@ struct Payload {
 #[derive(Debug, Deserialize)]
 struct Release {
     tag_name: String,
+    /// When it was published, also of one that is there no more.
+    #[serde(default)]
+    published_at: Option<Value>,
 }
 
 pub(super) fn follow(event: &Event<'_>) -> Follows {
@@ -22,7 +27,8 @@ pub(super) fn follow(event: &Event<'_>) -> Follows {
         Some("deleted" | "unpublished") => false,
         _ => return Ok(Vec::new()),
     };
-    let tag = event.read::<Payload>()?.release.tag_name;
+    let Release { tag_name: tag, published_at } = event.read::<Payload>()?.release;
     format!("refs/tags/{tag}").parse::<GitRef>().map_err(|_| Unreadable)?;
-    Ok(vec![(Work::Release { repository, tag, published }, event.now)])
+    let at = refs::happened_at(event, published_at.as_ref());
+    Ok(vec![(Work::Release { repository, tag, published, at }, event.now)])
 }

@@ -1,8 +1,9 @@
 //! `repository`: it was deleted, is called otherwise, or is another owner's.
 
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::{Event, Follows, Unreadable};
+use super::{Event, Follows, Unreadable, refs};
 use crate::{config::WebhookRule, forge::payload::About, identity::RepositoryName, queue::Work};
 
 #[derive(Debug, Deserialize)]
@@ -17,6 +18,19 @@ struct Repository {
     id: u64,
     full_name: RepositoryName,
     owner: Owner,
+}
+
+/// A repository that is there, or is there no more.
+#[derive(Debug, Deserialize)]
+struct Presence {
+    repository: Times,
+}
+
+#[derive(Debug, Deserialize)]
+struct Times {
+    /// When something of it was last changed. Nothing says when it was deleted, which was not before.
+    #[serde(default)]
+    updated_at: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -82,10 +96,12 @@ pub(super) fn follow(event: &Event<'_>) -> Follows {
     let Some(repository) = event.repository.cloned() else { return Ok(Vec::new()) };
     Ok(match event.action {
         Some("deleted") => {
-            let (id, before) = (event.repository_id, event.now);
-            vec![(Work::ForgetRepository { repository, id, before }, event.after_grace())]
+            let (id, before, at) = (event.repository_id, event.now, changed_at(event)?);
+            vec![(Work::ForgetRepository { repository, id, before, at }, event.after_grace())]
         }
-        Some("created") => vec![(Work::KeepRepository { repository, since: event.now }, event.now)],
+        Some("created") => {
+            vec![(Work::KeepRepository { repository, since: changed_at(event)? }, event.now)]
+        }
         Some("renamed") => {
             let payload: Payload = event.read()?;
             let from = former(&payload).ok_or(Unreadable)?;
@@ -111,6 +127,11 @@ pub(super) fn follow(event: &Event<'_>) -> Follows {
         }
         _ => Vec::new(),
     })
+}
+
+fn changed_at(event: &Event<'_>) -> Result<i64, Unreadable> {
+    let updated_at = event.read::<Presence>()?.repository.updated_at;
+    Ok(refs::happened_at(event, updated_at.as_ref()))
 }
 
 fn covers(rule: &WebhookRule, name: &RepositoryName) -> bool {
