@@ -11,3 +11,8 @@ CREATE TABLE job_sequences (
 );
 CREATE INDEX job_sequences_by_age ON job_sequences (noted_at);
 ALTER TABLE jobs DROP COLUMN sequence;
+
+-- The job that does it, as long as there is one: a prefetch does not outlive its job.
+ALTER TABLE prefetches ADD COLUMN job INTEGER REFERENCES jobs (id) ON DELETE SET NULL;
+CREATE INDEX prefetches_by_job ON prefetches (job) WHERE job IS NOT NULL;
+UPDATE prefetches SET job = (SELECT id FROM jobs WHERE key = 'prefetch ' || prefetches.name) WHERE ended_at IS NULL;

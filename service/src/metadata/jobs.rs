@@ -5,7 +5,7 @@
 
 use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
 
-use super::{Metadata, MetadataError, number, sequences::is_latest};
+use super::{Metadata, MetadataError, number, prefetches::end_with_jobs, sequences::is_latest};
 use crate::queue::{ClaimedJob, JobId, JobRow, JobState, NewJob, Priority, WorkerId};
 
 /// The longest reason that is kept.
@@ -40,8 +40,12 @@ impl Metadata {
         .bind(max_attempts)
         .execute(&mut *transaction)
         .await?;
+        let any = cancelled.rows_affected() + given_up.rows_affected() > 0;
+        if any {
+            end_with_jobs(&mut transaction, now).await?;
+        }
         transaction.commit().await?;
-        Ok(cancelled.rows_affected() + given_up.rows_affected() > 0)
+        Ok(any)
     }
 
     /// Gives the worker the job whose turn it is, of those of a priority. One whose lease is over counts as not begun, but for its number of
@@ -130,13 +134,19 @@ impl Metadata {
     }
 
     /// Takes a job away that is done or cancelled.
-    pub(crate) async fn finish_job(&self, id: JobId, worker: WorkerId) -> Result<(), MetadataError> {
+    pub(crate) async fn finish_job(
+        &self,
+        id: JobId,
+        worker: WorkerId,
+        now: i64,
+    ) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
         sqlx::query("DELETE FROM jobs WHERE id = ? AND worker = ?")
             .bind(id.0)
             .bind(&worker.0[..])
             .execute(&mut *transaction)
             .await?;
+        end_with_jobs(&mut transaction, now).await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -149,6 +159,7 @@ impl Metadata {
         due_at: i64,
         attempts: u32,
         error: Option<&str>,
+        now: i64,
     ) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
         // Another that does the same waits already, or a newer one made it pointless.
@@ -171,27 +182,7 @@ impl Metadata {
         .bind(&worker.0[..])
         .execute(&mut *transaction)
         .await?;
-        transaction.commit().await?;
-        Ok(())
-    }
-
-    /// Puts a job on the list of those that a person must look at.
-    pub(crate) async fn give_up_job(
-        &self,
-        id: JobId,
-        worker: WorkerId,
-        error: &str,
-    ) -> Result<(), MetadataError> {
-        let mut transaction = self.write().await?;
-        sqlx::query(
-            "UPDATE jobs SET state = 'failed', error = ?, worker = NULL, lease_ends_at = NULL
-             WHERE id = ? AND worker = ?",
-        )
-        .bind(shortened(error))
-        .bind(id.0)
-        .bind(&worker.0[..])
-        .execute(&mut *transaction)
-        .await?;
+        end_with_jobs(&mut transaction, now).await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -222,48 +213,6 @@ impl Metadata {
         .await?;
         rows.iter().map(job_row).collect()
     }
-
-    /// Has failed jobs tried again: the one with that number, or all. How many there were.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn retry_failed_jobs(&self, id: Option<JobId>, now: i64) -> Result<u64, MetadataError> {
-        let mut transaction = self.write().await?;
-        let id = id.map(|id| id.0);
-        // Where another does the same already, or two of the same failed, one is enough.
-        let pointless = sqlx::query(
-            "DELETE FROM jobs WHERE state = 'failed' AND (? IS NULL OR id = ?)
-                 AND EXISTS (SELECT 1 FROM jobs AS same WHERE same.key = jobs.key
-                     AND (same.state = 'waiting' OR ? IS NULL AND same.state = 'failed' AND same.id > jobs.id))",
-        )
-        .bind(id)
-        .bind(id)
-        .bind(id)
-        .execute(&mut *transaction)
-        .await?;
-        let retried = sqlx::query(
-            "UPDATE jobs SET state = 'waiting', attempts = 0, due_at = ?
-             WHERE state = 'failed' AND (? IS NULL OR id = ?)",
-        )
-        .bind(now)
-        .bind(id)
-        .bind(id)
-        .execute(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-        Ok(pointless.rows_affected() + retried.rows_affected())
-    }
-
-    /// Forgets failed jobs that nobody cared about since `before`.
-    pub(crate) async fn forget_failed_jobs(&self, before: i64) -> Result<(), MetadataError> {
-        let mut transaction = self.write().await?;
-        sqlx::query("DELETE FROM jobs WHERE state = 'failed' AND due_at < ?")
-            .bind(before)
-            .execute(&mut *transaction)
-            .await?;
-        transaction.commit().await?;
-        Ok(())
-    }
 }
 
 /// Stores a job in the transaction of what it follows from. If one with its key waits already, nothing is stored. Older
@@ -280,18 +229,22 @@ pub(super) async fn enqueue(
         {
             return Ok(());
         }
-        sqlx::query("DELETE FROM jobs WHERE subject = ? AND key <> ? AND state IN ('waiting', 'failed')")
-            .bind(subject)
-            .bind(&job.key)
-            .execute(&mut **transaction)
-            .await?;
-        sqlx::query(
+        let ended =
+            sqlx::query("DELETE FROM jobs WHERE subject = ? AND key <> ? AND state IN ('waiting', 'failed')")
+                .bind(subject)
+                .bind(&job.key)
+                .execute(&mut **transaction)
+                .await?;
+        let cancelled = sqlx::query(
             "UPDATE jobs SET state = 'cancelled' WHERE subject = ? AND key <> ? AND state = 'running'",
         )
         .bind(subject)
         .bind(&job.key)
         .execute(&mut **transaction)
         .await?;
+        if ended.rows_affected() + cancelled.rows_affected() > 0 {
+            end_with_jobs(transaction, now).await?;
+        }
     }
     sqlx::query(
         "INSERT INTO jobs (kind, work, key, subject, priority, state, attempts, enqueued_at, due_at)
@@ -332,6 +285,6 @@ fn attempts(row: &SqliteRow) -> Result<u32, MetadataError> {
         .map_err(|_| MetadataError::Damaged("a job has an impossible number of attempts"))
 }
 
-fn shortened(error: &str) -> &str {
+pub(super) fn shortened(error: &str) -> &str {
     error.get(..error.floor_char_boundary(MAX_ERROR)).unwrap_or(error)
 }

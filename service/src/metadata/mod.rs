@@ -12,6 +12,7 @@ mod concluded;
 mod deliveries;
 mod divergences;
 mod export;
+mod failed_jobs;
 mod gone;
 mod holders;
 mod holdings;

@@ -5,13 +5,13 @@ use larder_protocol::{
     api::CacheName,
     prefetch::{Prefetch, PrefetchState},
 };
-use sqlx::{Row as _, sqlite::SqliteRow};
+use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
 
 use super::{Metadata, MetadataError, audit, jobs::enqueue, manifests::key, number};
 use crate::{
     audit::{Entry, Event, Who},
     identity::{GitRef, RepositoryName},
-    queue::NewJob,
+    queue::{JobId, NewJob},
 };
 
 /// How many lacking paths are kept.
@@ -43,6 +43,8 @@ pub(crate) struct CausedPrefetch<'a> {
     pub scheduled: bool,
     /// Whose manifests.
     pub repository: &'a RepositoryName,
+    /// The job that does it.
+    pub job: JobId,
     /// Of which ref, where one is asked for.
     pub git_ref: Option<&'a GitRef>,
     /// The commit that came there.
@@ -80,18 +82,19 @@ impl Metadata {
         {
             return Ok(false);
         }
+        enqueue(&mut transaction, job, now).await?;
         sqlx::query(
-            "INSERT INTO prefetches (name, cache, why, owner, paths, state, requested_at)
-             VALUES (?, ?, 'hand', ?, ?, 'waiting', ?)",
+            "INSERT INTO prefetches (name, cache, why, owner, paths, state, requested_at, job)
+             VALUES (?, ?, 'hand', ?, ?, 'waiting', ?, (SELECT id FROM jobs WHERE key = ? AND state = 'waiting'))",
         )
         .bind(asked.name)
         .bind(asked.cache.as_str())
         .bind(asked.owner)
         .bind(asked.paths.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
         .bind(now)
+        .bind(&job.key)
         .execute(&mut *transaction)
         .await?;
-        enqueue(&mut transaction, job, now).await?;
         let event = Event::PrefetchAsked { prefetch: asked.name.to_owned(), paths: asked.paths.len() as u64 };
         let entry = Entry::in_cache(asked.cache, asked.who.clone(), event);
         audit::record(&mut transaction, &entry, now).await?;
@@ -120,9 +123,10 @@ impl Metadata {
         .execute(&mut *transaction)
         .await?;
         sqlx::query(
-            "INSERT INTO prefetches (name, cache, why, repository_key, git_ref, commit_sha, paths, state, requested_at)
-             VALUES (?, ?, ?, ?, ?, ?, '', 'running', ?)
-             ON CONFLICT (name) DO UPDATE SET state = 'running', ended_at = NULL",
+            "INSERT INTO prefetches (name, cache, why, repository_key, git_ref, commit_sha, paths, state, requested_at,
+                 job)
+             VALUES (?, ?, ?, ?, ?, ?, '', 'running', ?, ?)
+             ON CONFLICT (name) DO UPDATE SET state = 'running', ended_at = NULL, job = excluded.job",
         )
         .bind(caused.name)
         .bind(caused.cache.as_str())
@@ -131,6 +135,7 @@ impl Metadata {
         .bind(git_ref)
         .bind(caused.commit)
         .bind(now)
+        .bind(caused.job.0)
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
@@ -209,6 +214,38 @@ impl Metadata {
         transaction.commit().await?;
         Ok(())
     }
+}
+
+/// Ends the prefetches whose jobs have ended without saying how: what a job was to do that was given up has failed, and
+/// what one was to do that was cancelled, or is there no more, is needed by nobody.
+pub(super) async fn end_with_jobs(
+    transaction: &mut Transaction<'static, Sqlite>,
+    now: i64,
+) -> Result<(), MetadataError> {
+    for statement in [
+        "UPDATE prefetches SET state = 'failed', ended_at = ?, error = (SELECT error FROM jobs WHERE id = prefetches.job)
+         WHERE ended_at IS NULL AND job IN (SELECT id FROM jobs WHERE state = 'failed')",
+        "UPDATE prefetches SET state = 'superseded', ended_at = ?
+         WHERE ended_at IS NULL AND (job IS NULL OR job IN (SELECT id FROM jobs WHERE state = 'cancelled'))",
+    ] {
+        sqlx::query(statement).bind(now).execute(&mut **transaction).await?;
+    }
+    Ok(())
+}
+
+/// Has the prefetches wait again that failed with a job (any, if none is named) that is to be tried again.
+pub(super) async fn reopen_with_jobs(
+    transaction: &mut Transaction<'static, Sqlite>,
+    job: Option<i64>,
+) -> Result<(), MetadataError> {
+    sqlx::query(
+        "UPDATE prefetches SET state = 'waiting', ended_at = NULL, error = NULL
+         WHERE state = 'failed' AND job IN (SELECT id FROM jobs WHERE state = 'failed' AND id = coalesce(?, id))",
+    )
+    .bind(job)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
 }
 
 fn prefetch(row: &SqliteRow) -> Result<Prefetch, MetadataError> {

@@ -109,6 +109,7 @@ pub(crate) async fn of_manifests(
             cache: cache.name(),
             scheduled: priority == Priority::SCHEDULE,
             repository,
+            job: job.id,
             git_ref: match reason {
                 Reason::Refs(refs) => refs.first(),
                 Reason::Run(_) => None,

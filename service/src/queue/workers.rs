@@ -176,12 +176,12 @@ async fn carry_out(
         }
         () = lost(&queue, worker, &job) => {
             tracing::info!(job = job.id.0, kind = job.kind, "job ended: a newer one made it pointless, or it is another's");
-            queue.metadata.finish_job(job.id, worker).await
+            queue.metadata.finish_job(job.id, worker, queue.clock.now()).await
         }
         () = told_to_stop => {
             tracing::info!(job = job.id.0, kind = job.kind, "job put back");
             let (attempts, now) = (job.attempts.saturating_sub(1), queue.clock.now());
-            queue.metadata.postpone_job(job.id, worker, now, attempts, None).await
+            queue.metadata.postpone_job(job.id, worker, now, attempts, None, now).await
         }
     };
     if let Err(error) = written {
@@ -197,12 +197,13 @@ async fn write_down(
     job: &ClaimedJob,
     done: Result<Performed, String>,
 ) -> Result<(), MetadataError> {
+    let now = queue.clock.now();
     match done {
-        Ok(Performed::Done) => queue.metadata.finish_job(job.id, worker).await,
-        Ok(Performed::Again(at)) => queue.metadata.postpone_job(job.id, worker, at, 0, None).await,
+        Ok(Performed::Done) => queue.metadata.finish_job(job.id, worker, now).await,
+        Ok(Performed::Again(at)) => queue.metadata.postpone_job(job.id, worker, at, 0, None, now).await,
         Err(reason) if job.attempts >= MAX_ATTEMPTS => {
             tracing::error!(job = job.id.0, kind = job.kind, reason, "job given up. See: larderd jobs list");
-            queue.metadata.give_up_job(job.id, worker, &reason).await
+            queue.metadata.give_up_job(job.id, worker, &reason, now).await
         }
         Err(reason) => {
             let random = random_bytes().map_or(0, u16::from_le_bytes);
@@ -215,8 +216,8 @@ async fn write_down(
                 reason,
                 "job failed; it is tried again"
             );
-            let due_at = queue.clock.now().saturating_add(delay);
-            queue.metadata.postpone_job(job.id, worker, due_at, job.attempts, Some(&reason)).await
+            let due_at = now.saturating_add(delay);
+            queue.metadata.postpone_job(job.id, worker, due_at, job.attempts, Some(&reason), now).await
         }
     }
 }

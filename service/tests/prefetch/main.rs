@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod by_hand;
+mod ends;
 mod events;
 mod flights;
 #[path = "../webhooks/github.rs"]

@@ -20,6 +20,7 @@ use larder_service::{
 };
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use sqlx::{ConnectOptions as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use crate::{
@@ -65,7 +66,7 @@ pub struct World {
     time: Arc<AtomicI64>,
     stop: oneshot::Sender<()>,
     served: JoinHandle<()>,
-    _data: tempfile::TempDir,
+    data: tempfile::TempDir,
 }
 
 impl World {
@@ -86,7 +87,7 @@ impl World {
             let _ = stopped.await;
         }));
         let client = reqwest::Client::new();
-        let mut world = Self { url, client, service, token: String::new(), time, stop, served, _data: data };
+        let mut world = Self { url, client, service, token: String::new(), time, stop, served, data };
         world.token = world.token_for("main", &[Permission::Push, Permission::Read]).await;
         world
     }
@@ -169,6 +170,22 @@ impl World {
         let jobs = self.service.metadata.jobs().await.unwrap();
         let always = |key: &String| key == "tidy" || key.starts_with("schedule ");
         jobs.into_iter().map(|job| job.key).filter(|key| !always(key)).collect()
+    }
+
+    /// How the prefetches stand, in order.
+    pub async fn prefetches(&self) -> Vec<String> {
+        let states = sqlx::query_scalar("SELECT state FROM prefetches ORDER BY id");
+        states.fetch_all(&mut self.database().await).await.unwrap()
+    }
+
+    /// Does something to the database.
+    pub async fn sql(&self, statement: &str) {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut self.database().await).await.unwrap();
+    }
+
+    async fn database(&self) -> SqliteConnection {
+        let options = SqliteConnectOptions::new().filename(self.data.path().join("larder.db"));
+        options.foreign_keys(true).connect().await.unwrap()
     }
 
     pub async fn deliver(&self, event: &str, payload: &Value) {

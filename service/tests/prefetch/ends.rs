@@ -1,0 +1,81 @@
+//! However a prefetch's job ends, whoever waits for the prefetch hears of it.
+
+use std::sync::Arc;
+
+use larder_protocol::prefetch::PrefetchState;
+use larder_service::queue::{JobState, MAX_ATTEMPTS};
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use crate::{
+    nar::{TestNar, contents, path},
+    upstream::{Reply, UpstreamCache},
+    world::World,
+};
+
+/// An upstream that has this, and gives it for a permit of the gate.
+async fn gated(nar: &TestNar) -> (UpstreamCache, Arc<Semaphore>) {
+    let (upstream, gate) = (UpstreamCache::start().await, Arc::new(Semaphore::new(0)));
+    upstream.has(nar, "xz");
+    let opened = gate.clone();
+    upstream.nar(nar, move |bytes| Reply::Gated(opened.clone(), bytes));
+    (upstream, gate)
+}
+
+async fn until_asked(upstream: &UpstreamCache, times: usize) {
+    while upstream.asked().iter().filter(|page| page.starts_with("nar/")).count() < times {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_prefetch_fails_with_the_job_that_never_came_back_and_succeeds_with_its_retry() {
+    let nar = TestNar::new(path(1, "x"), &contents(1, 1000, &[]), &[]);
+    let (upstream, gate) = gated(&nar).await;
+    let world = World::new(&[upstream.configured()]).await;
+    let asked = world.begin(&[&nar.info.path]).await;
+    until_asked(&upstream, 1).await;
+    // As if it were another process's job, which died.
+    let sql = format!(
+        "UPDATE jobs SET worker = x'00', lease_ends_at = 0, attempts = {MAX_ATTEMPTS}
+                       WHERE kind = 'prefetch'"
+    );
+    world.sql(&sql).await;
+    world.pass(0).await;
+    let [job] = &world.service.metadata.jobs().await.unwrap()[..1] else { panic!() };
+    assert_eq!((job.state, job.kind.as_str()), (JobState::Failed, "prefetch"));
+    let told = world.tell(&asked.id).await;
+    assert_eq!((told.state, told.ended_at), (PrefetchState::Failed, Some(world.service.clock.now())));
+    assert_eq!(told.error, job.error);
+
+    world.service.metadata.retry_failed_jobs(Some(job.id), world.service.clock.now()).await.unwrap();
+    let told = world.tell(&asked.id).await;
+    assert_eq!((told.state, told.ended_at, told.error), (PrefetchState::Waiting, None, None));
+    gate.add_permits(10);
+    world.pass(0).await;
+    assert_eq!(world.tell(&asked.id).await.state, PrefetchState::Complete);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_prefetch_ends_with_the_job_that_a_newer_one_made_pointless() {
+    let nar = TestNar::new(path(1, "x"), &contents(1, 1000, &[]), &[]);
+    let (upstream, _gate) = gated(&nar).await;
+    let world = World::new(&[upstream.configured()]).await;
+    world.report("main", json!({}), &[&nar], &[]).await;
+    let push = |commit: &str, pushed_at: i64| {
+        json!({
+            "ref": "refs/heads/main", "after": commit.repeat(40),
+            "repository": { "id": 42, "full_name": "acme/flake", "pushed_at": pushed_at },
+        })
+    };
+    world.deliver("push", &push("1", 100)).await;
+    until_asked(&upstream, 1).await;
+    assert_eq!(world.prefetches().await, ["running"]);
+    // Nothing is wanted there any more.
+    world.sql("DELETE FROM manifests").await;
+    world.deliver("push", &push("2", 200)).await;
+    world.pass(0).await;
+    assert_eq!(world.prefetches().await, ["superseded"]);
+    world.end().await;
+}
