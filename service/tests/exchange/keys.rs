@@ -90,6 +90,41 @@ async fn an_issuer_that_fails_is_asked_once_a_minute_and_costs_nothing_else() {
     world.session().await;
 }
 
+/// By a clock that stands still but where everybody waits.
+#[tokio::test]
+async fn an_issuer_that_never_answers_is_given_up() {
+    let world = World::new().await;
+    let closed = world.issuer.gate.acquire().await.unwrap();
+    let id_token = world.id_token();
+    tokio::time::pause();
+    world.refuses(&id_token, StatusCode::SERVICE_UNAVAILABLE, "does not answer").await;
+    tokio::time::resume();
+    drop(closed);
+    world.pass(60);
+    world.session().await;
+}
+
+#[tokio::test]
+async fn whose_key_is_known_does_not_wait_until_another_is_found() {
+    let world = Arc::new(World::new().await);
+    world.session().await;
+    world.pass(60);
+    let closed = world.issuer.gate.acquire().await.unwrap();
+    world.issuer.arrived.acquire().await.unwrap().forget();
+    let unknown = token(&json!({"alg": "RS256", "kid": "second"}), &world.claims(), |message| {
+        Key::new("second").sign(message)
+    });
+    let waiting = tokio::spawn({
+        let world = world.clone();
+        async move { world.exchange(&unknown).await.0 }
+    });
+    world.issuer.arrived.acquire().await.unwrap().forget();
+    world.session().await;
+    assert!(!waiting.is_finished());
+    drop(closed);
+    assert_eq!(waiting.await.unwrap(), StatusCode::UNAUTHORIZED);
+}
+
 #[tokio::test]
 async fn answers_that_no_issuer_gives_are_not_believed() {
     let world = World::new().await;

@@ -79,6 +79,17 @@ async fn repositories_and_owners_without_case_and_numbers() {
     )
     .await;
     check(
+        &rule("repository_owner_id = [7, 8]\nref = \"refs/heads/main\""),
+        &[
+            (
+                json!({"repository": "renamed/other", "repository_owner": "renamed", "repository_id": "1"}),
+                Ok((PUSH, 0)),
+            ),
+            (json!({"repository_owner_id": "9"}), Err("no trust rule")),
+        ],
+    )
+    .await;
+    check(
         &rule("repository = \"acme/flake\"\nrepository_owner_id = 7\nref = \"refs/heads/main\""),
         &[
             (json!({}), Ok((PUSH, 0))),
