@@ -1,11 +1,14 @@
 //! Names with Markdown, the runner's commands, line ends and a terminal's controls in them, wherever they are shown.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+use std::sync::atomic::Ordering;
+
+use larder_service::clock::Clock;
 use larder_tests::{
     github::Job,
     larder::Push,
     nix::{Output, run, run_with_input},
-    package::Node,
+    package::{Node, Package},
     programs::program,
     source_store::{SourceStore, tree},
     world::{Scene, World},
@@ -63,6 +66,8 @@ async fn a_job_that_is_called_badly_shows_as_what_it_is_called() {
         ..Scene::default()
     };
     let world = World::with(scene).await;
+    // What no job has pushed to for long keeps nothing, by the time that the commands know.
+    world.clock.store(Clock::System.now(), Ordering::SeqCst);
     let job = Job {
         actor: NASTY.to_owned(),
         workflow: NASTY.to_owned(),
@@ -98,12 +103,36 @@ async fn a_job_that_is_called_badly_shows_as_what_it_is_called() {
     let audit = run(&mut larderd(&world, &["audit"])).await.expect_success();
     assert_quiet(&audit);
     assert!(audit.contains("  by x\\r\\n  actor     admin\\n::add-mask::a\\n"), "{audit}");
-    assert!(audit.lines().all(|line| line.starts_with("2026-")), "{audit}");
+    assert!(audit.lines().all(|line| line.starts_with("20")), "{audit}");
     let json = run(&mut larderd(&world, &["audit", "--json"])).await.expect_success();
     assert_harmless(&json);
     for line in json.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap();
     }
+
+    // The same path again, with other contents: in all that the service tells of who brought what and what keeps it.
+    let other = Package::with_nar(source.root().info.path.clone(), Node::File(b"y".to_vec()).nar());
+    let again = world.exchange(&Job { run_id: 2, ..job }).await.unwrap();
+    assert_eq!(again.push(&[&other]).await.unwrap().divergences.len(), 1);
+    let name = source.root().info.path.to_string();
+    let shown_branch = "refs/heads/x::add-mask::a##[error]b\\u{202e}\\u{2066} **c** `d` | <e>";
+    for (arguments, told) in [
+        (&["divergences"][..], &["kept", &name, shown_branch][..]),
+        (&["divergences", "--json"], &["\"kept\"", &path]),
+        (&["roots", "list"], &[shown_branch, "x\\r\\n  actor     admin\\n::add-mask::a\\n"]),
+        (&["stats"], &[shown_branch]),
+        (&["why-alive", &path], &["is kept by", shown_branch]),
+        (&["audit", "--repository", "ACME/flake"], &["granted", "push-committed", "acme/flake"]),
+    ] {
+        let said = run(&mut larderd(&world, arguments)).await.expect_success();
+        assert_quiet(&said);
+        assert!(!said.contains("\n  actor"), "{arguments:?}: {said}");
+        for told in told {
+            assert!(said.contains(told), "{arguments:?} without {told:?}: {said}");
+        }
+    }
+    let of_others = run(&mut larderd(&world, &["audit", "--repository", "acme/other"])).await;
+    assert_eq!(of_others.expect_success(), "");
 }
 
 #[tokio::test(flavor = "multi_thread")]
