@@ -200,18 +200,7 @@ fn tell(job: &Job, report: &Report, cache: Option<&CacheName>) {
     for left_out in &report.left_out {
         log::warning(&format!("not pushed: {}: {}", left_out.path, left_out.reason));
     }
-    for (paths, what) in [
-        (
-            &report.divergences,
-            "here with another content than in the cache, which keeps its own: not reproducible",
-        ),
-        (&report.replaced, "replaced in the cache, where a job of lower rank had brought another content"),
-        (&report.refused, "refused, since an upstream has signed another content"),
-    ] {
-        if !paths.is_empty() {
-            log::line(&format!("{} {what}", count(paths.len(), "path")));
-        }
-    }
+    differing(report).iter().for_each(|line| log::line(line));
     let Some(cache) = report.isolated.as_ref().or(cache) else { return };
     log::line(&format!("Larder: {}. {}", summary::headline(report, cache), summary::totals(report)));
     let written = job
@@ -224,9 +213,42 @@ fn tell(job: &Job, report: &Report, cache: Option<&CacheName>) {
     }
 }
 
+/// What stands where the job and the cache have different contents, in a line each.
+fn differing(report: &Report) -> Vec<String> {
+    let kinds = [
+        (
+            &report.divergences,
+            "here with another content than in the cache, which keeps its own: not reproducible",
+        ),
+        (&report.replaced, "replaced in the cache, where a job of lower rank had brought another content"),
+        (&report.refused, "refused, since an upstream has signed another content"),
+    ];
+    let told = kinds.into_iter().filter(|(paths, _)| !paths.is_empty());
+    told.map(|(paths, what)| format!("{} {what}", count(paths.len(), "path"))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_log_says_what_stands_where_contents_differ() {
+        let path: StorePath = BASE.parse().unwrap();
+        assert_eq!(differing(&Report::default()), [""; 0]);
+        let report = Report {
+            divergences: vec![path.clone(); 2],
+            replaced: vec![path.clone()],
+            refused: vec![path; 3],
+            ..Report::default()
+        };
+        let told = differing(&report);
+        for (line, said) in
+            told.iter().zip(["2 paths here with another", "1 path replaced", "3 paths refused"])
+        {
+            assert!(line.starts_with(said), "{told:?}");
+        }
+        assert_eq!(told.len(), 3);
+    }
 
     const BASE: &str = "s66mzxpvicwk07gjbjfw9izjfa797vsw-hello";
 
