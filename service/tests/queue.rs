@@ -322,7 +322,7 @@ async fn what_is_more_urgent_goes_first() {
 }
 
 #[tokio::test]
-async fn there_are_always_hands_for_what_somebody_waits_for() {
+async fn there_are_always_hands_for_what_somebody_waits_for_and_for_what_is_brief() {
     let world = World::new().await;
     let (workers, mut begun, gate) = gated(&world.queue);
     let enqueue = async |kind: &str, priority| {
@@ -331,17 +331,20 @@ async fn there_are_always_hands_for_what_somebody_waits_for() {
             world.queue.enqueue(&job).await.unwrap();
         }
     };
-    for (kind, priority) in
-        [("schedule", Priority::SCHEDULE), ("event", Priority::EVENT), ("waited", Priority::WAITED)]
-    {
+    for (kind, priority) in [
+        ("schedule", Priority::SCHEDULE),
+        ("event", Priority::EVENT),
+        ("waited", Priority::WAITED),
+        ("brief", Priority::BRIEF),
+    ] {
         enqueue(kind, priority).await;
         for _ in 0..2 {
             assert_eq!(begun.recv().await.unwrap().priority, priority);
         }
     }
     let states = world.states().await;
-    assert_eq!(states.iter().filter(|(_, state, _)| *state == JobState::Running).count(), 6);
-    gate.add_permits(15);
+    assert_eq!(states.iter().filter(|(_, state, _)| *state == JobState::Running).count(), 8);
+    gate.add_permits(20);
     world.queue.idle().await.unwrap();
     workers.end().await;
 }

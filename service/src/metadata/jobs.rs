@@ -3,6 +3,8 @@
 //! The statements are for one writer at a time. Under PostgreSQL the claim's inner SELECT gets `FOR UPDATE SKIP
 //! LOCKED`, and nothing else changes.
 
+use std::ops::RangeInclusive;
+
 use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
 
 use super::{Metadata, MetadataError, number, prefetches::end_with_jobs, sequences::is_latest};
@@ -48,14 +50,14 @@ impl Metadata {
         Ok(any)
     }
 
-    /// Gives the worker the job whose turn it is, of those of a priority. One whose lease is over counts as not begun, but for its number of
-    /// attempts.
+    /// Gives the worker the job whose turn it is, of those of these priorities. One whose lease is over counts as not
+    /// begun, but for its number of attempts.
     pub(crate) async fn claim_job(
         &self,
         worker: WorkerId,
         now: i64,
         lease_ends_at: i64,
-        at_least: Priority,
+        priorities: RangeInclusive<Priority>,
     ) -> Result<Option<ClaimedJob>, MetadataError> {
         let mut transaction = self.write().await?;
         let row = sqlx::query(
@@ -63,7 +65,7 @@ impl Metadata {
              WHERE id = (
                  SELECT id FROM jobs AS next
                  WHERE (state = 'waiting' AND due_at <= ? OR state = 'running' AND lease_ends_at <= ?)
-                   AND priority >= ?
+                   AND priority BETWEEN ? AND ?
                    AND NOT EXISTS (
                        SELECT 1 FROM jobs AS same
                        WHERE same.key = next.key AND same.state = 'running' AND same.lease_ends_at > ?)
@@ -74,7 +76,8 @@ impl Metadata {
         .bind(lease_ends_at)
         .bind(now)
         .bind(now)
-        .bind(at_least.0)
+        .bind(priorities.start().0)
+        .bind(priorities.end().0)
         .bind(now)
         .fetch_optional(&mut *transaction)
         .await?;

@@ -46,6 +46,8 @@ pub struct WorkerId(pub [u8; 16]);
 pub struct Priority(pub i32);
 
 impl Priority {
+    /// What takes no time to speak of: it has hands of its own, and waits for nothing that takes long.
+    pub const BRIEF: Self = Self(20);
     /// What somebody waits for.
     pub const WAITED: Self = Self(10);
     /// What an event asks for.

@@ -202,31 +202,31 @@ impl Work {
         let (kind, what, priority) = match self {
             Self::Tidy => ("tidy", String::new(), Priority::SCHEDULE),
             Self::ForgetRef { repository, git_ref, before, .. } => {
-                ("forget-ref", format!(" {repository} {git_ref} {before}"), Priority::EVENT)
+                ("forget-ref", format!(" {repository} {git_ref} {before}"), Priority::BRIEF)
             }
             Self::KeepRef { repository, git_ref, since } => {
-                ("keep-ref", format!(" {repository} {git_ref} {since}"), Priority::EVENT)
+                ("keep-ref", format!(" {repository} {git_ref} {since}"), Priority::BRIEF)
             }
             Self::KeepRepository { repository, since } => {
-                ("keep-repository", format!(" {repository} {since}"), Priority::EVENT)
+                ("keep-repository", format!(" {repository} {since}"), Priority::BRIEF)
             }
             Self::RenameRepository { from, to, id } => {
-                ("rename-repository", format!(" {from} {to} {id}"), Priority::EVENT)
+                ("rename-repository", format!(" {from} {to} {id}"), Priority::BRIEF)
             }
             Self::SuspendRepository { repository, id, owner } => {
-                ("suspend-repository", format!(" {repository} {id} {owner}"), Priority::EVENT)
+                ("suspend-repository", format!(" {repository} {id} {owner}"), Priority::BRIEF)
             }
             Self::Release { repository, tag, published, .. } => {
-                ("release", format!(" {repository} {tag} {published}"), Priority::EVENT)
+                ("release", format!(" {repository} {tag} {published}"), Priority::BRIEF)
             }
-            Self::Report { repository, sha } => ("report", format!(" {repository} {sha}"), Priority::EVENT),
+            Self::Report { repository, sha } => ("report", format!(" {repository} {sha}"), Priority::BRIEF),
             Self::AskForMissed => ("ask-for-missed", String::new(), Priority::SCHEDULE),
-            Self::LookAgain => ("look-again", String::new(), Priority::EVENT),
+            Self::LookAgain => ("look-again", String::new(), Priority::BRIEF),
             Self::ForgetRepository { repository, before, .. } => {
-                ("forget-repository", format!(" {repository} {before}"), Priority::EVENT)
+                ("forget-repository", format!(" {repository} {before}"), Priority::BRIEF)
             }
             Self::ConcludeRun { repository, run, attempt, .. } => {
-                ("conclude-run", format!(" {repository} {run} {attempt}"), Priority::EVENT)
+                ("conclude-run", format!(" {repository} {run} {attempt}"), Priority::BRIEF)
             }
             Self::Prefetch { prefetch } => ("prefetch", format!(" {prefetch}"), Priority::WAITED),
             Self::PrefetchRef { repository, git_ref, commit, .. } => {

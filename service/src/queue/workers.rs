@@ -1,6 +1,6 @@
 //! Who does the jobs: so many at once, each under its lease.
 
-use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::HashMap, ops::RangeInclusive, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio::{
@@ -12,7 +12,9 @@ use tokio::{
 use super::{ClaimedJob, LEASE, MAX_ATTEMPTS, Priority, Queue, WorkerId, delay};
 use crate::{metadata::MetadataError, random::random_bytes};
 
-/// How many jobs are done at once.
+/// How many brief jobs are done at once.
+const BRIEF_AT_ONCE: usize = 2;
+/// How many others are.
 const AT_ONCE: usize = 6;
 /// How many of them nobody may be waiting for: there are always hands for what somebody waits for.
 const NOT_WAITED_FOR: usize = 4;
@@ -94,7 +96,7 @@ where
     P: Fn(ClaimedJob) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Performed, String>> + Send + 'static,
 {
-    while let Some(at_least) = running.hands() {
+    while let Some(priorities) = running.hands() {
         let now = queue.clock.now();
         // Asked first, since it takes no lock.
         match queue.metadata.next_job_due_at().await? {
@@ -108,7 +110,7 @@ where
         if queue.metadata.end_lost_jobs(now, MAX_ATTEMPTS).await? {
             queue.wake();
         }
-        let Some(job) = queue.metadata.claim_job(worker, now, lease_from(now), at_least).await? else {
+        let Some(job) = queue.metadata.claim_job(worker, now, lease_from(now), priorities).await? else {
             break;
         };
         let work = perform(job.clone());
@@ -125,18 +127,22 @@ struct Running {
 }
 
 impl Running {
-    /// Of which priority a job must be at least for there to be hands for it; none if there are none at all.
-    fn hands(&self) -> Option<Priority> {
+    /// Of which priorities, from the lowest to the highest, a job must be for there to be hands for it.
+    fn hands(&self) -> Option<RangeInclusive<Priority>> {
         let below = |bound| self.priorities.values().filter(|priority| **priority < bound).count();
-        if self.priorities.len() >= AT_ONCE {
-            None
+        let lowest = if below(Priority::BRIEF) >= AT_ONCE {
+            Priority::BRIEF
         } else if below(Priority::WAITED) >= NOT_WAITED_FOR {
-            Some(Priority::WAITED)
+            Priority::WAITED
         } else if below(Priority::EVENT) >= SCHEDULED {
-            Some(Priority::EVENT)
+            Priority::EVENT
         } else {
-            Some(Priority(i32::MIN))
-        }
+            Priority(i32::MIN)
+        };
+        let brief = self.priorities.len() - below(Priority::BRIEF);
+        let highest =
+            if brief >= BRIEF_AT_ONCE { Priority(Priority::BRIEF.0 - 1) } else { Priority(i32::MAX) };
+        (lowest <= highest).then_some(lowest..=highest)
     }
 
     fn begin(&mut self, priority: Priority, work: impl Future<Output = ()> + Send + 'static) {

@@ -79,3 +79,34 @@ async fn a_prefetch_ends_with_the_job_that_a_newer_one_made_pointless() {
     assert_eq!(world.prefetches().await, ["superseded"]);
     world.end().await;
 }
+
+#[tokio::test]
+async fn what_fetches_nothing_waits_for_no_prefetch() {
+    let nar = TestNar::new(path(1, "x"), &contents(1, 1000, &[]), &[]);
+    let (upstream, gate) = gated(&nar).await;
+    let world = World::new(&[upstream.configured()]).await;
+    let runs = 1..=6;
+    for run in runs.clone() {
+        world.report("main", json!({ "run_id": run, "check_run_id": run }), &[&nar], &[]).await;
+    }
+    // And more by hand than there are hands for.
+    for _ in 0..8 {
+        world.begin(&[&nar.info.path]).await;
+    }
+    let over = |run: u64| {
+        json!({
+            "action": "completed", "repository": { "id": 42, "full_name": "acme/flake" },
+            "workflow_run": { "id": run, "run_attempt": 1, "conclusion": "success" },
+        })
+    };
+    for run in runs {
+        world.deliver("workflow_run", &over(run)).await;
+    }
+    while world.jobs().await.iter().any(|job| job.starts_with("conclude-run")) {
+        tokio::task::yield_now().await;
+    }
+    assert!(world.jobs().await.iter().any(|job| job.starts_with("prefetch-run")));
+    gate.add_permits(100);
+    world.pass(0).await;
+    world.end().await;
+}
