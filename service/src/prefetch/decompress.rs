@@ -1,6 +1,6 @@
 //! Decompressing NARs, whatever upstreams have compressed them with, within bounds.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead as _, BufReader, Read};
 
 use brotli_decompressor::Decompressor;
 use bzip2::read::MultiBzDecoder;
@@ -39,6 +39,9 @@ const USUAL_ZSTD_LOG: u32 = 23;
 const LARGE_XZ: u64 = 66 << 20;
 const LARGE_ZSTD_LOG: u32 = 26;
 const BUFFER: usize = 64 << 10;
+/// How a stream begins that has a larger window than Brotli's standard knows (RFC 7932, section 9.1): its decoder would
+/// take up to 1 GiB.
+const LARGE_BROTLI: u8 = 0b001_0001;
 
 impl Compression {
     /// What a narinfo's `Compression` says; what Nix takes where the line is missing.
@@ -80,7 +83,7 @@ impl Compression {
             Window::Usual => (USUAL_XZ, USUAL_ZSTD_LOG),
             Window::Large => (LARGE_XZ, LARGE_ZSTD_LOG),
         };
-        let compressed = BufReader::with_capacity(BUFFER, compressed);
+        let mut compressed = BufReader::with_capacity(BUFFER, compressed);
         Ok(match self {
             Self::None => Box::new(compressed),
             Self::Lzma => {
@@ -94,7 +97,12 @@ impl Compression {
                 decoder.window_log_max(zstd_log)?;
                 Box::new(decoder)
             }
-            Self::Brotli => Box::new(Decompressor::new(compressed, BUFFER)),
+            Self::Brotli => {
+                if compressed.fill_buf()?.first().is_some_and(|first| first & 0x7f == LARGE_BROTLI) {
+                    return Err(io::Error::other("it is compressed by brotli with too large a window"));
+                }
+                Box::new(Decompressor::new(compressed, BUFFER))
+            }
         })
     }
 }
@@ -177,7 +185,17 @@ mod tests {
         assert_eq!(Compression::named(Some("rot13")), None);
     }
 
-    /// Made by `printf 'hello, brotli' | brotli -c` and `printf 'hello, lzip' | lzip`.
+    /// Nothing, in a window of 1 GiB, as `brotli --large_window=30` has it.
+    #[test]
+    fn brotli_has_the_windows_of_its_standard_alone() {
+        for first in [0x11, 0x91] {
+            let refused = read(Compression::Brotli, vec![first, 0xde], Window::Large).unwrap_err();
+            assert!(refused.to_string().contains("too large a window"), "{refused}");
+            assert!(!wants_larger_window(&refused));
+        }
+    }
+
+    /// Made by `printf 'hello, brotli' | brotli -c`.
     #[test]
     fn what_other_tools_made_is_read() {
         let brotli = b"\x0b\x06\x80hello, brotli\x03".to_vec();
