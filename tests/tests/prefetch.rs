@@ -135,7 +135,13 @@ async fn token(world: &World) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn nix_substitutes_what_was_prefetched_with_all_upstreams_stopped() {
     let (top, all) = built().await;
-    for (compression, nix) in [("xz", Nix::Installed), ("zstd", Nix::V2_26), ("bzip2", Nix::Installed)] {
+    for (compression, nix) in [
+        ("xz", Nix::Installed),
+        ("zstd", Nix::V2_26),
+        ("bzip2", Nix::Installed),
+        ("lzip", Nix::Installed),
+        ("br", Nix::Installed),
+    ] {
         let upstream = Upstream::of(&top, compression).await;
         let world = World::with(upstream.scene()).await;
         let token = token(&world).await;

@@ -15,8 +15,9 @@ use liblzma::{
 pub(super) enum Compression {
     /// Not at all.
     None,
-    /// xz, lzma or lzip: which of them, the file says.
+    /// xz or lzma: which of them, the file says.
     Lzma,
+    Lzip,
     Bzip2,
     Gzip,
     Zstd,
@@ -48,7 +49,8 @@ impl Compression {
     pub(super) fn named(name: Option<&str>) -> Option<Self> {
         Some(match name.unwrap_or("bzip2") {
             "none" | "" => Self::None,
-            "xz" | "lzma" | "lzip" => Self::Lzma,
+            "xz" | "lzma" => Self::Lzma,
+            "lzip" => Self::Lzip,
             "bzip2" => Self::Bzip2,
             "gzip" => Self::Gzip,
             "zstd" => Self::Zstd,
@@ -61,8 +63,8 @@ impl Compression {
     pub(super) fn memory(self, window: Window, nar_size: u64) -> u64 {
         let most = match (self, window) {
             (Self::None, _) => 0,
-            (Self::Lzma, Window::Usual) => USUAL_XZ,
-            (Self::Lzma, Window::Large) => LARGE_XZ,
+            (Self::Lzma | Self::Lzip, Window::Usual) => USUAL_XZ,
+            (Self::Lzma | Self::Lzip, Window::Large) => LARGE_XZ,
             (Self::Bzip2, _) => 5 << 20,
             (Self::Gzip, _) => 1 << 20,
             (Self::Zstd, Window::Usual) => 1 << USUAL_ZSTD_LOG,
@@ -88,6 +90,10 @@ impl Compression {
             Self::None => Box::new(compressed),
             Self::Lzma => {
                 let stream = Stream::new_auto_decoder(xz, CONCATENATED)?;
+                Box::new(XzDecoder::new_stream(compressed, stream))
+            }
+            Self::Lzip => {
+                let stream = Stream::new_lzip_decoder(xz, CONCATENATED)?;
                 Box::new(XzDecoder::new_stream(compressed, stream))
             }
             Self::Bzip2 => Box::new(MultiBzDecoder::new(compressed)),
@@ -140,15 +146,34 @@ mod tests {
         encoder.finish().unwrap()
     }
 
+    /// As `lzip` writes it: what `lzma` does, in other clothes.
+    fn lzip(level: u32, dictionary_log: u8, content: &[u8]) -> Vec<u8> {
+        let mut options = liblzma::stream::LzmaOptions::new_preset(level).unwrap();
+        options.dict_size(1 << dictionary_log);
+        let stream = Stream::new_lzma_encoder(&options).unwrap();
+        let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+        encoder.write_all(content).unwrap();
+        let lzma = encoder.finish().unwrap();
+        let mut crc = flate2::Crc::new();
+        crc.update(content);
+        let mut member =
+            [b"LZIP\x01", [dictionary_log].as_slice(), &lzma[13..], &crc.sum().to_le_bytes()].concat();
+        member.extend((content.len() as u64).to_le_bytes());
+        member.extend((member.len() as u64 + 8).to_le_bytes());
+        member
+    }
+
     #[test]
     fn what_wants_a_larger_window_gets_it_only_when_told() {
         let content = content();
         let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
         zstd.window_log(25).unwrap();
         zstd.write_all(&content).unwrap();
-        for (compression, bytes) in
-            [(Compression::Lzma, xz(9, &content)), (Compression::Zstd, zstd.finish().unwrap())]
-        {
+        for (compression, bytes) in [
+            (Compression::Lzma, xz(9, &content)),
+            (Compression::Lzip, lzip(0, 25, &content)),
+            (Compression::Zstd, zstd.finish().unwrap()),
+        ] {
             let refused = read(compression, bytes.clone(), Window::Usual).unwrap_err();
             assert!(wants_larger_window(&refused), "{refused:?}");
             assert!(read(compression, bytes, Window::Large).unwrap() == content);
@@ -174,6 +199,7 @@ mod tests {
         for (name, bytes) in [
             ("none", [one, other].concat()),
             ("xz", [xz(6, one), xz(6, other)].concat()),
+            ("lzip", [lzip(6, 23, one), lzip(6, 23, other)].concat()),
             ("bzip2", [bzip2(one), bzip2(other)].concat()),
             ("gzip", [gzip(one), gzip(other)].concat()),
             ("zstd", [zstd(one), zstd(other)].concat()),
