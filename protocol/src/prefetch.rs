@@ -39,7 +39,8 @@ pub struct Prefetch {
     /// Some of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lacking_paths: Vec<StorePath>,
-    /// Why it failed the last time; while it waits, it is tried again.
+    /// Why it failed the last time; while it waits, it is tried again. When it is incomplete: why what an upstream has of
+    /// some paths could not be taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// When it was asked for, in seconds since 1970.

@@ -27,8 +27,8 @@ const ROUNDS: usize = 100;
 /// Closures that are as complete as upstreams can make them.
 #[derive(Debug)]
 pub(crate) struct Completed {
-    /// Paths that no upstream has.
-    pub lacking: Vec<StorePath>,
+    /// Paths that no upstream has, or that none has so that they can be taken.
+    pub lacking: Vec<Lacking>,
 }
 
 /// Makes the closures of `roots` complete in a cache.
@@ -60,9 +60,7 @@ pub(crate) async fn complete(
         }
         if found.wanted.is_empty() {
             return match found.unknown.is_empty() {
-                true => {
-                    Ok(Completed { lacking: found.lacking.into_iter().map(|l: Lacking| l.path).collect() })
-                }
+                true => Ok(Completed { lacking: found.lacking }),
                 false => Err(PrefetchError::Unknown(found.unknown)),
             };
         }

@@ -10,6 +10,9 @@ use liblzma::{
     stream::{CONCATENATED, Stream},
 };
 
+/// The compressions that are read, for people.
+pub(super) const READ: &str = "xz, lzma, lzip, bzip2, gzip, zstd, br and none";
+
 /// How an upstream has compressed a NAR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
@@ -208,7 +211,9 @@ mod tests {
             assert_eq!(read(compression, bytes, Window::Usual).unwrap(), b"one other", "{name}");
         }
         assert_eq!(Compression::named(None), Some(Compression::Bzip2));
-        assert_eq!(Compression::named(Some("rot13")), None);
+        for name in ["lz4", "lzop", "rot13"] {
+            assert_eq!(Compression::named(Some(name)), None);
+        }
     }
 
     /// Nothing, in a window of 1 GiB, as `brotli --large_window=30` has it.

@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, sync::atomic::Ordering, time::Duratio
 use larder_protocol::{StorePath, api::CacheName, prefetch::PrefetchState};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Completed, PrefetchError, Progress, complete};
+use super::{Completed, PrefetchError, Progress, complete, not_taken};
 use crate::{
     Service,
     caches::Cache,
@@ -181,7 +181,8 @@ async fn prefetch(
                 true => PrefetchState::Complete,
                 false => PrefetchState::Incomplete,
             };
-            end(service, name, state, &lacking, None).await?;
+            let paths: Vec<StorePath> = lacking.iter().map(|lacking| lacking.path.clone()).collect();
+            end(service, name, state, &paths, not_taken(&lacking).as_deref()).await?;
             tracing::info!(
                 prefetch = name, cache = %cache.name(), state = state.as_str(), lacking = lacking.len(),
                 paths = progress.paths.load(Ordering::Relaxed), fetched = progress.published.load(Ordering::Relaxed),

@@ -107,6 +107,13 @@ impl From<MetadataError> for PrefetchError {
     }
 }
 
+/// Why upstreams' paths are not taken, where one seemed to have them.
+fn not_taken(paths: &[Lacking]) -> Option<String> {
+    let told = paths.iter().filter_map(|Lacking { path, why }| Some(format!("{path}: {}", why.as_ref()?)));
+    let told: Vec<String> = told.take(NAMED).collect();
+    (!told.is_empty()).then(|| told.join("; "))
+}
+
 fn cannot_be_had(paths: &[Lacking]) -> String {
     let mut text = format!("{} paths cannot be had now", paths.len());
     for Lacking { path, why } in paths.iter().take(NAMED) {

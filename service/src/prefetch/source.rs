@@ -30,13 +30,15 @@ use tokio::{
 use tokio_util::io::ReaderStream;
 use url::Url;
 
-use super::decompress::Compression;
+use super::decompress::{Compression, READ};
 use crate::{config::cache::CheckedUpstream, flake::is_public, push::is_signed};
 
 /// How many questions are under way at once.
 const QUESTIONS: usize = 64;
 /// The longest narinfo that is read.
 const MAX_NARINFO: usize = 1 << 20;
+/// As much as is told of a compression's name.
+const MAX_NAME: usize = 40;
 /// How many redirections are followed.
 const MAX_REDIRECTIONS: usize = 5;
 /// A NAR may take so long, and a second more for so many bytes.
@@ -190,7 +192,7 @@ impl Source {
             return Err("its narinfo has a content address that cannot be read".to_owned());
         }
         let compression = Compression::named(narinfo.compression.as_deref())
-            .ok_or("its NAR is compressed in a way that is not known here")?;
+            .ok_or_else(|| unread(narinfo.compression.as_deref().unwrap_or_default()))?;
         if !is_relative(&narinfo.url) {
             return Err("its narinfo says that the NAR lies elsewhere".to_owned());
         }
@@ -262,6 +264,12 @@ impl Offer {
             })
             .boxed())
     }
+}
+
+/// That a NAR is compressed by what Nix reads, through libarchive, and we do not; or by nothing that is known.
+fn unread(compression: &str) -> String {
+    let name = compression.get(..compression.floor_char_boundary(MAX_NAME)).unwrap_or_default();
+    format!("its NAR is compressed by {name:?}, which is not read here. {READ} are")
 }
 
 async fn read(file: &PathBuf) -> io::Result<Option<(Coming, Option<u64>)>> {

@@ -130,12 +130,15 @@ impl Walk {
         }
         let wanted = mem::take(&mut self.wanted).into_iter().enumerate();
         for (position, offer) in wanted {
-            let lacking =
-                |path| Lacking { path, why: Some("something that it refers to cannot be had".to_owned()) };
+            let path = offer.info.path.clone();
             match unfounded.get(&position) {
                 None => self.wanted.push(offer),
-                Some(true) => self.lacking.push(lacking(offer.info.path)),
-                Some(false) => self.unknown.push(lacking(offer.info.path)),
+                // What it refers to says why.
+                Some(true) => self.lacking.push(Lacking { path, why: None }),
+                Some(false) => {
+                    let why = Some("something that it refers to cannot be had".to_owned());
+                    self.unknown.push(Lacking { path, why });
+                }
             }
         }
     }

@@ -54,6 +54,29 @@ async fn a_closure_is_complete_however_its_nars_are_compressed() {
     world.end().await;
 }
 
+/// As `nix copy --to 'file://…?compression=lz4'` makes it.
+#[tokio::test]
+async fn a_compression_that_is_not_read_is_named_and_keeps_nobody_elses_from_being_taken() {
+    let (bad, good) = (UpstreamCache::start().await, UpstreamCache::start().await);
+    let world = World::new(&[bad.configured(), good.configured()]).await;
+    let [libc, ..] = closure();
+    let narinfo = bad.narinfo(&libc, "lz4", b"\x04\x22\x4d\x18", &bad.key);
+    let file = format!("{}.narinfo", libc.info.path.hash());
+    bad.says(&file, Reply::Whole(narinfo.to_string().into()));
+    let told = world.prefetch(&[&libc]).await;
+    assert_eq!(
+        (told.state, &told.lacking_paths[..]),
+        (PrefetchState::Incomplete, &[libc.info.path.clone()][..])
+    );
+    let error = told.error.unwrap();
+    let named = format!("{}: {}: its NAR is compressed by \"lz4\"", libc.info.path, bad.url);
+    assert!(error.starts_with(&named), "{error}");
+    good.has(&libc, "zstd");
+    world.complete(&[&libc]).await;
+    assert!(world.has(&[&libc]).await);
+    world.end().await;
+}
+
 #[tokio::test]
 async fn what_is_here_already_is_asked_of_nobody() {
     let upstream = UpstreamCache::start().await;
