@@ -34,6 +34,7 @@ pub mod serve;
 pub mod stats;
 pub mod storage;
 pub mod trust;
+mod upstream;
 pub mod verification;
 
 use std::{

@@ -17,21 +17,16 @@ use larder_protocol::{
     api::{PathInfo, Upstream},
     narinfo::NarInfo,
 };
-use reqwest::{
-    StatusCode,
-    dns::{Addrs, Name, Resolve, Resolving},
-    redirect,
-};
+use reqwest::StatusCode;
 use tokio::{
     fs::File,
     sync::Semaphore,
     time::{Instant, timeout},
 };
 use tokio_util::io::ReaderStream;
-use url::Url;
 
 use super::decompress::{Compression, READ};
-use crate::{config::cache::CheckedUpstream, flake::is_public, push::is_signed};
+use crate::{config::cache::CheckedUpstream, push::is_signed, upstream::client};
 
 /// How many questions are under way at once.
 const QUESTIONS: usize = 64;
@@ -39,8 +34,6 @@ const QUESTIONS: usize = 64;
 const MAX_NARINFO: usize = 1 << 20;
 /// As much as is told of a compression's name.
 const MAX_NAME: usize = 40;
-/// How many redirections are followed.
-const MAX_REDIRECTIONS: usize = 5;
 /// A NAR may take so long, and a second more for so many bytes.
 const NAR_WITHIN: Duration = Duration::from_secs(300);
 const SLOWEST: u64 = 64 << 10;
@@ -91,21 +84,9 @@ pub(super) type Coming = BoxStream<'static, io::Result<Bytes>>;
 
 impl Source {
     pub(super) fn new(configured: &CheckedUpstream) -> Result<Self, reqwest::Error> {
-        let own = Url::parse(&configured.upstream.url).ok();
-        let own_host = own.as_ref().and_then(Url::host_str).unwrap_or_default().to_ascii_lowercase();
-        let client = reqwest::Client::builder()
+        let client = client(&configured.upstream.url)
             .connect_timeout(configured.timeout.min(Duration::from_secs(10)))
             .read_timeout(configured.timeout)
-            .redirect(redirect::Policy::custom(move |attempt| {
-                let far = attempt.previous().len() > MAX_REDIRECTIONS;
-                if !far && own.as_ref().is_some_and(|own| may_redirect(own, attempt.url())) {
-                    attempt.follow()
-                } else {
-                    attempt.error("it redirects to where nothing is fetched from")
-                }
-            }))
-            .dns_resolver(Elsewhere(own_host))
-            .user_agent(concat!("larderd/", env!("CARGO_PKG_VERSION")))
             .build()?;
         Ok(Self {
             upstream: configured.upstream.clone(),
@@ -296,39 +277,6 @@ fn is_relative(url: &str) -> bool {
         && parts.all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// Where an upstream may redirect to: within itself; or, as caches that keep their NARs elsewhere do, by https to a
-/// name or an address of the public network.
-fn may_redirect(own: &Url, to: &Url) -> bool {
-    if own.origin() == to.origin() {
-        return true;
-    }
-    to.scheme() == "https"
-        && match to.host() {
-            // Its addresses are looked at when it is looked up.
-            Some(url::Host::Domain(_)) => true,
-            Some(url::Host::Ipv4(address)) => is_public(address.into()),
-            Some(url::Host::Ipv6(address)) => is_public(address.into()),
-            None => false,
-        }
-}
-
-/// Looks up names for an upstream of this name: other names, to which it redirects, have public addresses alone.
-struct Elsewhere(String);
-
-impl Resolve for Elsewhere {
-    fn resolve(&self, name: Name) -> Resolving {
-        let own = name.as_str().eq_ignore_ascii_case(&self.0);
-        Box::pin(async move {
-            let mut addresses: Vec<_> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            addresses.retain(|address| own || is_public(address.ip()));
-            if addresses.is_empty() {
-                return Err(format!("{} has no public address", name.as_str()).into());
-            }
-            Ok(Box::new(addresses.into_iter()) as Addrs)
-        })
-    }
-}
-
 /// An error with what caused it.
 fn in_full(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -364,32 +312,6 @@ mod tests {
             "//elsewhere/x",
         ] {
             assert!(!is_relative(url), "{url}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_name_elsewhere_has_a_public_address_or_none() {
-        let resolve = async |own: &str| Elsewhere(own.to_owned()).resolve("localhost".parse().unwrap()).await;
-        assert!(resolve("LOCALHOST").await.is_ok());
-        assert!(resolve("cache.example").await.is_err());
-    }
-
-    #[test]
-    fn redirections_lead_nowhere_private() {
-        let own = Url::parse("http://cache.example:8080/a").unwrap();
-        for (to, may) in [
-            ("http://cache.example:8080/b", true),
-            ("https://bucket.example/x", true),
-            ("https://9.9.9.9/x", true),
-            ("http://cache.example:8081/b", false),
-            ("http://elsewhere.example/x", false),
-            ("https://127.0.0.1/x", false),
-            ("https://169.254.169.254/latest/meta-data", false),
-            ("https://10.1.2.3/x", false),
-            ("https://[::1]/x", false),
-            ("ftp://bucket.example/x", false),
-        ] {
-            assert_eq!(may_redirect(&own, &Url::parse(to).unwrap()), may, "{to}");
         }
     }
 }

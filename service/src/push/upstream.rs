@@ -28,10 +28,13 @@ use crate::{
     config::{Config, cache::CheckedUpstream},
     error::ApiError,
     metadata::{Among, Namespace, UpstreamPath},
+    upstream::client,
 };
 
 /// How many questions are under way at once.
 const PARALLEL: usize = 64;
+/// How long connecting to one may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long all the questions of one push to one upstream may take, and any one of them. If it answered none by then,
 /// what it may have is pushed; if it answered some, the client comes again.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -55,13 +58,13 @@ const ABSENT: usize = 200_000;
 
 /// A client of upstreams.
 pub struct UpstreamClient {
-    client: reqwest::Client,
-    /// What is remembered of each, by its URL and keys: what other keys have signed it does not have.
+    /// Each by its URL and keys: what other keys have signed it does not have.
     known: Vec<(Upstream, Known)>,
 }
 
-/// What is remembered of an upstream.
+/// An upstream, and what is remembered of it.
 struct Known {
+    client: reqwest::Client,
     /// Paths that it has not, and until when that holds.
     absent: QuickCache<(Namespace, StorePathHash), i64>,
     /// Until when it is not asked.
@@ -78,6 +81,41 @@ impl Known {
         if let Among::Namespace(namespace) = among {
             self.absent.insert((namespace, hash), now + ABSENT_FOR);
         }
+    }
+
+    async fn look_for(&self, upstream: &Upstream, hash: StorePathHash) -> (StorePathHash, Answer) {
+        (hash, self.answer(upstream, hash).await)
+    }
+
+    async fn answer(&self, upstream: &Upstream, hash: StorePathHash) -> Answer {
+        if let Some(folder) = upstream.url.strip_prefix("file://") {
+            let file = Path::new(folder).join(format!("{hash}.narinfo"));
+            return match tokio::fs::read(file).await {
+                Ok(text) => signed(upstream, hash, &text),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Answer::Absent,
+                Err(_) => Answer::None,
+            };
+        }
+        let url = format!("{}/{hash}.narinfo", upstream.url.trim_end_matches('/'));
+        let Ok(answer) = self.client.get(url).send().await else { return Answer::None };
+        match answer.status() {
+            status if status.is_success() => {}
+            // As Nix takes them.
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE => {
+                return Answer::Absent;
+            }
+            _ => return Answer::None,
+        }
+        let mut text = Vec::new();
+        let mut pieces = answer.bytes_stream();
+        while let Some(piece) = pieces.next().await {
+            let Ok(piece) = piece else { return Answer::None };
+            text.extend_from_slice(&piece);
+            if text.len() > MAX_NARINFO {
+                return Answer::Absent;
+            }
+        }
+        signed(upstream, hash, &text)
     }
 }
 
@@ -186,19 +224,17 @@ impl UpstreamClient {
     /// # Errors
     /// When the system's TLS roots cannot be used.
     pub fn new(config: &Config) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(5))
-            .timeout(PATIENCE)
-            .user_agent(concat!("larderd/", env!("CARGO_PKG_VERSION")))
-            .build()?;
         let mut known: Vec<(Upstream, Known)> = Vec::new();
         for CheckedUpstream { upstream, .. } in config.caches.iter().flat_map(|cache| &cache.upstreams) {
             if !known.iter().any(|(other, _)| other == upstream) {
-                let new = Known { absent: QuickCache::new(ABSENT), silent_until: AtomicI64::new(i64::MIN) };
+                let client =
+                    client(&upstream.url).connect_timeout(CONNECT_TIMEOUT).timeout(PATIENCE).build()?;
+                let silent_until = AtomicI64::new(i64::MIN);
+                let new = Known { client, absent: QuickCache::new(ABSENT), silent_until };
                 known.push((upstream.clone(), new));
             }
         }
-        Ok(Self { client, known })
+        Ok(Self { known })
     }
 
     /// Compares paths with what the cache's upstreams have signed. An upstream that is not to be asked about all
@@ -349,7 +385,7 @@ impl UpstreamClient {
         if known.silent_until.load(Ordering::Relaxed) > now {
             return (found, open, Heard::Nothing);
         }
-        let put = |hash| self.look_for(upstream, hash);
+        let put = |hash| known.look_for(upstream, hash);
         let note = |hash, answer| match answer {
             Answer::Signed(path) => found.push(path),
             Answer::Absent => known.note_absent(among, hash, now),
@@ -360,41 +396,6 @@ impl UpstreamClient {
             known.silent_until.store(now + PAUSE, Ordering::Relaxed);
         }
         (found, open, heard)
-    }
-
-    async fn look_for(&self, upstream: &Upstream, hash: StorePathHash) -> (StorePathHash, Answer) {
-        (hash, self.answer(upstream, hash).await)
-    }
-
-    async fn answer(&self, upstream: &Upstream, hash: StorePathHash) -> Answer {
-        if let Some(folder) = upstream.url.strip_prefix("file://") {
-            let file = Path::new(folder).join(format!("{hash}.narinfo"));
-            return match tokio::fs::read(file).await {
-                Ok(text) => signed(upstream, hash, &text),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Answer::Absent,
-                Err(_) => Answer::None,
-            };
-        }
-        let url = format!("{}/{hash}.narinfo", upstream.url.trim_end_matches('/'));
-        let Ok(answer) = self.client.get(url).send().await else { return Answer::None };
-        match answer.status() {
-            status if status.is_success() => {}
-            // As Nix takes them.
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE => {
-                return Answer::Absent;
-            }
-            _ => return Answer::None,
-        }
-        let mut text = Vec::new();
-        let mut pieces = answer.bytes_stream();
-        while let Some(piece) = pieces.next().await {
-            let Ok(piece) = piece else { return Answer::None };
-            text.extend_from_slice(&piece);
-            if text.len() > MAX_NARINFO {
-                return Answer::Absent;
-            }
-        }
-        signed(upstream, hash, &text)
     }
 }
 

@@ -5,8 +5,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use axum::{Router, extract::Path, routing::get};
-use http::StatusCode;
+use axum::{Router, extract::Path, response::IntoResponse as _, routing::get};
+use http::{StatusCode, header::LOCATION};
 use larder_protocol::{
     SigningKey,
     api::{Permission, Upstream},
@@ -40,7 +40,11 @@ impl UpstreamCache {
         let (told, noted) = (answers.clone(), asked.clone());
         let answer = async move |Path(file): Path<String>| {
             noted.lock().unwrap().push(file.clone());
-            told.lock().unwrap().get(&file).cloned().unwrap_or((StatusCode::NOT_FOUND, String::new()))
+            match told.lock().unwrap().get(&file).cloned() {
+                None => StatusCode::NOT_FOUND.into_response(),
+                Some((status, to)) if status.is_redirection() => (status, [(LOCATION, to)]).into_response(),
+                Some(answer) => answer.into_response(),
+            }
         };
         let router = Router::new().route("/{file}", get(answer));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -225,6 +229,26 @@ async fn an_upstream_that_does_not_answer_holds_up_no_push_and_that_is_on_record
     // It is not asked again at once.
     assert_eq!(world.push(&[&TestNar::new(path(30, "y"), b"y", &[])]).await.published, 1);
     assert_eq!(upstream.asked(), 0);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_upstream_sends_whoever_asks_about_a_push_nowhere_but_within_itself() {
+    let (upstream, elsewhere) = (UpstreamCache::start().await, UpstreamCache::start().await);
+    let world = upstream.world(true).await;
+    let [here, away] = [1, 2].map(|seed| TestNar::new(path(seed, "x"), &[seed], &[]));
+    let file = |nar: &TestNar| format!("{}.narinfo", nar.info.path.hash());
+    for nar in [&here, &away] {
+        upstream.has(nar, &upstream.key);
+        elsewhere.has(nar, &upstream.key);
+    }
+    let moved = upstream.answers.lock().unwrap().remove(&file(&here)).unwrap();
+    upstream.answers.lock().unwrap().insert("moved".to_owned(), moved);
+    upstream.says(&here, StatusCode::FOUND, "/moved");
+    upstream.says(&away, StatusCode::FOUND, &format!("{}/{}", elsewhere.url, file(&away)));
+    let opened = world.open(&[&here, &away]).await;
+    assert_eq!((opened.upstream, opened.missing), (vec![here.info.path.hash()], vec![away.info.path.hash()]));
+    assert_eq!(elsewhere.asked(), 0);
     world.end().await;
 }
 
