@@ -230,21 +230,26 @@ impl Offer {
         if length.is_some_and(|length| length > most || self.file_size.is_some_and(|size| size != length)) {
             return Err("its NAR's file has another length than its narinfo says".to_owned());
         }
-        let deadline = Instant::now() + NAR_WITHIN + Duration::from_secs(most / SLOWEST);
-        let mut left = most;
-        Ok(pieces
-            .map(move |piece| {
-                let piece = piece?;
-                left = left
-                    .checked_sub(piece.len() as u64)
-                    .ok_or_else(|| io::Error::other("the NAR's file is longer than the narinfo says"))?;
-                if Instant::now() > deadline {
-                    return Err(io::Error::other("the NAR comes too slowly"));
-                }
-                Ok(piece)
-            })
-            .boxed())
+        Ok(bounded(pieces, most))
     }
+}
+
+/// What comes, if it is no longer than that and does not come too slowly.
+fn bounded(pieces: Coming, most: u64) -> Coming {
+    let deadline = Instant::now() + NAR_WITHIN + Duration::from_secs(most / SLOWEST);
+    let mut left = most;
+    pieces
+        .map(move |piece| {
+            let piece = piece?;
+            left = left
+                .checked_sub(piece.len() as u64)
+                .ok_or_else(|| io::Error::other("the NAR's file is longer than the narinfo says"))?;
+            if Instant::now() > deadline {
+                return Err(io::Error::other("the NAR comes too slowly"));
+            }
+            Ok(piece)
+        })
+        .boxed()
 }
 
 /// That a NAR is compressed by what Nix reads, through libarchive, and we do not; or by nothing that is known.
@@ -290,7 +295,30 @@ fn in_full(error: &(dyn std::error::Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::{TryStreamExt as _, stream};
+    use tokio::time::sleep;
+
     use super::*;
+
+    /// A byte now and then, in time that is counted and does not pass.
+    #[tokio::test(start_paused = true)]
+    async fn a_nar_that_drips_is_waited_for_so_long() {
+        let drips = |bytes: usize| {
+            let drop = async |_| {
+                sleep(Duration::from_secs(20)).await;
+                Ok(Bytes::from_static(b"x"))
+            };
+            stream::iter(0..bytes).then(drop).boxed()
+        };
+        let begun = Instant::now();
+        let ended: Result<Vec<Bytes>, _> = bounded(drips(1 << 20), 1 << 20).try_collect().await;
+        assert!(ended.unwrap_err().to_string().contains("too slowly"));
+        assert_eq!(begun.elapsed(), Duration::from_secs(320));
+        let whole: Vec<Bytes> = bounded(drips(15), 15).try_collect().await.unwrap();
+        assert_eq!(whole.len(), 15);
+        let longer: Result<Vec<Bytes>, _> = bounded(drips(3), 2).try_collect().await;
+        assert!(longer.unwrap_err().to_string().contains("longer than the narinfo"));
+    }
 
     #[test]
     fn a_nar_lies_within_its_cache() {

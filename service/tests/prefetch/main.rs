@@ -12,6 +12,7 @@ mod mended;
 #[allow(dead_code, reason = "shared with the tests of pushes")]
 #[path = "../push/nar.rs"]
 mod nar;
+mod pace;
 mod proxy;
 mod upstream;
 mod upstreams;

@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     io::Write as _,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use axum::{
@@ -32,6 +35,8 @@ pub enum Reply {
     Stalled(Vec<u8>),
     /// Once a permit is added.
     Gated(Arc<Semaphore>, Vec<u8>),
+    /// A byte for each permit.
+    Dripped(Arc<Semaphore>, Vec<u8>),
     /// Whole, to whoever comes there.
     Redirected(String),
 }
@@ -40,6 +45,9 @@ pub enum Reply {
 struct Files {
     replies: Mutex<HashMap<String, Reply>>,
     asked: Mutex<Vec<String>>,
+    /// NARs that are asked for and not answered yet, and the most that ever were.
+    under_way: AtomicUsize,
+    most_under_way: AtomicUsize,
 }
 
 pub struct UpstreamCache {
@@ -110,6 +118,11 @@ impl UpstreamCache {
         std::mem::take(&mut *self.files.asked.lock().unwrap())
     }
 
+    /// The most NARs that were asked for at once.
+    pub fn most_under_way(&self) -> usize {
+        self.files.most_under_way.load(Ordering::SeqCst)
+    }
+
     pub fn stop(&self) {
         self.served.abort();
     }
@@ -143,8 +156,27 @@ async fn answer(State(files): State<Arc<Files>>, Path(file): Path<String>) -> Re
             response.header(header::CONTENT_LENGTH, bytes.len()).body(Body::from_stream(stalled))
         }
         Some(Reply::Gated(gate, bytes)) => {
+            let is_nar = file.starts_with("nar/");
+            if is_nar {
+                let under_way = files.under_way.fetch_add(1, Ordering::SeqCst) + 1;
+                files.most_under_way.fetch_max(under_way, Ordering::SeqCst);
+            }
             gate.acquire().await.unwrap().forget();
+            if is_nar {
+                files.under_way.fetch_sub(1, Ordering::SeqCst);
+            }
             response.body(Body::from(bytes))
+        }
+        Some(Reply::Dripped(gate, bytes)) => {
+            let length = bytes.len();
+            let drops = stream::iter(bytes).then(move |byte| {
+                let gate = gate.clone();
+                async move {
+                    gate.acquire().await.unwrap().forget();
+                    Ok::<_, std::io::Error>(Bytes::from(vec![byte]))
+                }
+            });
+            response.header(header::CONTENT_LENGTH, length).body(Body::from_stream(drops))
         }
         Some(Reply::Redirected(to)) => {
             response.status(StatusCode::FOUND).header(header::LOCATION, to).body(Body::empty())
