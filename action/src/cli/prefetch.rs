@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeSet,
-    io::{self, BufRead as _},
+    fs::File,
+    io::{self, BufRead as _, Read as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,6 +12,7 @@ use clap::Args;
 use larder_protocol::{
     StorePath,
     api::CacheName,
+    flake_lock::{FlakeLock, MAX_LOCK_LEN},
     plain::one_line,
     prefetch::{Prefetch, PrefetchState},
 };
@@ -32,7 +34,7 @@ use crate::{
 /// How often the service is asked how far it is: soon at first, then not so often.
 const FIRST: Duration = Duration::from_millis(200);
 const LATER: Duration = Duration::from_secs(2);
-/// How many lacking paths are shown.
+/// How many lacking paths are shown, and how many inputs that are not asked for.
 const SHOWN: usize = 20;
 
 /// Have the cache fetch paths and all that they need from its upstreams
@@ -42,11 +44,16 @@ Examples:
   larder prefetch --wait $(nix eval --raw .#hello) --service https://cache.example.org
   larder prefetch --wait /nix/store/s66mzxpvicwk07gjbjfw9izjfa797vsw-hello-2.12.1
   nix-store --query --requisites /run/current-system | larder prefetch -
+  larder prefetch --wait --flake-lock --service https://cache.example.org
 
 The paths need not be on this machine. What the cache has already is not fetched again. What
 is fetched is verified by the upstream's keys and by its hash, then stored and signed as what
 is pushed. Without --wait the command ends when the service has taken the order; it goes on
 with it also across a restart.
+
+With --flake-lock it asks for the inputs of a flake: each has a store path, which follows from the
+`narHash` in flake.lock, and Nix takes it from a cache before it asks the input's host. They come
+from the cache's upstreams alone. Inputs without `narHash`, or of this machine, are named and left out.
 
 Credentials: LARDER_TOKEN or --token-file, a token that permits `push`; in a GitHub workflow
 with the permission `id-token: write` neither is needed.
@@ -59,8 +66,11 @@ Exit codes: 0 the closures are complete (without --wait: the order is taken), 1 
 2 wrong usage, 3 denied, 4 no upstream has some of the paths, and the others are in the cache.")]
 pub struct PrefetchArgs {
     /// Store paths, or links to such as ./result; `-` reads a list from standard input
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "flake_lock", value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// The inputs that a flake.lock names, too; FILE may be a flake's folder [default: ./flake.lock]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "flake.lock")]
+    flake_lock: Option<PathBuf>,
     /// The service's URL
     #[arg(long, env = "LARDER_SERVICE", value_name = "URL")]
     service: Url,
@@ -120,6 +130,9 @@ impl PrefetchArgs {
             } else {
                 add(path)?;
             }
+        }
+        if let Some(file) = &self.flake_lock {
+            paths.extend(inputs(file)?);
         }
         Ok(paths.into_iter().collect())
     }
@@ -194,6 +207,26 @@ impl PrefetchArgs {
         ));
         exit
     }
+}
+
+/// The store paths of a lock file's inputs. Says which have none.
+fn inputs(file: &Path) -> Result<Vec<StorePath>, String> {
+    let file = if file.is_dir() { file.join("flake.lock") } else { file.to_owned() };
+    let unread = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+    let mut text = Vec::new();
+    let opened = File::open(&file).and_then(|file| file.take(MAX_LOCK_LEN as u64 + 1).read_to_end(&mut text));
+    opened.map_err(|error| unread(&error))?;
+    let lock = FlakeLock::parse(&text).map_err(|error| unread(&error))?;
+    for refused in lock.refused.iter().take(SHOWN) {
+        output::note(&format!("the input {} is left out: {}", one_line(&refused.name), refused.why));
+    }
+    if lock.refused.len() > SHOWN {
+        output::note(&format!("and {} more", lock.refused.len() - SHOWN));
+    }
+    if lock.inputs.is_empty() {
+        return Err(unread(&"it names no input that a cache could have"));
+    }
+    Ok(lock.inputs.into_iter().map(|input| input.path).collect())
 }
 
 fn how_far(prefetch: &Prefetch) -> String {
