@@ -297,6 +297,29 @@ async fn a_dead_service_fails_a_job_only_if_it_is_strict() {
     }
 }
 
+/// The one line says how much there may be and what to do, and the job goes on unless it is strict.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_room_is_told_in_one_line_and_breaks_no_job() {
+    let limits = "[retention]\nmax_size = \"50 kB\"\n".to_owned();
+    let mut machine = Machine::with(&Scene { limits, ..Scene::default() }).await;
+    for strict in [false, true] {
+        let mut job = machine.runner_job().await.with("strict", if strict { "true" } else { "false" });
+        assert_ended_well(&job.run(Stage::Main).await);
+        let (_, built) = build(&job, &expression()).await;
+        let post = job.run(Stage::Post).await;
+        assert_eq!(post.code, i32::from(strict), "{}", post.log);
+        let lines: Vec<&str> = post.log.lines().filter(|line| line.contains("no room")).collect();
+        let [line] = lines[..] else { panic!("{}", post.log) };
+        assert!(line.starts_with(if strict { "::error" } else { "::warning" }), "{line}");
+        for words in ["may hold 50.0 kB (max_size)", "Tell who runs the service", "larder pin remove"] {
+            assert!(line.contains(words), "{words:?} is not in {line}");
+        }
+        assert!(post.summary.contains("nothing was pushed") && post.summary.contains("50.0 kB"));
+        assert!(!machine.has(&built[0]).await && job.agents().await.is_empty());
+        nix::delete(&nix::closure(&built).await).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_dies_meanwhile_leaves_builds_alone() {
     let mut machine = Machine::start().await;
