@@ -1,7 +1,14 @@
 //! A disk that is full, at any point: nothing is lost, nothing is half there, and there is a way out.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use larder_service::retention::sweep;
+use std::pin::pin;
+
+use larder_protocol::api::PinRequest;
+use larder_service::{
+    metadata::MetadataError,
+    retention::{SweepReport, sweep},
+    verification::{Scope, verify},
+};
 use larder_tests::{
     client::Client,
     github::Job,
@@ -11,6 +18,7 @@ use larder_tests::{
 };
 
 const HOUR: i64 = 3600;
+const DAY: i64 = 24 * HOUR;
 
 /// Of the rule about acme/flake.
 const PERMISSIONS: &str = r#"permissions = ["push", "pin", "read"]"#;
@@ -122,4 +130,122 @@ async fn a_budget_that_is_nearly_full_is_swept_by_itself() {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
     assert!(is_right(&world, &packages[3]).await);
+}
+
+/// A cache that keeps what is pinned, and what the last run of main pushed.
+async fn forgetful_world_on(disk: &SmallDisk) -> World {
+    let rules = format!("{PERMISSIONS}\n[cache.retention]\nkeep_days = 0\nkeep_runs_main = 1\n");
+    let scene = Scene { limits: "[retention]\nsweep_every = \"300d\"\n".to_owned(), ..Scene::saying(&rules) };
+    World::in_folder(disk.path(), scene).await
+}
+
+/// The next sweep takes the first of these, and copies the second out of the object in which both lie.
+async fn about_to_go(world: &World, number: u64) -> [Package; 2] {
+    let [goes, stays] = [Package::noise("goes", 5_000_000), Package::noise("stays", 3_000_000)];
+    let client = run(world, 2 * number + 1).await;
+    client.push(&[&goes, &stays]).await.unwrap();
+    let pin = PinRequest { path: stays.info.path.clone(), lifetime: None, keep: 1 };
+    client.pin(&format!("stays-{number}"), &pin).await.unwrap();
+    run(world, 2 * number + 2).await.push(&[&Package::noise("next", 1000)]).await.unwrap();
+    sweep(world.service()).await.unwrap();
+    world.advance(DAY + 1);
+    [goes, stays]
+}
+
+/// Sweeps, and fills the disk as soon as it is told to. Whether it was.
+async fn fill_while_it_sweeps(
+    world: &World,
+    disk: &SmallDisk,
+    mut is_time: impl FnMut() -> bool,
+) -> (bool, Result<SweepReport, MetadataError>) {
+    let mut sweep = pin!(sweep(world.service()));
+    let mut is_full = false;
+    let ended = std::future::poll_fn(|context| {
+        let polled = sweep.as_mut().poll(context);
+        if polled.is_pending() && !is_full && is_time() {
+            disk.fill();
+            is_full = true;
+        }
+        polled
+    });
+    let ended = ended.await;
+    (is_full, ended)
+}
+
+/// What stays is right; with room again the next sweep does all that is left to be done, and all that is there is right.
+async fn assert_goes_on(world: &World, disk: &SmallDisk, [goes, stays]: &[Package; 2], moment: &str) {
+    assert!(is_right(world, stays).await, "{moment}");
+    disk.empty();
+    let report = sweep(world.service()).await.unwrap();
+    assert!(report.budgets.iter().all(|budget| budget.is_met()), "{moment}: {report:?}");
+    assert!(is_right(world, stays).await && !is_right(world, goes).await, "{moment}");
+    world.advance(HOUR + 1);
+    sweep(world.service()).await.unwrap();
+    assert!(world.data_dir().join("reserve").exists(), "{moment}");
+    let found = verify(world.service(), Scope::All).await.unwrap();
+    assert!(found.is_right() && found.findings.is_empty(), "{moment}: {found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_in_the_middle_of_a_sweep_loses_nothing() {
+    let disk = SmallDisk::new(128);
+    let world = forgetful_world_on(&disk).await;
+    about_to_go(&world, 0).await;
+    let mut polls = 0;
+    let counting = || {
+        polls += 1;
+        false
+    };
+    let report = fill_while_it_sweeps(&world, &disk, counting).await.1.unwrap();
+    assert_eq!((report.caches[0].deleted, report.compaction.replaced), (1, 1), "{report:?}");
+    let mut disturbed = 0;
+    for (number, moment) in (1..).zip((1..polls).step_by(polls / 8)) {
+        let packages = about_to_go(&world, number).await;
+        // With what is set aside for this, and without.
+        let has_reserve = number % 2 == 0;
+        if !has_reserve {
+            std::fs::remove_file(world.data_dir().join("reserve")).unwrap();
+        }
+        let mut left = moment;
+        let is_time = || {
+            left -= 1;
+            left == 0
+        };
+        let (was_filled, ended) = fill_while_it_sweeps(&world, &disk, is_time).await;
+        if !was_filled {
+            disk.fill();
+        }
+        match ended {
+            Ok(report) => disturbed += u32::from(report.compaction.replaced == 0),
+            Err(error) => {
+                assert!(error.is_full() && error.to_string().contains("full"), "{moment}: {error}");
+                disturbed += 1;
+            }
+        }
+        assert_goes_on(&world, &disk, &packages, &format!("after {moment} of {polls} polls")).await;
+    }
+    assert!(disturbed > 0, "no sweep lacked room");
+}
+
+/// Whether a part of an object is there.
+fn is_copying(world: &World) -> bool {
+    let frames = std::fs::read_dir(world.data_dir().join("objects/frames/0")).unwrap();
+    frames.flatten().any(|file| file.file_name().to_string_lossy().contains('#'))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_while_frames_are_copied_loses_nothing() {
+    let disk = SmallDisk::new(128);
+    let world = forgetful_world_on(&disk).await;
+    for number in 0..2 {
+        let packages = about_to_go(&world, number).await;
+        let (was_copying, ended) = fill_while_it_sweeps(&world, &disk, || is_copying(&world)).await;
+        assert!(was_copying);
+        match ended {
+            Ok(report) => assert_eq!(report.compaction.written, 0, "{report:?}"),
+            Err(error) => assert!(error.is_full(), "{error}"),
+        }
+        assert_goes_on(&world, &disk, &packages, "while frames are copied").await;
+        assert!(!is_copying(&world), "a part stays");
+    }
 }
