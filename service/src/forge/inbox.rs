@@ -1,47 +1,37 @@
 //! Taking deliveries in. Whatever the load, each is answered within a second: those that come together are stored in
 //! one transaction.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, header};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    time::timeout,
-};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::delivery::NewDelivery;
+use super::{
+    delivery::NewDelivery,
+    room::{Full, Place, Room},
+};
 use crate::{clock::Clock, error::ApiError, metadata::Metadata, push::BodyReader, queue::Queue};
 
 /// The longest body: GitHub sends none that is longer.
 pub(super) const MAX_BODY: usize = 25 << 20;
-/// What is longer counts as large. Most deliveries are of some ten kilobytes.
-const LARGE: usize = 256 << 10;
-/// How many large bodies are in memory at once.
-const LARGE_AT_ONCE: usize = 2;
-/// What all others hold at once, in KiB.
-const ROOM_KIB: usize = 32 << 10;
 /// How long a body may take to come: GitHub itself gives up after ten seconds.
 const WITHIN: Duration = Duration::from_secs(10);
-/// How long a delivery waits for room.
-const PATIENCE: Duration = Duration::from_secs(5);
 const COME_AGAIN: Duration = Duration::from_secs(5);
 /// How many are stored in one transaction, and wait for the one before.
 const BATCH: usize = 200;
 
 /// Where deliveries come in.
 pub struct Inbox {
-    large: Arc<Semaphore>,
-    /// One permit for each KiB.
-    room: Arc<Semaphore>,
+    room: Room,
     deliveries: mpsc::Sender<Waiting>,
 }
 
 /// A delivery, and who waits to hear whether it is new; nothing is heard if it could not be stored.
 struct Waiting {
     delivery: NewDelivery,
-    _room: OwnedSemaphorePermit,
+    _room: Option<OwnedSemaphorePermit>,
     stored: oneshot::Sender<bool>,
 }
 
@@ -50,19 +40,15 @@ impl Inbox {
     pub(crate) fn open(metadata: Metadata, clock: Clock, queue: Queue) -> Self {
         let (deliveries, waiting) = mpsc::channel(BATCH);
         tokio::spawn(store(metadata, clock, queue, waiting));
-        Self {
-            large: Arc::new(Semaphore::new(LARGE_AT_ONCE)),
-            room: Arc::new(Semaphore::new(ROOM_KIB)),
-            deliveries,
-        }
+        Self { room: Room::new(), deliveries }
     }
 
-    /// Reads a body, when there is room for it.
+    /// Reads a body, as long as there is room for it.
     pub(super) async fn hold(
         &self,
         headers: &HeaderMap,
         body: Body,
-    ) -> Result<(Bytes, OwnedSemaphorePermit), ApiError> {
+    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), ApiError> {
         let announced = headers.get(header::CONTENT_LENGTH);
         let announced = announced.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         let Some(announced) = announced else {
@@ -73,28 +59,33 @@ impl Inbox {
             drain(body).await;
             return Err(ApiError::too_large(format!("a delivery has at most {MAX_BODY} bytes")));
         }
-        let turn = if announced > LARGE {
-            timeout(PATIENCE, self.large.clone().acquire_owned()).await
-        } else {
-            let kib = u32::try_from(announced.div_ceil(1024).max(1)).unwrap_or(u32::MAX);
-            timeout(PATIENCE, self.room.clone().acquire_many_owned(kib)).await
+        let mut place = self.room.enter();
+        let give_way = place.give_way();
+        let body = tokio::select! {
+            body = read(BodyReader::new(body, announced as u64, WITHIN), &mut place) => body?,
+            () = give_way.notified() => return Err(busy()),
         };
-        let room = turn.map_err(|_| busy())?.map_err(|_| busy())?;
-        let body = BodyReader::new(body, announced as u64, WITHIN).rest().await?;
-        Ok((body, room))
+        Ok((body, place.whole()))
     }
 
     /// Stores a delivery with what follows from it. Whether it is new.
     pub(super) async fn store(
         &self,
         delivery: NewDelivery,
-        room: OwnedSemaphorePermit,
+        room: Option<OwnedSemaphorePermit>,
     ) -> Result<bool, ApiError> {
         let (stored, answer) = oneshot::channel();
         let waiting = Waiting { delivery, _room: room, stored };
         self.deliveries.send(waiting).await.map_err(|_| busy())?;
         answer.await.map_err(|_| busy())
     }
+}
+
+async fn read(mut body: BodyReader, place: &mut Place<'_>) -> Result<Bytes, ApiError> {
+    while body.more().await? {
+        place.grow(body.buffered().len()).await.map_err(|Full| busy())?;
+    }
+    body.rest().await
 }
 
 /// Reads what a refused sender still sends, so that it lives to read why.

@@ -16,6 +16,7 @@ mod missed;
 mod payload;
 mod replay;
 mod report;
+mod room;
 mod signature;
 
 use std::{collections::BTreeMap, sync::Arc};
