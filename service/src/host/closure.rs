@@ -86,10 +86,12 @@ pub(super) async fn closure(
     // Among equals the first stays, who may be any branch. So an equal rank says nothing unless it is that of protected refs.
     let least = least.unwrap_or_default().max(Rank::PROTECTED);
     let own = service.metadata.pushes_from_ref_of(cache.name(), run).await?;
-    let stands = |path: &VisiblePath| {
-        path.standing.rank >= least || path.standing.rank == Rank::PREFETCHED || own.contains(&path.push)
-    };
-    if let Some(low) = found.values().find(|path| !stands(path)) {
+    let stands = |path: &VisiblePath| path.standing.rank >= least || own.contains(&path.push);
+    let low: Vec<&VisiblePath> = found.values().filter(|path| !stands(path)).collect();
+    // What the service itself fetched says so by whose push it was: a rank is a number, which others may have too.
+    let pushes: HashSet<i64> = low.iter().map(|path| path.push).collect();
+    let prefetches = service.metadata.prefetches_among(&Vec::from_iter(pushes)).await?;
+    if let Some(low) = low.into_iter().find(|path| !prefetches.contains(&path.push)) {
         return Err(NotTaken::Rank(low.path.clone()));
     }
     let size = found.values().map(|path| path.nar_size).fold(0, u64::saturating_add);

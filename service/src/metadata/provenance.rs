@@ -1,9 +1,11 @@
 //! Who brought a path.
 
-use larder_protocol::{NarHash, StorePath, StorePathHash, api::CacheName};
-use sqlx::Row as _;
+use std::collections::HashSet;
 
-use super::{Metadata, MetadataError, blob, number, paths::path_of};
+use larder_protocol::{NarHash, StorePath, StorePathHash, api::CacheName};
+use sqlx::{QueryBuilder, Row as _, Sqlite};
+
+use super::{BATCH, Metadata, MetadataError, blob, number, paths::path_of};
 use crate::trust::GrantedTo;
 
 /// A visible path, and the push that brought it.
@@ -42,6 +44,28 @@ impl Metadata {
         Ok(None)
     }
 
+    /// Those of these pushes that were the service's own, of what it prefetched.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn prefetches_among(&self, pushes: &[i64]) -> Result<HashSet<i64>, MetadataError> {
+        let mut prefetches = HashSet::new();
+        for batch in pushes.chunks(BATCH) {
+            let mut query = QueryBuilder::<Sqlite>::new("SELECT id, provenance FROM pushes WHERE id IN (");
+            let mut list = query.separated(", ");
+            for push in batch {
+                list.push_bind(push);
+            }
+            query.push(")");
+            for row in query.build().persistent(batch.len() == BATCH).fetch_all(self.reader()).await? {
+                if matches!(identity(row.try_get("provenance")?)?, GrantedTo::Prefetch { .. }) {
+                    prefetches.insert(row.try_get("id")?);
+                }
+            }
+        }
+        Ok(prefetches)
+    }
+
     async fn pushed_to(
         &self,
         cache: &CacheName,
@@ -66,8 +90,12 @@ impl Metadata {
             deriver: deriver.map_err(|_| MetadataError::Damaged("a path's deriver cannot be read"))?,
             reported_built: row.try_get("built")?,
             pushed_at: row.try_get("committed_at")?,
-            identity: serde_json::from_str(row.try_get("provenance")?)
-                .map_err(|_| MetadataError::Damaged("a push's provenance cannot be read"))?,
+            identity: identity(row.try_get("provenance")?)?,
         }))
     }
+}
+
+/// Whose a push was, from its row.
+fn identity(provenance: &str) -> Result<GrantedTo, MetadataError> {
+    serde_json::from_str(provenance).map_err(|_| MetadataError::Damaged("a push's provenance cannot be read"))
 }
