@@ -59,6 +59,20 @@ pub(crate) enum DaemonError {
     Refused(String),
 }
 
+/// How the daemon says that it does not trust who signed a path: through Nix 2.8 and since (`libstore/local-store.cc`).
+const UNTRUSTED: [&str; 2] = ["lacks a valid signature", "lacks a signature by a trusted key"];
+
+impl DaemonError {
+    /// Whether trying again may help. The daemon's own troubles come as refusals, too: a database or a store that is
+    /// locked, a disk that is full, a NAR that was cut on its way.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Refused(why) => !UNTRUSTED.iter().any(|untrusted| why.contains(untrusted)),
+            Self::Io(_) | Self::Silent | Self::Protocol(_) => true,
+        }
+    }
+}
+
 /// A connection to the daemon. What it was asked to keep stays while it is open.
 pub(super) struct Daemon {
     from: BufReader<OwnedReadHalf>,

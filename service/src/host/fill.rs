@@ -50,7 +50,7 @@ impl FillError {
     fn may_pass(&self) -> bool {
         match self {
             Self::Metadata(_) | Self::Roots(_) | Self::Unreadable(_) | Self::Lacking(..) => true,
-            Self::Daemon(error) => !matches!(error, DaemonError::Refused(_)),
+            Self::Daemon(error) => error.may_pass(),
             Self::NotTaken(NotTaken::Metadata(_)) => true,
             Self::NotTaken(_) | Self::TooLarge(..) => false,
         }

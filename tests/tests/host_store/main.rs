@@ -6,3 +6,4 @@
 mod host;
 mod standing;
 mod takes;
+mod troubles;
