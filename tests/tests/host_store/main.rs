@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
 mod host;
+mod killed;
 mod standing;
 mod takes;
 mod troubles;
