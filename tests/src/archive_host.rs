@@ -12,7 +12,7 @@ use axum::{
     extract::Request,
     response::{IntoResponse as _, Response},
 };
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use http::{
     HeaderMap, StatusCode,
     header::{HOST, LOCATION},
@@ -46,6 +46,8 @@ pub enum Page {
     Status(u16),
     /// A length, and fewer bytes.
     Cut,
+    /// The first of these bytes, and then nothing more.
+    Held(Vec<u8>),
 }
 
 /// A request that came.
@@ -105,6 +107,11 @@ impl ArchiveHosts {
     /// Where all of them listen.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Who signs their certificates, in PEM.
+    pub fn root(&self) -> &str {
+        &self.root
     }
 
     /// An internet of these hosts, in which `is_public` says what is everybody's.
@@ -181,6 +188,11 @@ fn answer(shared: &Mutex<Shared>, request: &Request) -> Response {
         Some(Page::Cut) => {
             let pieces = [Ok(Bytes::from_static(&[0x1f, 0x8b, 8, 0])), Err(std::io::Error::other("cut"))];
             Body::from_stream(stream::iter(pieces)).into_response()
+        }
+        Some(Page::Held(bytes)) => {
+            let half = Bytes::copy_from_slice(&bytes[..bytes.len() / 2]);
+            let pieces = stream::iter([Ok::<_, std::io::Error>(half)]).chain(stream::pending());
+            Body::from_stream(pieces).into_response()
         }
     }
 }

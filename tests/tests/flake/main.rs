@@ -5,6 +5,7 @@
 mod command;
 mod eval;
 mod hosts;
+mod killed;
 mod prefetch;
 mod rules;
 mod scene;

@@ -32,14 +32,18 @@ pub const ARCHIVE: &str =
     "https://github.com/acme/lib/archive/0123456789abcdef0123456789abcdef01234567.tar.gz";
 /// What the input is.
 pub const FILES: [(&str, &str); 2] = [("flake.nix", "{ outputs = _: { answer = 42; }; }"), ("dir/x", "y")];
-const SECRET: &str = "a secret of the repository's webhook";
+/// Who is in the internet.
+pub const HOSTS: [&str; 3] = ["github.com", "codeload.github.com", "evil.example"];
+pub const SECRET: &str = "a secret of the repository's webhook";
 
 pub struct Scene {
     pub hosts: ArchiveHosts,
     pub github: GitHub,
     pub service: Arc<Service>,
     pub url: String,
-    _data: TempDir,
+    /// What the configuration's file says.
+    pub config: String,
+    pub data: TempDir,
     time: Arc<AtomicI64>,
     server: AbortHandle,
 }
@@ -52,8 +56,7 @@ impl Scene {
 
     /// The same, where this is the rest of the rule for `acme/flake`.
     pub async fn with_rule(rule: &str, upstreams: &[(&str, &str)]) -> Self {
-        let names = ["github.com", "codeload.github.com", "evil.example"];
-        let hosts = ArchiveHosts::start(&names).await;
+        let hosts = ArchiveHosts::start(&HOSTS).await;
         hosts.put(ARCHIVE, Page::Bytes(tarball("lib-0123", &FILES)));
         let time = Arc::new(AtomicI64::new(NOW));
         let clock = Clock::Set(time.clone());
@@ -83,7 +86,7 @@ impl Scene {
         let config = Config::parse(Path::new("larder.toml"), &text, &environment).unwrap();
         let service = Service::open_on(config, clock, hosts.internet(everybody)).await.unwrap();
         let server = tokio::spawn(serve(service.clone(), listener, std::future::pending())).abort_handle();
-        Self { hosts, github, service, url: format!("http://{address}"), _data: data, time, server }
+        Self { hosts, github, service, url: format!("http://{address}"), config: text, data, time, server }
     }
 
     /// Has GitHub say that this lock file was pushed to a branch, and waits until all that follows is done.
@@ -116,6 +119,12 @@ impl Scene {
         deliver(&self.url, SECRET, "push", &payload).await;
     }
 
+    /// Ends the service, as it is.
+    pub async fn stop(&self) {
+        self.server.abort();
+        self.service.metadata.close().await;
+    }
+
     /// Lets time go by, and waits until all that is due then is done.
     pub async fn pass(&self, seconds: i64) {
         self.time.fetch_add(seconds, Ordering::SeqCst);
@@ -144,7 +153,7 @@ impl Drop for Scene {
 }
 
 /// Loopback is everybody's here.
-fn everybody(_: SocketAddr) -> bool {
+pub fn everybody(_: SocketAddr) -> bool {
     true
 }
 
