@@ -1,7 +1,7 @@
 //! Days, or a year, of a store: twenty repositories that push every day, pull requests that come and go, and a budget. All
 //! sizes are a hundredth of what they would be: 50 MB instead of 5 GB.
 //!
-//! With `LARDER_YEAR_SVG=docs/year.svg` it is the whole year, and the curve is drawn there.
+//! With `LARDER_YEAR_SVG=$PWD/docs/year.svg` it is the whole year, most of an hour, and the curves are drawn there.
 
 use std::sync::Arc;
 
@@ -28,6 +28,7 @@ const DAYS: [usize; 2] = [5, 365];
 const REPOSITORIES: usize = 20;
 /// And whenever something is nearly full.
 const SWEEP_EVERY: i64 = 12 * HOUR;
+pub const TITLE: &str = "A year of 20 repositories that push every day (a hundredth of 5 GB)";
 /// Where to write the picture, for docs/.
 const PICTURE: &str = "LARDER_YEAR_SVG";
 
@@ -226,7 +227,8 @@ async fn the_store_stays_below_its_budget_and_every_newest_closure_is_there() {
     year.check().await;
     println!("{}", chart(&used));
     println!("{} bytes were pushed in {} runs, {} refused at first", year.pushed, year.runs, year.refused);
-    println!("at the end {:?} used, {:?} in files", used.last(), files.last());
+    let most = |sizes: &[(i64, u64)]| sizes.iter().map(|(_, bytes)| *bytes).max();
+    println!("at most {:?} used, {:?} in files", most(&used), most(&files));
     assert!(year.pushed > BUDGET, "nothing had to go");
     let [counted, told] = crate::samples::counted_and_told(&year.world.service.metadata).await;
     assert_eq!(counted, told);
@@ -235,6 +237,6 @@ async fn the_store_stays_below_its_budget_and_every_newest_closure_is_there() {
         assert_eq!(trend(&used[30..], Some(BUDGET)).state, State::Steady);
     }
     if let Some(file) = picture {
-        std::fs::write(file, picture::svg(&used, &files, BUDGET)).unwrap();
+        std::fs::write(file, picture::svg(TITLE, &used, &files, BUDGET)).unwrap();
     }
 }
