@@ -2,6 +2,7 @@
 
 use larder_tests::{
     archive_host::{Page, nar_hash, tarball},
+    github::Job,
     world::reader,
 };
 use serde_json::{Value, json};
@@ -59,6 +60,8 @@ async fn a_lock_file_full_of_traps_brings_what_is_good_and_goes_nowhere_else() {
         trap("https://evil.example/x"),
         trap("http://169.254.169.254/latest/meta-data"),
         trap(&format!("https://127.0.0.1:{port}/x")),
+        trap("https://10.0.0.1/x"),
+        trap("https://[fd00::1]/x"),
         trap("https://user:password@github.com/other"),
         trap("file:///etc/passwd"),
         with_hash(json!({ "type": "path", "path": "/etc" })),
@@ -182,5 +185,28 @@ async fn a_repository_that_may_not_push_brings_nothing() {
     scene.push_from("acme/other", "main", lock(&[("lib", lib())]).to_string().as_bytes()).await;
     scene.service.queue.idle().await.unwrap();
     assert_eq!(scene.hosts.take_urls(), [""; 0]);
+    assert_eq!(scene.left().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_the_service_may_read_at_github_by_its_app_no_host_is_told() {
+    let scene = Scene::with_app().await;
+    let codeload = "https://codeload.github.com/acme/lib/tar.gz/x";
+    scene.hosts.put(ARCHIVE, Page::Redirect(302, codeload.to_owned()));
+    scene.hosts.put(codeload, Page::Bytes(tarball("x", &FILES)));
+    let lock = lock(&[("lib", lib())]);
+    let job = Job::push("acme/flake", "main");
+    scene.push_of(&job, false, lock.to_string().as_bytes()).await;
+    scene.service.queue.idle().await.unwrap();
+    assert!(scene.narinfo(&paths(&lock)[0]).await.is_some());
+    let scopes = scene.github.token_scopes();
+    assert_eq!(scopes, [("acme/flake".to_owned(), "contents=read".to_owned())]);
+    let asked = scene.hosts.take_asked();
+    assert_eq!(asked.iter().map(|asked| asked.url.as_str()).collect::<Vec<_>>(), [ARCHIVE, codeload]);
+    for asked in asked {
+        let names = asked.headers.keys().map(|name| name.as_str());
+        let names: Vec<&str> = names.filter(|name| *name != "host").collect();
+        assert_eq!(names, ["accept", "user-agent"], "{}", asked.url);
+    }
     assert_eq!(scene.left().await, [""; 0]);
 }

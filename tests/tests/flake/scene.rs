@@ -1,7 +1,9 @@
 //! A service whose GitHub and whose internet are this machine's.
 
 use std::{
+    fs,
     net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::{
         Arc,
@@ -56,15 +58,35 @@ impl Scene {
 
     /// The same, where this is the rest of the rule for `acme/flake`.
     pub async fn with_rule(rule: &str, upstreams: &[(&str, &str)]) -> Self {
+        Self::of(rule, upstreams, false).await
+    }
+
+    /// One in which GitHub shows `acme/flake` to the service alone, as an App.
+    pub async fn with_app() -> Self {
+        Self::of("ref = \"refs/heads/main\"\npublish = true", &[], true).await
+    }
+
+    async fn of(rule: &str, upstreams: &[(&str, &str)], private: bool) -> Self {
         let hosts = ArchiveHosts::start(&HOSTS).await;
         hosts.put(ARCHIVE, Page::Bytes(tarball("lib-0123", &FILES)));
         let time = Arc::new(AtomicI64::new(NOW));
         let clock = Clock::Set(time.clone());
         let github = GitHub::start(clock.clone()).await;
-        github.add_repository("acme/flake");
+        let data = TempDir::new().unwrap();
+        let mut app = String::new();
+        if private {
+            github.add_private_repository("acme/flake");
+            let key = data.path().join("app.key");
+            let of = github.register_app(&[("contents", "read")]);
+            github.install(&of, "acme", None);
+            fs::write(&key, &of.private_key).unwrap();
+            fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+            app = format!("app_id = {}\nprivate_key_file = \"{}\"\n", of.id, key.display());
+        } else {
+            github.add_repository("acme/flake");
+        }
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let data = TempDir::new().unwrap();
         let upstreams: Vec<String> = upstreams
             .iter()
             .map(|(url, key)| format!("{{ url = \"{url}\", public_keys = [\"{key}\"] }}"))
@@ -72,7 +94,7 @@ impl Scene {
         let upstreams = upstreams.join(", ");
         let text = format!(
             "listen = \"{address}\"\npublic_url = \"http://{address}\"\n\
-             [github]\napi_url = \"{}\"\n\
+             [github]\napi_url = \"{}\"\n{app}\
              [prefetch]\nmax_archive = \"1 MiB\"\nmax_unpacked = \"2 MiB\"\n\
              [[issuer]]\nurl = \"{}\"\n\
              [[webhook]]\nrepositories = [\"acme/*\"]\nsecrets = [{{ env = \"SECRET\" }}]\n\
