@@ -9,7 +9,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{ClaimedJob, LEASE, MAX_ATTEMPTS, Priority, Queue, WorkerId, delay};
+use super::{ClaimedJob, JobId, LEASE, MAX_ATTEMPTS, Priority, Queue, WorkerId, delay};
 use crate::{metadata::MetadataError, random::random_bytes};
 
 /// How many brief jobs are done at once.
@@ -96,8 +96,10 @@ where
     P: Fn(ClaimedJob) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Performed, String>> + Send + 'static,
 {
+    let now = queue.clock.now();
+    // With the same clock as what follows: no worker of this process takes another's job, however late it is.
+    running.renew(queue, now).await?;
     while let Some(priorities) = running.hands() {
-        let now = queue.clock.now();
         // Asked first, since it takes no lock.
         match queue.metadata.next_job_due_at().await? {
             Some(due) if due <= now => {}
@@ -110,26 +112,36 @@ where
         if queue.metadata.end_lost_jobs(now, MAX_ATTEMPTS).await? {
             queue.wake();
         }
-        let Some(job) = queue.metadata.claim_job(worker, now, lease_from(now), priorities).await? else {
+        let lease_ends_at = lease_from(now);
+        let Some(job) = queue.metadata.claim_job(worker, now, lease_ends_at, priorities).await? else {
             break;
         };
+        let under_way = UnderWay { job: job.id, worker, priority: job.priority, lease_ends_at };
         let work = perform(job.clone());
-        running.begin(job.priority, carry_out(queue.clone(), worker, job, work, stop.clone()));
+        running.begin(under_way, carry_out(queue.clone(), worker, job, work, stop.clone()));
     }
     Ok(LOOK)
 }
 
-/// The jobs under way, each with its priority.
+/// A job under way.
+struct UnderWay {
+    job: JobId,
+    worker: WorkerId,
+    priority: Priority,
+    lease_ends_at: i64,
+}
+
+/// The jobs under way.
 #[derive(Default)]
 struct Running {
     jobs: JoinSet<()>,
-    priorities: HashMap<Id, Priority>,
+    under_way: HashMap<Id, UnderWay>,
 }
 
 impl Running {
     /// Of which priorities, from the lowest to the highest, a job must be for there to be hands for it.
     fn hands(&self) -> Option<RangeInclusive<Priority>> {
-        let below = |bound| self.priorities.values().filter(|priority| **priority < bound).count();
+        let below = |bound| self.under_way.values().filter(|job| job.priority < bound).count();
         let lowest = if below(Priority::BRIEF) >= AT_ONCE {
             Priority::BRIEF
         } else if below(Priority::WAITED) >= NOT_WAITED_FOR {
@@ -139,15 +151,27 @@ impl Running {
         } else {
             Priority(i32::MIN)
         };
-        let brief = self.priorities.len() - below(Priority::BRIEF);
+        let brief = self.under_way.len() - below(Priority::BRIEF);
         let highest =
             if brief >= BRIEF_AT_ONCE { Priority(Priority::BRIEF.0 - 1) } else { Priority(i32::MAX) };
         (lowest <= highest).then_some(lowest..=highest)
     }
 
-    fn begin(&mut self, priority: Priority, work: impl Future<Output = ()> + Send + 'static) {
+    fn begin(&mut self, under_way: UnderWay, work: impl Future<Output = ()> + Send + 'static) {
         let id = self.jobs.spawn(work).id();
-        self.priorities.insert(id, priority);
+        self.under_way.insert(id, under_way);
+    }
+
+    /// Lengthens the leases that have lost a third of their time. Whose job is another's by now finds that out itself.
+    async fn renew(&mut self, queue: &Queue, now: i64) -> Result<(), MetadataError> {
+        let lease_ends_at = lease_from(now);
+        for job in self.under_way.values_mut() {
+            if lease_ends_at.saturating_sub(job.lease_ends_at) >= (LEASE / 3).as_secs().cast_signed() {
+                queue.metadata.renew_job(job.job, job.worker, lease_ends_at).await?;
+                job.lease_ends_at = lease_ends_at;
+            }
+        }
+        Ok(())
     }
 
     /// Waits until one has ended; for ever while there is none.
@@ -157,7 +181,7 @@ impl Running {
             Some(Err(error)) => error.id(),
             None => std::future::pending().await,
         };
-        self.priorities.remove(&id);
+        self.under_way.remove(&id);
     }
 }
 
@@ -228,20 +252,16 @@ async fn write_down(
     }
 }
 
-/// Lengthens the lease while the job is this worker's; ends when it is not any more.
+/// Ends when the job is not this worker's any more.
 async fn lost(queue: &Queue, worker: WorkerId, job: &ClaimedJob) {
     let mut changes = queue.changes.subscribe();
     loop {
-        let renewing = timeout(LEASE / 3, changes.changed()).await.is_err();
-        let mine = if renewing {
-            queue.metadata.renew_job(job.id, worker, lease_from(queue.clock.now())).await
-        } else {
-            queue.metadata.is_job_of(job.id, worker).await
-        };
-        match mine {
+        // Another process may have cancelled it, of which there is no word here.
+        let _ = timeout(LEASE / 3, changes.changed()).await;
+        match queue.metadata.is_job_of(job.id, worker).await {
             Ok(true) => {}
             Ok(false) => return,
-            Err(error) => tracing::warn!(%error, job = job.id.0, "a job's lease could not be looked at"),
+            Err(error) => tracing::warn!(%error, job = job.id.0, "whose a job is could not be looked at"),
         }
     }
 }
