@@ -1,6 +1,7 @@
 //! The service as a process of its own, so that it can be killed and measured.
 
 use std::{
+    io::Write as _,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Stdio,
@@ -8,8 +9,9 @@ use std::{
 };
 
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     process::{Child, Command},
+    sync::watch,
     time::timeout,
 };
 
@@ -23,6 +25,7 @@ pub struct Larderd {
     address: SocketAddr,
     config: PathBuf,
     child: Child,
+    log: watch::Sender<String>,
 }
 
 impl Larderd {
@@ -33,8 +36,9 @@ impl Larderd {
             let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
             let config = dir.join("larder.toml");
             std::fs::write(&config, configuration(address, &dir.join("data"), issuer, scene)).unwrap();
-            if let Some(child) = spawn(&config, address).await {
-                return Self { address, config, child };
+            let log = watch::Sender::default();
+            if let Some(child) = spawn(&config, address, &log).await {
+                return Self { address, config, child, log };
             }
         }
         panic!("larderd does not start: see above");
@@ -58,7 +62,25 @@ impl Larderd {
 
     /// Starts it on what it left.
     pub async fn start_again(&mut self) {
-        self.child = spawn(&self.config, self.address).await.expect("larderd does not start again");
+        self.child =
+            spawn(&self.config, self.address, &self.log).await.expect("larderd does not start again");
+    }
+
+    /// Waits until it has logged a line with all of this.
+    pub async fn says(&self, words: &[&str]) -> String {
+        let mut log = self.log.subscribe();
+        let find = |log: &str| {
+            let mut lines = log.lines();
+            lines.find(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned)
+        };
+        let said = timeout(Duration::from_secs(60), log.wait_for(|log| find(log).is_some())).await;
+        let line = said.ok().and_then(|log| find(&log.ok()?));
+        line.unwrap_or_else(|| panic!("it does not say {words:?}"))
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        self.log.borrow().clone()
     }
 
     /// The most memory that it has had, in bytes.
@@ -71,15 +93,24 @@ impl Larderd {
 }
 
 /// Starts it and waits until it is ready; `None` if it ended instead.
-async fn spawn(config: &Path, address: SocketAddr) -> Option<Child> {
+async fn spawn(config: &Path, address: SocketAddr, log: &watch::Sender<String>) -> Option<Child> {
     let mut child = Command::new(program("larderd"))
         .arg("--config")
         .arg(config)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .unwrap();
+    let (mut lines, log) = (BufReader::new(child.stderr.take().unwrap()).lines(), log.clone());
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_line().await {
+            // Shown if the test fails.
+            let _ = writeln!(std::io::stderr(), "{line}");
+            log.send_modify(|log| log.extend([&line, "\n"]));
+        }
+    });
     // It prints its address when it listens, which it does when all else is ready.
     let mut stdout = child.stdout.take().unwrap();
     let mut said = Vec::new();

@@ -6,7 +6,7 @@ use url::{Url, form_urlencoded};
 
 use super::{
     app::Needs,
-    github::{ForgeError, GitHub, Question},
+    github::{Asking, ForgeError, GitHub, Question},
 };
 use crate::identity::RepositoryName;
 
@@ -50,6 +50,23 @@ impl GitHub {
             }
             StatusCode::NOT_FOUND => Ok(None),
             status => Err(ForgeError::Status(status)),
+        }
+    }
+
+    /// Says once why something in a repository cannot be read, unless everybody sees the repository: then there is no such
+    /// thing in it.
+    pub(super) async fn tell_if_private(&self, repository: &RepositoryName, why: &ForgeError) {
+        let what = format!("{repository} is private: {why}");
+        if self.said.has(&what) {
+            return;
+        }
+        let asked = self.ask(&Asking::Nobody, Question::get(format!("/repos/{repository}"))).await;
+        let Ok(status) = asked.map(|answer| answer.status) else { return };
+        if self.said.is_first(what) && status == StatusCode::NOT_FOUND {
+            tracing::warn!(
+                %repository, %why,
+                "a repository is private or gone, and cannot be read: no inputs of its flake.lock are prefetched"
+            );
         }
     }
 }

@@ -19,6 +19,7 @@ use serde_json::Value;
 use super::{
     app::{App, Needs, Place},
     limits::{self, Limit},
+    once::Once,
 };
 use crate::{
     clock::Clock,
@@ -37,6 +38,8 @@ pub struct GitHub {
     pub(super) clock: Clock,
     app: Option<App>,
     resting: Mutex<HashMap<Who, Rest>>,
+    /// What the log says of permissions that are missing.
+    pub(super) said: Once,
 }
 
 /// GitHub could not be asked, or did not answer what was asked.
@@ -196,7 +199,7 @@ impl GitHub {
         let builder = Octocrab::builder().base_uri(config.api_url.as_str()).map_err(no_answer)?;
         let crab = builder.build_with_reqwest(client).map_err(no_answer)?;
         let app = config.app.clone().map(App::new);
-        Ok(Self { crab, clock, app, resting: Mutex::default() })
+        Ok(Self { crab, clock, app, resting: Mutex::default(), said: Once::default() })
     }
 
     /// Whether the service speaks as an App.
@@ -209,6 +212,7 @@ impl GitHub {
         if let Some(app) = &self.app {
             app.look_again();
         }
+        self.said.forget();
     }
 
     /// Asks as the App itself.
@@ -249,7 +253,13 @@ impl GitHub {
         question: Question,
     ) -> Result<Answer, ForgeError> {
         match self.ask_at(&Place::repository(repository), needs, question.clone()).await {
-            Err(error) if error.is_for_people() => self.ask(&Asking::Nobody, question).await,
+            Err(error) if error.is_for_people() => {
+                let answer = self.ask(&Asking::Nobody, question).await?;
+                if answer.status == StatusCode::NOT_FOUND {
+                    self.tell_if_private(repository, &error).await;
+                }
+                Ok(answer)
+            }
             answered => answered,
         }
     }

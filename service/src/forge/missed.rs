@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::{
-    app::Place,
+    app::{Needs, Place},
     github::{ForgeError, GitHub},
     hooks::{Attempt, Hook},
 };
@@ -50,11 +50,23 @@ enum Failure {
 
 /// Looks for missed deliveries and asks for them. When to look again.
 pub(crate) async fn ask_for_missed(service: &Service) -> Result<Performed, MetadataError> {
-    if !service.github.has_app() || service.config.webhooks.is_empty() {
+    if service.config.webhooks.is_empty() {
+        return Ok(Performed::Done);
+    }
+    if !service.github.has_app() {
+        let why = ForgeError::NoApp(Needs::RepositoryHooks);
+        tracing::info!(%why, "missed deliveries are not asked for");
         return Ok(Performed::Done);
     }
     let now = service.clock.now();
-    let mut look = Look { service, now, left: MOST_ASKED, next: now.saturating_add(EVERY), unanswered: 0 };
+    let mut look = Look {
+        service,
+        now,
+        left: MOST_ASKED,
+        next: now.saturating_add(EVERY),
+        unanswered: 0,
+        has_own: false,
+    };
     match look.everywhere().await {
         Ok(()) => {}
         Err(Failure::Metadata(error)) => return Err(error),
@@ -75,6 +87,8 @@ struct Look<'a> {
     next: i64,
     /// How many questions in a row had no answer.
     unanswered: usize,
+    /// Whether the App's own webhook points here.
+    has_own: bool,
 }
 
 impl Look<'_> {
@@ -82,6 +96,7 @@ impl Look<'_> {
         let Service { github, config, .. } = self.service;
         let hook = github.app_hook(config).await;
         if let Some(Some(hook)) = self.heed(hook.map_err(Failure::from))? {
+            self.has_own = true;
             let looked = self.through(github, &hook).await;
             self.heed(looked)?;
         }
@@ -109,10 +124,7 @@ impl Look<'_> {
         match &error {
             ForgeError::Limited { until } => self.next = self.next.min(*until),
             ForgeError::NotTheApp => return Err(error.into()),
-            // With an App's own webhook there need be no other.
-            _ if error.is_for_people() => {
-                tracing::debug!(%error, "webhooks that are not the App's are not looked after there");
-            }
+            _ if error.is_for_people() => self.tell(&error),
             _ => tracing::warn!(%error, "GitHub could not be asked for missed deliveries there"),
         }
         let no_answer = match &error {
@@ -122,6 +134,19 @@ impl Look<'_> {
         };
         self.unanswered = if no_answer { self.unanswered + 1 } else { self.unanswered };
         if self.unanswered < MOST_UNANSWERED { Ok(None) } else { Err(error.into()) }
+    }
+
+    /// Says once what keeps a place from being looked at.
+    fn tell(&self, why: &ForgeError) {
+        if !self.service.github.said.is_first(format!("missed deliveries: {why}")) {
+            return;
+        }
+        if self.has_own {
+            // With an App's own webhook there need be no other.
+            tracing::info!(%why, "missed deliveries are asked for of the App's webhook alone there");
+        } else {
+            tracing::warn!(%why, "missed deliveries are not asked for there");
+        }
     }
 
     /// The repositories that rules name, and the owners of those that they name by a pattern.

@@ -13,6 +13,7 @@ mod hooks;
 mod inbox;
 mod limits;
 mod missed;
+mod once;
 mod payload;
 mod replay;
 mod report;

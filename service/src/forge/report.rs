@@ -7,6 +7,7 @@ use larder_protocol::{api::CacheName, plain::one_line};
 use sha2::{Digest, Sha256};
 
 use super::{
+    app::Needs,
     checks::CheckRun,
     closures::{Change, Closure, compare},
     github::ForgeError,
@@ -29,6 +30,11 @@ const MAX_SUMMARY: usize = 60_000;
 /// A push was committed: if a job made it, its commit is reported on.
 pub(crate) async fn note_push(service: &Service, cache: &Cache, push: i64) {
     if !service.github.has_app() {
+        let why = ForgeError::NoApp(Needs::Checks);
+        let has_jobs = service.config.issuers.iter().any(|issuer| issuer.kind == IssuerKind::GitHub);
+        if has_jobs && service.github.said.is_first(why.to_string()) {
+            tracing::info!(%why, "no check runs are written");
+        }
         return;
     }
     if let Err(error) = try_note_push(service, cache, push).await {
@@ -105,7 +111,9 @@ pub(crate) async fn report(
         Ok(()) => Ok(Performed::Done),
         Err(ReportError::Forge(ForgeError::Limited { until })) => Ok(Performed::Again(until)),
         Err(ReportError::Forge(error)) if error.is_for_people() => {
-            tracing::info!(%error, %repository, "no check run is written");
+            if service.github.said.is_first(format!("check run: {error}")) {
+                tracing::info!(why = %error, %repository, "no check runs are written there");
+            }
             Ok(Performed::Done)
         }
         Err(error) => Err(error),
