@@ -14,6 +14,7 @@ use larder_tests::{
     archive_host::{Page, tarball},
     killing::{copy_with_due, kill_at},
     programs::program,
+    world::reader,
 };
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -84,22 +85,42 @@ async fn finish(folder: &Path, scene: &Scene, path: &StorePath, killed: &str) {
     assert!(left.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{killed}: {left:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn kill_9_at_any_step_of_bringing_an_input_does_no_harm() {
-    let (scene, path) = prepare().await;
+/// Kills it after so many steps, and then after four more each time, until it is done.
+async fn kill_at_each_step(scene: &Scene, path: &StorePath) {
     let (_keep, mut nothing_else) = mpsc::unbounded_channel();
     let mut killed = 0;
     for step in (1..).step_by(4) {
         let folder = TempDir::new().unwrap();
-        let larderd = program_in(folder.path(), &scene).await;
+        let larderd = program_in(folder.path(), scene).await;
         let was_killed = kill_at(larderd, step, "prefetched a lock file's inputs", &mut nothing_else).await;
-        finish(folder.path(), &scene, &path, &format!("killed at step {step}")).await;
+        finish(folder.path(), scene, path, &format!("killed at step {step}")).await;
         if !was_killed {
             break;
         }
         killed += 1;
     }
     assert!(killed > 6, "it had {killed} steps");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_at_any_step_of_bringing_an_input_from_its_host_does_no_harm() {
+    let (scene, path) = prepare().await;
+    kill_at_each_step(&scene, &path).await;
+    assert!(!scene.hosts.take_urls().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_at_any_step_of_bringing_an_input_from_an_upstream_does_no_harm() {
+    let upstream = Scene::new(&[]).await;
+    upstream.push("main", &lock(&[("lib", lib())])).await;
+    let keys = reader(&upstream.url, "main").await.public_keys;
+    let (mut scene, path) = prepare().await;
+    let configured =
+        format!("upstream = [{{ url = \"{}/main\", public_keys = [\"{}\"] }}]", upstream.url, keys[0]);
+    scene.config = scene.config.replace("upstream = []", &configured);
+    assert!(scene.config.contains(&configured));
+    kill_at_each_step(&scene, &path).await;
+    assert_eq!(scene.hosts.take_urls(), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
