@@ -1,35 +1,56 @@
 //! How much is read of what a stranger sends, and for how long.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Read},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+use larder_protocol::StorePath;
+use serde::{Deserialize, Serialize};
 
 /// How many inputs of one lock file are asked of their hosts, and how many bytes these may send and unpack to together.
 const MAX_ASKED: usize = 200;
 const MAX_BYTES: u64 = 20_000_000_000;
 /// How many of those bytes may be for nothing. What is tried again comes to nothing again.
 const MAX_WASTED: u64 = 4_000_000_000;
+/// How long all of it may take.
+const MAX_TIME: Duration = Duration::from_secs(60 * 60);
 
-/// What the inputs of one lock file have cost, also those that were not had.
-#[derive(Debug, Default)]
+/// What the inputs of one lock file have cost, also those that were not had, and however often it was tried. It lies in
+/// the database, as JSON.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Spent {
-    /// How many were asked of their hosts.
+    /// How many were asked of their hosts this time. It is begun anew: what is asked again is none besides.
+    #[serde(skip)]
     pub asked: usize,
     /// How many bytes were downloaded, and written as NARs.
     pub bytes: u64,
     /// How many of them were of inputs that were not had.
     pub wasted: u64,
+    /// How long that took.
+    pub time: Duration,
+    /// Those that were asked of their hosts and will never be had from there: they are not asked for again.
+    pub wrong: BTreeSet<StorePath>,
 }
 
 impl Spent {
     /// Whether no more is fetched for the lock file.
     pub(super) fn is_over(&self) -> bool {
-        self.asked >= MAX_ASKED || self.bytes >= MAX_BYTES || self.wasted >= MAX_WASTED
+        self.asked >= MAX_ASKED
+            || self.bytes >= MAX_BYTES
+            || self.wasted >= MAX_WASTED
+            || self.time >= MAX_TIME
+    }
+
+    /// How much time is left.
+    pub(super) fn time_left(&self) -> Duration {
+        MAX_TIME.saturating_sub(self.time)
     }
 }
 
@@ -98,10 +119,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_for_nothing_end_it_earlier() {
-        let spent = |asked, bytes, wasted| Spent { asked, bytes, wasted };
-        assert!(!spent(199, 19_999_999_999, 3_999_999_999).is_over());
-        for over in [spent(200, 0, 0), spent(1, 20_000_000_000, 0), spent(1, 4_000_000_000, 4_000_000_000)] {
+    fn each_bound_ends_it_and_bytes_for_nothing_earlier() {
+        let spent = |asked, bytes, wasted, seconds| {
+            let (time, wrong) = (Duration::from_secs(seconds), BTreeSet::new());
+            Spent { asked, bytes, wasted, time, wrong }
+        };
+        assert!(!spent(199, 19_999_999_999, 3_999_999_999, 3599).is_over());
+        for over in [
+            spent(200, 0, 0, 0),
+            spent(1, 20_000_000_000, 0, 0),
+            spent(1, 4_000_000_000, 4_000_000_000, 0),
+            spent(1, 0, 0, 3600),
+        ] {
             assert!(over.is_over(), "{over:?}");
         }
     }

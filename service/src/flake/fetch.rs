@@ -126,21 +126,30 @@ impl Fetcher {
     /// # Errors
     /// When it is not fetched.
     pub async fn fetch(&self, input: &LockedInput, spent: &mut Spent) -> Result<Fetched, InputError> {
-        let before = spent.bytes;
-        let fetched = self.fetch_counted(input, spent).await;
-        if fetched.is_err() {
+        let origin = input.origin.as_ref().ok_or(InputError::CachesOnly)?;
+        let url = hosts::url_of(origin, &self.config.hosts)?;
+        spent.asked += 1;
+        // It is never closed.
+        let _turn = self.turns.acquire().await;
+        let (begun, before) = (Instant::now(), spent.bytes);
+        let fetched = self.fetch_counted(input, url, spent).await;
+        spent.time += begun.elapsed();
+        if let Err(error) = &fetched {
             spent.wasted += spent.bytes - before;
+            if !error.may_pass() {
+                spent.wrong.insert(input.path.clone());
+            }
         }
         fetched
     }
 
-    async fn fetch_counted(&self, input: &LockedInput, spent: &mut Spent) -> Result<Fetched, InputError> {
-        let origin = input.origin.as_ref().ok_or(InputError::CachesOnly)?;
-        let mut url = hosts::url_of(origin, &self.config.hosts)?;
-        spent.asked += 1;
-        // It is never closed.
-        let _turn = self.turns.acquire().await;
-        let until = Instant::now() + WITHIN;
+    async fn fetch_counted(
+        &self,
+        input: &LockedInput,
+        mut url: Url,
+        spent: &mut Spent,
+    ) -> Result<Fetched, InputError> {
+        let until = Instant::now() + WITHIN.min(spent.time_left());
         let packed = timeout_at(until.into(), self.download(url.clone(), &mut spent.bytes))
             .await
             .map_err(|_| InputError::NoAnswer("it takes too long".to_owned()))??;

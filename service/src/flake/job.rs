@@ -1,13 +1,12 @@
 //! The job that has the inputs of a commit's lock file here before anyone asks.
 
-use std::{io::Seek as _, sync::Arc, time::Duration};
+use std::{io::Seek as _, sync::Arc};
 
 use larder_protocol::{
     ContentAddress, StorePathHash,
     api::PathInfo,
     flake_lock::{FlakeLock, LockedInput, MAX_LOCK_LEN},
 };
-use tokio::time::timeout;
 
 use super::{Fetched, Spent};
 use crate::{
@@ -16,14 +15,12 @@ use crate::{
     forge::ForgeError,
     metadata::{MetadataError, NamesOf},
     prefetch::{Progress, complete, take_nar},
-    queue::{Performed, Priority},
+    queue::{ClaimedJob, Performed, Work},
     trust::PushEvent,
 };
 
 /// The lock file of a flake, in its repository.
 const LOCK: &str = "flake.lock";
-/// How long all of it may take.
-const WITHIN: Duration = Duration::from_secs(60 * 60);
 /// Why no more of its inputs are fetched.
 const TOO_MUCH: &str = "its lock file names more than is fetched for one";
 /// How many inputs the log names.
@@ -38,14 +35,15 @@ pub(crate) struct Pushed<'a> {
 }
 
 /// Brings the inputs of a commit's lock file into each cache that jobs of that push may push to: from the cache's
-/// upstreams, else from their hosts.
+/// upstreams, else from their hosts. `spent` is what they have cost when the job was tried before.
 ///
 /// # Errors
 /// Why something is not here that may be had later, for people. It is tried again.
 pub(crate) async fn prefetch_inputs(
     service: &Arc<Service>,
+    job: &ClaimedJob,
     pushed: &Pushed<'_>,
-    priority: Priority,
+    spent: &Spent,
 ) -> Result<Performed, String> {
     let mut caches = Vec::new();
     for cache in service.caches.iter() {
@@ -76,15 +74,11 @@ pub(crate) async fn prefetch_inputs(
     for refused in lock.refused.iter().take(NAMED) {
         pushed.warn("an input is not prefetched", &refused.name, &refused.why.to_string());
     }
-    let mut bringing =
-        Bringing { service, pushed, caches, spent: Spent::default(), later: Vec::new(), named: 0 };
-    let ended = match timeout(WITHIN, bringing.bring(&lock.inputs, priority)).await {
-        Ok(done) => done.map(|()| bringing.spent.is_over().then_some(TOO_MUCH)),
-        Err(_) => Ok(Some("they take too long")),
-    };
-    // Once more, that would be as much again.
-    if let Some(reason) = ended.map_err(|error| error.to_string())? {
-        pushed.warn("not all of a lock file's inputs are prefetched", LOCK, reason);
+    let spent = spent.clone();
+    let mut bringing = Bringing { service, job, pushed, caches, spent, later: Vec::new(), named: 0 };
+    bringing.bring(&lock.inputs).await.map_err(|error| error.to_string())?;
+    if bringing.spent.is_over() {
+        pushed.warn("not all of a lock file's inputs are prefetched", LOCK, TOO_MUCH);
         return Ok(Performed::Done);
     }
     match bringing.later.first() {
@@ -122,6 +116,7 @@ fn shortened(name: &str) -> &str {
 
 struct Bringing<'a> {
     service: &'a Arc<Service>,
+    job: &'a ClaimedJob,
     pushed: &'a Pushed<'a>,
     caches: Vec<&'a Arc<Cache>>,
     spent: Spent,
@@ -131,7 +126,8 @@ struct Bringing<'a> {
 }
 
 impl Bringing<'_> {
-    async fn bring(&mut self, inputs: &[LockedInput], priority: Priority) -> Result<(), MetadataError> {
+    async fn bring(&mut self, inputs: &[LockedInput]) -> Result<(), MetadataError> {
+        let priority = self.job.priority;
         let paths: Vec<_> = inputs.iter().map(|input| input.path.clone()).collect();
         for cache in &self.caches {
             let progress = Progress::default();
@@ -147,8 +143,9 @@ impl Bringing<'_> {
                     lacking.push(cache);
                 }
             }
-            if !lacking.is_empty() {
+            if !lacking.is_empty() && !self.spent.wrong.contains(&input.path) {
                 self.fetch(input, &lacking).await;
+                self.note().await?;
             }
         }
         tracing::info!(
@@ -162,6 +159,12 @@ impl Bringing<'_> {
 
     async fn has(&self, cache: &Cache, hash: StorePathHash) -> Result<bool, MetadataError> {
         Ok(self.service.metadata.visible_paths(&cache.names(), &[hash]).await?.contains_key(&hash))
+    }
+
+    /// Notes what the inputs have cost, for when the job is tried again, also after this process has died.
+    async fn note(&self) -> Result<(), MetadataError> {
+        let Ok(work) = serde_json::from_str::<Work>(&self.job.work) else { return Ok(()) };
+        self.service.metadata.note_job(self.job.id, &work.having_spent(&self.spent).json()).await
     }
 
     /// Brings one input from its host into these caches.

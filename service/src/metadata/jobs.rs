@@ -136,6 +136,18 @@ impl Metadata {
         Ok(renewed.rows_affected() == 1)
     }
 
+    /// Notes what a job that is under way is, by now.
+    pub(crate) async fn note_job(&self, id: JobId, work: &str) -> Result<(), MetadataError> {
+        let mut transaction = self.write().await?;
+        sqlx::query("UPDATE jobs SET work = ? WHERE id = ? AND state = 'running'")
+            .bind(work)
+            .bind(id.0)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
     /// Takes a job away that is done or cancelled.
     pub(crate) async fn finish_job(
         &self,

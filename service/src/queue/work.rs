@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{ClaimedJob, NewJob, Performed, Priority, tidy};
 use crate::{
     Service,
-    flake::{self, Pushed},
+    flake::{self, Pushed, Spent},
     forge::{self, Conclusion},
     host,
     identity::{GitRef, RepositoryName},
@@ -174,6 +174,9 @@ pub enum Work {
         commit: String,
         /// When, in seconds since 1970 by the forge's clock.
         pushed_at: i64,
+        /// What the inputs have cost so far.
+        #[serde(default)]
+        spent: Spent,
     },
     /// A run succeeded: takes what it published into the host's own store, where that is configured.
     FillHostStore {
@@ -248,10 +251,23 @@ impl Work {
                 ("prefetch-run", format!(" {repository} {run} {attempt}"), Priority::EVENT)
             }
         };
-        let work = serde_json::to_string(self).unwrap_or_default();
+        let work = self.json();
         let (subject, sequence) = self.subject().unzip();
         let key = format!("{kind}{what}");
         NewJob { kind: kind.to_owned(), work, key, subject, sequence, priority, due_at }
+    }
+
+    /// As it lies in the database.
+    pub(crate) fn json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The same work, when its inputs have cost that much.
+    pub(crate) fn having_spent(mut self, by_now: &Spent) -> Self {
+        if let Self::PrefetchInputs { spent, .. } = &mut self {
+            spent.clone_from(by_now);
+        }
+        self
     }
 
     /// Does a job of the service.
@@ -276,9 +292,9 @@ impl Work {
             Self::Schedule { issuer, repository, git_ref, schedule } => {
                 prefetch::by_the_clock(service, issuer, repository, git_ref, schedule).await
             }
-            Self::PrefetchInputs { repository, said, git_ref, commit, .. } => {
+            Self::PrefetchInputs { repository, said, git_ref, commit, spent, .. } => {
                 let pushed = Pushed { event: PushEvent { repository, said, git_ref }, commit };
-                flake::prefetch_inputs(service, &pushed, job.priority).await
+                flake::prefetch_inputs(service, job, &pushed, spent).await
             }
             Self::FillHostStore { repository, run } => host::fill(service, repository, *run).await,
             Self::PrefetchRun { repository, id, run, .. } => {

@@ -1,5 +1,7 @@
 //! What a push brings into the cache of its lock file's inputs.
 
+use larder_protocol::flake_lock::FlakeLock;
+use larder_service::flake::Spent;
 use larder_tests::{
     archive_host::{Page, nar_hash, tarball},
     github::Job,
@@ -131,6 +133,59 @@ async fn a_lock_file_of_what_comes_to_nothing_is_fetched_once_and_not_to_its_end
     scene.push("main", &lock(&inputs)).await;
     assert_eq!(scene.hosts.take_urls().len(), 200);
     assert_eq!(scene.left().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_not_asked_for_again_with_what_may_be_had_later() {
+    let scene = Scene::new(&[]).await;
+    let (wrong, busy) = ("https://github.com/wrong", "https://github.com/busy");
+    scene.hosts.put(wrong, Page::Bytes(tarball("x", &FILES)));
+    scene.hosts.put(busy, Page::Status(503));
+    let good = [("busy", "")];
+    let lock = lock(&[("wrong", at(wrong, &[("another", "")])), ("busy", at(busy, &good))]);
+    scene.push("main", &lock).await;
+    let mut asked = scene.hosts.take_urls();
+    asked.sort_unstable();
+    assert_eq!(asked, [busy, wrong]);
+    for _ in 0..2 {
+        scene.pass(3600).await;
+        assert_eq!(scene.hosts.take_urls(), [busy]);
+    }
+    scene.hosts.put(busy, Page::Bytes(tarball("x", &good)));
+    scene.pass(3600).await;
+    assert_eq!(scene.hosts.take_urls(), [busy]);
+    assert_eq!(scene.left().await, [""; 0]);
+    assert!(scene.narinfo(&paths(&crate::scene::lock(&[("busy", at(busy, &good))]))[0]).await.is_some());
+}
+
+#[tokio::test]
+async fn what_a_lock_file_may_cost_it_may_cost_once_however_often_it_is_tried() {
+    let scene = Scene::new(&[]).await;
+    let urls = ["https://github.com/1", "https://github.com/2", "https://github.com/3"];
+    // Each comes to nothing, after something more than a MiB.
+    let zeros = "\0".repeat(1 << 20);
+    let page = Page::Bytes(tarball("x", &[("zeros", &zeros)]));
+    let lock = lock(&urls.map(|url| (url, at(url, &[("it", url)]))));
+    // The first that is asked for.
+    let first = FlakeLock::parse(lock.to_string().as_bytes()).unwrap().inputs.remove(0).name;
+    for url in urls {
+        scene.hosts.put(url, if url == first { page.clone() } else { Page::Status(503) });
+    }
+    // Two of them are too much.
+    let spent = Spent { wasted: 4_000_000_000 - (3 << 19), ..Spent::default() };
+    scene.prefetch_inputs(&lock, spent).await;
+    assert_eq!(scene.hosts.take_urls().len(), 3);
+    assert_eq!(scene.left().await.len(), 1);
+    for url in urls {
+        scene.hosts.put(url, page.clone());
+    }
+    scene.pass(3600).await;
+    assert_eq!(scene.hosts.take_urls().len(), 1);
+    assert_eq!(scene.left().await, [""; 0]);
+}
+
+fn at(url: &str, files: &[(&str, &str)]) -> Value {
+    json!({ "type": "tarball", "url": url, "narHash": nar_hash(files) })
 }
 
 #[tokio::test]

@@ -16,7 +16,10 @@ use larder_service::{
     Service,
     clock::Clock,
     config::{Config, Environment},
+    flake::Spent,
+    queue::Work,
     serve,
+    trust::SaidOfRepository,
 };
 use larder_tests::{
     archive_host::{ArchiveHosts, Page, nar_hash, tarball},
@@ -145,6 +148,23 @@ impl Scene {
     pub async fn stop(&self) {
         self.server.abort();
         self.service.metadata.close().await;
+    }
+
+    /// Has this lock file of `acme/flake` be prefetched, when its inputs have cost that much already.
+    pub async fn prefetch_inputs(&self, lock: &Value, spent: Spent) {
+        let git_ref = "refs/heads/main";
+        let lock = lock.to_string();
+        self.github.commit("acme/flake", git_ref, COMMIT, &[("flake.lock", lock.as_bytes())]);
+        let work = Work::PrefetchInputs {
+            repository: "acme/flake".parse().unwrap(),
+            said: SaidOfRepository { public: true, ..SaidOfRepository::default() },
+            git_ref: git_ref.parse().unwrap(),
+            commit: COMMIT.to_owned(),
+            pushed_at: NOW,
+            spent,
+        };
+        self.service.queue.enqueue(&work.job(NOW)).await.unwrap();
+        self.service.queue.idle().await.unwrap();
     }
 
     /// Lets time go by, and waits until all that is due then is done.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::{Event, Follows, Unreadable, refs};
-use crate::{identity::GitRef, queue::Work, trust::SaidOfRepository};
+use crate::{flake::Spent, identity::GitRef, queue::Work, trust::SaidOfRepository};
 
 #[derive(Debug, Deserialize)]
 struct Push {
@@ -64,6 +64,7 @@ pub(super) fn follow(event: &Event<'_>) -> Follows {
         git_ref: git_ref.clone(),
         commit: commit.clone(),
         pushed_at,
+        spent: Spent::default(),
     };
     let wanted =
         Work::PrefetchRef { repository, id: event.repository_id, git_ref, fallbacks, commit, pushed_at };
