@@ -3,12 +3,10 @@
 //! The statements are for one writer at a time. Under PostgreSQL the claim's inner SELECT gets `FOR UPDATE SKIP
 //! LOCKED`, and nothing else changes.
 
-use std::ops::RangeInclusive;
-
 use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
 
 use super::{Metadata, MetadataError, number, prefetches::end_with_jobs, sequences::is_latest};
-use crate::queue::{ClaimedJob, JobId, JobRow, JobState, NewJob, Priority, WorkerId};
+use crate::queue::{ClaimedJob, Hands, JobId, JobRow, JobState, NewJob, Priority, WorkerId};
 
 /// The longest reason that is kept.
 const MAX_ERROR: usize = 1000;
@@ -50,22 +48,26 @@ impl Metadata {
         Ok(any)
     }
 
-    /// Gives the worker the job whose turn it is, of those of these priorities. One whose lease is over counts as not
+    /// Gives the worker the job whose turn it is, of those that there are hands for. One whose lease is over counts as not
     /// begun, but for its number of attempts.
     pub(crate) async fn claim_job(
         &self,
         worker: WorkerId,
         now: i64,
         lease_ends_at: i64,
-        priorities: RangeInclusive<Priority>,
+        hands: &Hands,
     ) -> Result<Option<ClaimedJob>, MetadataError> {
         let mut transaction = self.write().await?;
+        let [first, second, third] = hands.each_ref().map(|hands| {
+            // No priority lies between nothing and nothing.
+            hands.as_ref().map(|range| (range.start().0, range.end().0)).unzip()
+        });
         let row = sqlx::query(
             "UPDATE jobs SET state = 'running', attempts = attempts + 1, worker = ?, lease_ends_at = ?
              WHERE id = (
                  SELECT id FROM jobs AS next
                  WHERE (state = 'waiting' AND due_at <= ? OR state = 'running' AND lease_ends_at <= ?)
-                   AND priority BETWEEN ? AND ?
+                   AND (priority BETWEEN ? AND ? OR priority BETWEEN ? AND ? OR priority BETWEEN ? AND ?)
                    AND NOT EXISTS (
                        SELECT 1 FROM jobs AS same
                        WHERE same.key = next.key AND same.state = 'running' AND same.lease_ends_at > ?)
@@ -76,8 +78,12 @@ impl Metadata {
         .bind(lease_ends_at)
         .bind(now)
         .bind(now)
-        .bind(priorities.start().0)
-        .bind(priorities.end().0)
+        .bind(first.0)
+        .bind(first.1)
+        .bind(second.0)
+        .bind(second.1)
+        .bind(third.0)
+        .bind(third.1)
         .bind(now)
         .fetch_optional(&mut *transaction)
         .await?;

@@ -12,7 +12,7 @@ mod tidy;
 mod work;
 mod workers;
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use tokio::sync::watch;
@@ -46,8 +46,11 @@ pub struct WorkerId(pub [u8; 16]);
 pub struct Priority(pub i32);
 
 impl Priority {
-    /// What takes no time to speak of: it has hands of its own, and waits for nothing that takes long.
+    /// What takes no time to speak of, since it asks nobody: it has hands of its own, and waits for nothing that takes
+    /// long.
     pub const BRIEF: Self = Self(20);
+    /// What takes as long as GitHub takes to answer: it has hands of its own too.
+    pub const ASKING: Self = Self(15);
     /// What somebody waits for.
     pub const WAITED: Self = Self(10);
     /// What an event asks for.
@@ -55,6 +58,10 @@ impl Priority {
     /// What a schedule asks for, and nobody waits for.
     pub const SCHEDULE: Self = Self(-10);
 }
+
+/// The priorities of the jobs that there are hands for: from the lowest to the highest, for each kind of hands that has
+/// some.
+pub(crate) type Hands = [Option<RangeInclusive<Priority>>; 3];
 
 /// A job that is to be stored.
 #[derive(Debug, Clone)]

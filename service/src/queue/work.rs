@@ -203,7 +203,7 @@ impl Work {
     /// The job that does it.
     pub fn job(&self, due_at: i64) -> NewJob {
         let (kind, what, priority) = match self {
-            Self::Tidy => ("tidy", String::new(), Priority::SCHEDULE),
+            Self::Tidy => ("tidy", String::new(), Priority::BRIEF),
             Self::ForgetRef { repository, git_ref, before, .. } => {
                 ("forget-ref", format!(" {repository} {git_ref} {before}"), Priority::BRIEF)
             }
@@ -222,8 +222,8 @@ impl Work {
             Self::Release { repository, tag, published, .. } => {
                 ("release", format!(" {repository} {tag} {published}"), Priority::BRIEF)
             }
-            Self::Report { repository, sha } => ("report", format!(" {repository} {sha}"), Priority::BRIEF),
-            Self::AskForMissed => ("ask-for-missed", String::new(), Priority::SCHEDULE),
+            Self::Report { repository, sha } => ("report", format!(" {repository} {sha}"), Priority::ASKING),
+            Self::AskForMissed => ("ask-for-missed", String::new(), Priority::ASKING),
             Self::LookAgain => ("look-again", String::new(), Priority::BRIEF),
             Self::ForgetRepository { repository, before, .. } => {
                 ("forget-repository", format!(" {repository} {before}"), Priority::BRIEF)

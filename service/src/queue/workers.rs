@@ -1,6 +1,6 @@
 //! Who does the jobs: so many at once, each under its lease.
 
-use std::{collections::HashMap, ops::RangeInclusive, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio::{
@@ -9,11 +9,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{ClaimedJob, JobId, LEASE, MAX_ATTEMPTS, Priority, Queue, WorkerId, delay};
+use super::{ClaimedJob, Hands, JobId, LEASE, MAX_ATTEMPTS, Priority, Queue, WorkerId, delay};
 use crate::{metadata::MetadataError, random::random_bytes};
 
 /// How many brief jobs are done at once.
 const BRIEF_AT_ONCE: usize = 2;
+/// How many jobs that ask GitHub are.
+const ASKING_AT_ONCE: usize = 2;
 /// How many others are.
 const AT_ONCE: usize = 6;
 /// How many of them nobody may be waiting for: there are always hands for what somebody waits for.
@@ -99,7 +101,7 @@ where
     let now = queue.clock.now();
     // With the same clock as what follows: no worker of this process takes another's job, however late it is.
     running.renew(queue, now).await?;
-    while let Some(priorities) = running.hands() {
+    while let Some(hands) = running.hands() {
         // Asked first, since it takes no lock.
         match queue.metadata.next_job_due_at().await? {
             Some(due) if due <= now => {}
@@ -113,7 +115,7 @@ where
             queue.wake();
         }
         let lease_ends_at = lease_from(now);
-        let Some(job) = queue.metadata.claim_job(worker, now, lease_ends_at, priorities).await? else {
+        let Some(job) = queue.metadata.claim_job(worker, now, lease_ends_at, &hands).await? else {
             break;
         };
         let under_way = UnderWay { job: job.id, worker, priority: job.priority, lease_ends_at };
@@ -139,22 +141,24 @@ struct Running {
 }
 
 impl Running {
-    /// Of which priorities, from the lowest to the highest, a job must be for there to be hands for it.
-    fn hands(&self) -> Option<RangeInclusive<Priority>> {
+    /// Of which priorities a job must be for there to be hands for it; nothing if there are none at all.
+    fn hands(&self) -> Option<Hands> {
         let below = |bound| self.under_way.values().filter(|job| job.priority < bound).count();
-        let lowest = if below(Priority::BRIEF) >= AT_ONCE {
-            Priority::BRIEF
-        } else if below(Priority::WAITED) >= NOT_WAITED_FOR {
+        let (others, not_brief) = (below(Priority::ASKING), below(Priority::BRIEF));
+        let (asking, brief) = (not_brief - others, self.under_way.len() - not_brief);
+        let lowest = if below(Priority::WAITED) >= NOT_WAITED_FOR {
             Priority::WAITED
         } else if below(Priority::EVENT) >= SCHEDULED {
             Priority::EVENT
         } else {
             Priority(i32::MIN)
         };
-        let brief = self.under_way.len() - below(Priority::BRIEF);
-        let highest =
-            if brief >= BRIEF_AT_ONCE { Priority(Priority::BRIEF.0 - 1) } else { Priority(i32::MAX) };
-        (lowest <= highest).then_some(lowest..=highest)
+        let hands = [
+            (others < AT_ONCE).then_some(lowest..=Priority(Priority::ASKING.0 - 1)),
+            (asking < ASKING_AT_ONCE).then_some(Priority::ASKING..=Priority(Priority::BRIEF.0 - 1)),
+            (brief < BRIEF_AT_ONCE).then_some(Priority::BRIEF..=Priority(i32::MAX)),
+        ];
+        hands.iter().any(Option::is_some).then_some(hands)
     }
 
     fn begin(&mut self, under_way: UnderWay, work: impl Future<Output = ()> + Send + 'static) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use larder_protocol::prefetch::PrefetchState;
-use larder_service::queue::{JobState, MAX_ATTEMPTS};
+use larder_service::queue::{JobRow, JobState, MAX_ATTEMPTS, Work};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
@@ -106,6 +106,35 @@ async fn what_fetches_nothing_waits_for_no_prefetch() {
         tokio::task::yield_now().await;
     }
     assert!(world.jobs().await.iter().any(|job| job.starts_with("prefetch-run")));
+    gate.add_permits(100);
+    world.pass(0).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_is_done_again_and_again_waits_for_no_prefetch() {
+    let nar = TestNar::new(path(1, "x"), &contents(1, 1000, &[]), &[]);
+    let (upstream, gate) = gated(&nar).await;
+    let world = World::new(&[upstream.configured()]).await;
+    for _ in 0..8 {
+        world.begin(&[&nar.info.path]).await;
+    }
+    let rows = async || world.service.metadata.jobs().await.unwrap();
+    let prefetching = |row: &&JobRow| row.state == JobState::Running && row.kind == "prefetch";
+    while rows().await.iter().filter(prefetching).count() < 6 {
+        tokio::task::yield_now().await;
+    }
+    world.advance(3600);
+    let now = world.service.clock.now();
+    world.service.queue.enqueue(&Work::AskForMissed.job(now)).await.unwrap();
+    while rows()
+        .await
+        .iter()
+        .any(|row| row.kind == "ask-for-missed" || row.kind == "tidy" && row.due_at <= now)
+    {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(rows().await.iter().filter(prefetching).count(), 6);
     gate.add_permits(100);
     world.pass(0).await;
     world.end().await;

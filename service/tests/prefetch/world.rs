@@ -104,10 +104,15 @@ impl World {
         token.expose().to_owned()
     }
 
-    /// Lets time go by, and waits until all that is due then is done.
-    pub async fn pass(&self, seconds: i64) {
+    /// Lets time go by.
+    pub fn advance(&self, seconds: i64) {
         self.time.fetch_add(seconds, Ordering::SeqCst);
         self.service.queue.wake();
+    }
+
+    /// Lets time go by, and waits until all that is due then is done.
+    pub async fn pass(&self, seconds: i64) {
+        self.advance(seconds);
         self.service.queue.idle().await.unwrap();
     }
 

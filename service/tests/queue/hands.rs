@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use larder_service::queue::{JobState, NewJob, Performed, Priority, Workers};
+use larder_service::queue::{JobState, NewJob, Performed, Priority, Work, Workers};
 
 use crate::world::{NOW, World, gated, job};
 
@@ -53,7 +53,7 @@ async fn what_is_more_urgent_goes_first() {
 }
 
 #[tokio::test]
-async fn there_are_always_hands_for_what_somebody_waits_for_and_for_what_is_brief() {
+async fn there_are_always_hands_for_what_somebody_waits_for_what_asks_github_and_what_is_brief() {
     let world = World::new().await;
     let (workers, mut begun, gate) = gated(&world.queue);
     let enqueue = async |kind: &str, priority| {
@@ -66,6 +66,7 @@ async fn there_are_always_hands_for_what_somebody_waits_for_and_for_what_is_brie
         ("schedule", Priority::SCHEDULE),
         ("event", Priority::EVENT),
         ("waited", Priority::WAITED),
+        ("asking", Priority::ASKING),
         ("brief", Priority::BRIEF),
     ] {
         enqueue(kind, priority).await;
@@ -74,8 +75,36 @@ async fn there_are_always_hands_for_what_somebody_waits_for_and_for_what_is_brie
         }
     }
     let states = world.states().await;
-    assert_eq!(states.iter().filter(|(_, state, _)| *state == JobState::Running).count(), 8);
-    gate.add_permits(20);
+    assert_eq!(states.iter().filter(|(_, state, _)| *state == JobState::Running).count(), 10);
+    gate.add_permits(25);
     world.queue.idle().await.unwrap();
     workers.end().await;
+}
+
+#[tokio::test]
+async fn what_has_hands_of_its_own_takes_none_of_others() {
+    let world = World::new().await;
+    let (workers, mut begun, gate) = gated(&world.queue);
+    for (priority, hands) in [(Priority::BRIEF, 2), (Priority::ASKING, 2), (Priority::SCHEDULE, 2)] {
+        for number in 0..5 {
+            let job = NewJob { priority, ..job(&format!("{priority:?} {number}"), None) };
+            world.queue.enqueue(&job).await.unwrap();
+        }
+        for _ in 0..hands {
+            assert_eq!(begun.recv().await.unwrap().priority, priority);
+        }
+    }
+    gate.add_permits(15);
+    world.queue.idle().await.unwrap();
+    workers.end().await;
+}
+
+/// GitHub may take half a minute for each answer.
+#[test]
+fn what_asks_github_holds_no_hand_that_is_for_what_is_brief() {
+    let (repository, sha) = ("acme/flake".parse().unwrap(), "1".repeat(40));
+    for asking in [Work::Report { repository, sha }, Work::AskForMissed] {
+        assert_eq!(asking.job(NOW).priority, Priority::ASKING, "{asking:?}");
+    }
+    assert_eq!(Work::Tidy.job(NOW).priority, Priority::BRIEF);
 }
