@@ -103,7 +103,7 @@ impl Metadata {
     }
 
     /// Notes that a prefetch that manifests are the reason for has begun; those for the same ref that it follows are
-    /// over.
+    /// over. An event ends none that a schedule asks for, and a schedule none that an event does.
     pub(crate) async fn begin_caused_prefetch(
         &self,
         caused: &CausedPrefetch<'_>,
@@ -111,11 +111,13 @@ impl Metadata {
     ) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
         let git_ref = caused.git_ref.map(GitRef::as_str);
+        let why = if caused.scheduled { "schedule" } else { "event" };
         sqlx::query(
             "UPDATE prefetches SET state = 'superseded', ended_at = ?
-             WHERE ended_at IS NULL AND repository_key = ? AND git_ref = ? AND cache = ? AND name <> ?",
+             WHERE ended_at IS NULL AND why = ? AND repository_key = ? AND git_ref = ? AND cache = ? AND name <> ?",
         )
         .bind(now)
+        .bind(why)
         .bind(key(caused.repository))
         .bind(git_ref)
         .bind(caused.cache.as_str())
@@ -130,7 +132,7 @@ impl Metadata {
         )
         .bind(caused.name)
         .bind(caused.cache.as_str())
-        .bind(if caused.scheduled { "schedule" } else { "event" })
+        .bind(why)
         .bind(key(caused.repository))
         .bind(git_ref)
         .bind(caused.commit)

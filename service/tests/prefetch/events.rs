@@ -242,3 +242,45 @@ async fn what_a_schedule_wants_is_prefetched_each_time_it_comes() {
     assert!(world.has(&[&nars[1]]).await);
     world.end().await;
 }
+
+#[tokio::test]
+async fn a_schedule_and_an_event_end_none_of_each_others_prefetches() {
+    let nars: Vec<TestNar> = (1..=2).map(nar).collect();
+    let upstream = upstream_with(&nars).await;
+    let gate = Arc::new(Semaphore::new(0));
+    for nar in &nars {
+        upstream.nar(nar, |bytes| Reply::Gated(gate.clone(), bytes));
+    }
+    let world = World::new(&[upstream.configured()]).await;
+    let report = async |run: u64, nar: &TestNar| {
+        let of_nightly = json!({ "run_id": run, "check_run_id": run, "ref": "refs/heads/nightly" });
+        world.report("main", of_nightly, &[nar], &[]).await;
+    };
+    let until = async |count: usize| {
+        while world.prefetches().await.len() < count {
+            tokio::task::yield_now().await;
+        }
+    };
+    report(1, &nars[0]).await;
+    // It is 8 o'clock; it comes at 4.
+    world.advance(20 * 3600);
+    until(1).await;
+    world.deliver("push", &push("refs/heads/nightly", COMMITS[1], 1)).await;
+    until(2).await;
+    assert_eq!(world.prefetches().await, ["running"; 2]);
+    gate.add_permits(10);
+    world.pass(0).await;
+    assert_eq!(world.prefetches().await, ["complete"; 2]);
+
+    gate.forget_permits(10);
+    report(2, &nars[1]).await;
+    world.deliver("push", &push("refs/heads/nightly", COMMITS[2], 2)).await;
+    until(3).await;
+    world.advance(24 * 3600);
+    until(4).await;
+    assert_eq!(world.prefetches().await[2..], ["running"; 2]);
+    gate.add_permits(10);
+    world.pass(0).await;
+    assert_eq!(world.prefetches().await, ["complete"; 4]);
+    world.end().await;
+}
