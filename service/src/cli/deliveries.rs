@@ -11,6 +11,7 @@ use crate::{
     config::Config,
     forge::{self, DeliveryCount, DeliveryRow, StoredDelivery},
     metadata::Metadata,
+    queue::Enqueued,
 };
 
 #[derive(Debug, Subcommand)]
@@ -69,11 +70,26 @@ async fn execute(command: Command, config: &Config, metadata: &Metadata) -> Resu
                 let now = Clock::System.now();
                 let jobs = forge::replay(metadata, &config.webhooks, &delivery, now).await;
                 let jobs = jobs.map_err(Failure::because)?;
-                print::complain(&format!("jobs that follow from it: {jobs}"));
+                print::complain(&followed(&jobs));
             }
         }
     }
     Ok(())
+}
+
+/// What became of the jobs that follow from a delivery.
+fn followed(jobs: &[Enqueued]) -> String {
+    let of = |became| jobs.iter().filter(|job| **job == became).count();
+    let mut text = format!("jobs that follow from it: {}", of(Enqueued::Stored));
+    for (number, why) in [
+        (of(Enqueued::Waits), "wait already. See: larderd jobs list"),
+        (of(Enqueued::Late), "are of no use, since something newer came after it"),
+    ] {
+        if number > 0 {
+            let _ = write!(text, "; {number} more {why}");
+        }
+    }
+    text
 }
 
 async fn find(metadata: &Metadata, guid: &str) -> Result<Vec<StoredDelivery>, Failure> {

@@ -7,6 +7,7 @@ use super::{
 use crate::{
     config::WebhookRule,
     metadata::{Metadata, MetadataError},
+    queue::Enqueued,
 };
 
 /// Why a delivery cannot be acted on again.
@@ -31,7 +32,7 @@ pub enum ReplayError {
     Metadata(#[from] MetadataError),
 }
 
-/// Stores the jobs that follow from a delivery, as if it had just come. How many there are. Its signature was verified
+/// Stores the jobs that follow from a delivery, as if it had just come. What became of each. Its signature was verified
 /// when it came.
 ///
 /// # Errors
@@ -41,7 +42,7 @@ pub async fn replay(
     rules: &[WebhookRule],
     delivery: &StoredDelivery,
     now: i64,
-) -> Result<usize, ReplayError> {
+) -> Result<Vec<Enqueued>, ReplayError> {
     let row = &delivery.row;
     let Some(payload) = &delivery.payload else {
         return Err(ReplayError::Ignored { guid: row.guid.clone(), event: row.event.clone() });
@@ -61,6 +62,5 @@ pub async fn replay(
     if outcome == DeliveryOutcome::Unreadable {
         return Err(unreadable());
     }
-    metadata.replay_delivery(&row.guid, &row.about, &jobs, now).await?;
-    Ok(jobs.len())
+    Ok(metadata.replay_delivery(&row.guid, &row.about, &jobs, now).await?)
 }

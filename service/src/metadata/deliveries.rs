@@ -5,7 +5,7 @@ use sqlx::{Row as _, sqlite::SqliteRow};
 use super::{Metadata, MetadataError, jobs, number};
 use crate::{
     forge::{DeliveryCount, DeliveryOutcome, DeliveryRow, NewDelivery, StoredDelivery},
-    queue::NewJob,
+    queue::{Enqueued, NewJob},
 };
 
 /// How many rows one transaction removes.
@@ -51,7 +51,7 @@ impl Metadata {
         Ok(new)
     }
 
-    /// Stores once more the jobs that follow from a delivery.
+    /// Stores once more the jobs that follow from a delivery, and says what became of each.
     ///
     /// # Errors
     /// When the database fails.
@@ -61,7 +61,7 @@ impl Metadata {
         about: &str,
         jobs: &[NewJob],
         now: i64,
-    ) -> Result<(), MetadataError> {
+    ) -> Result<Vec<Enqueued>, MetadataError> {
         let mut transaction = self.write().await?;
         sqlx::query("UPDATE deliveries SET replayed_at = ? WHERE guid = ? AND about = ?")
             .bind(now)
@@ -69,11 +69,12 @@ impl Metadata {
             .bind(about)
             .execute(&mut *transaction)
             .await?;
+        let mut became = Vec::with_capacity(jobs.len());
         for job in jobs {
-            jobs::enqueue(&mut transaction, job, now).await?;
+            became.push(jobs::enqueue(&mut transaction, job, now).await?);
         }
         transaction.commit().await?;
-        Ok(())
+        Ok(became)
     }
 
     /// The newest deliveries.

@@ -6,7 +6,7 @@
 use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
 
 use super::{Metadata, MetadataError, number, prefetches::end_with_jobs, sequences::is_latest};
-use crate::queue::{ClaimedJob, Hands, JobId, JobRow, JobState, NewJob, Priority, WorkerId};
+use crate::queue::{ClaimedJob, Enqueued, Hands, JobId, JobRow, JobState, NewJob, Priority, WorkerId};
 
 /// The longest reason that is kept.
 const MAX_ERROR: usize = 1000;
@@ -243,12 +243,12 @@ pub(super) async fn enqueue(
     transaction: &mut Transaction<'static, Sqlite>,
     job: &NewJob,
     now: i64,
-) -> Result<(), MetadataError> {
+) -> Result<Enqueued, MetadataError> {
     if let Some(subject) = &job.subject {
         if let Some(sequence) = job.sequence
             && !is_latest(transaction, subject, sequence, now).await?
         {
-            return Ok(());
+            return Ok(Enqueued::Late);
         }
         let ended =
             sqlx::query("DELETE FROM jobs WHERE subject = ? AND key <> ? AND state IN ('waiting', 'failed')")
@@ -267,7 +267,7 @@ pub(super) async fn enqueue(
             end_with_jobs(transaction, now).await?;
         }
     }
-    sqlx::query(
+    let inserted = sqlx::query(
         "INSERT INTO jobs (kind, work, key, subject, priority, state, attempts, enqueued_at, due_at)
          VALUES (?, ?, ?, ?, ?, 'waiting', 0, ?, ?) ON CONFLICT (key) WHERE state = 'waiting' DO NOTHING",
     )
@@ -280,7 +280,7 @@ pub(super) async fn enqueue(
     .bind(job.due_at)
     .execute(&mut **transaction)
     .await?;
-    Ok(())
+    Ok(if inserted.rows_affected() == 1 { Enqueued::Stored } else { Enqueued::Waits })
 }
 
 fn job_row(row: &SqliteRow) -> Result<JobRow, MetadataError> {

@@ -82,6 +82,17 @@ pub struct NewJob {
     pub due_at: i64,
 }
 
+/// What became of a job that was to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enqueued {
+    /// It waits for its turn.
+    Stored,
+    /// It is not stored: one that does the same waits already.
+    Waits,
+    /// It is not stored: something newer about the same came before it.
+    Late,
+}
+
 /// A job as its worker gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimedJob {

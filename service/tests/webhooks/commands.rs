@@ -61,6 +61,36 @@ async fn deliveries_are_listed_shown_and_acted_on_again() {
 }
 
 #[tokio::test]
+async fn a_replay_says_what_was_stored_and_why_no_more() {
+    let world = World::new().await;
+    let push = |commit: &str, pushed_at: i64| {
+        json!({
+            "ref": "refs/heads/main", "after": commit.repeat(40),
+            "repository": { "id": 42, "full_name": "acme/flake", "pushed_at": pushed_at },
+        })
+    };
+    let deliver = async |event: &str, payload: &Value| {
+        world.deliver(event, payload).await["delivery"].as_str().unwrap().to_owned()
+    };
+    let older = deliver("push", &push("1", 100)).await;
+    let newer = deliver("push", &push("2", 200)).await;
+    let deleted = deliver("delete", &about_acme(json!({ "ref": "topic", "ref_type": "branch" }))).await;
+    world.pass(0).await;
+    for (delivery, says) in [
+        (&older, "follow from it: 0; 2 more are of no use, since something newer came after it"),
+        (&newer, "follow from it: 2\n"),
+        // It waits for its grace to be over.
+        (&deleted, "follow from it: 0; 1 more wait already"),
+    ] {
+        let replayed = world.larderd(&["deliveries", "replay", delivery]);
+        let said = String::from_utf8(replayed.stderr).unwrap();
+        assert!(replayed.status.success() && said.contains(says), "{said}");
+    }
+    world.pass(25 * HOUR).await;
+    world.end().await;
+}
+
+#[tokio::test]
 async fn jobs_are_listed_and_tried_again() {
     let world = World::new().await;
     let job = NewJob {
