@@ -79,6 +79,31 @@ async fn whatever_is_wrong_with_a_signature_the_answer_is_the_same() {
 }
 
 #[tokio::test]
+async fn what_nobody_signed_is_not_read() {
+    let world = World::new().await;
+    let readable = about_acme(json!({})).to_string().into_bytes();
+    let mut answers = Vec::new();
+    for body in [&readable[..], b"{", b" ", b"\xff\xfe", b"payload=%7B%7D"] {
+        let unsigned = world.delivery("ping", body);
+        let by_nobody =
+            world.delivery("ping", body).header(SIGNATURE, sign("a secret that is nobody's", body));
+        // Nor are its headers: this one names no event.
+        let nameless = world.delivery("No Event", body).header(SIGNATURE, sign("", body));
+        for delivery in [unsigned, by_nobody, nameless] {
+            let answer = delivery.send().await.unwrap();
+            answers.push((answer.status(), answer.text().await.unwrap()));
+        }
+        if body != readable {
+            let signed = world.delivery("ping", body).header(SIGNATURE, sign(FIRST, body));
+            assert_eq!(signed.send().await.unwrap().status(), 400);
+        }
+    }
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
+    assert_eq!(answers[0].0, 403);
+    assert_eq!(world.stored().await, 0);
+}
+
+#[tokio::test]
 async fn a_secret_speaks_for_its_own_repositories_alone() {
     let world = World::new().await;
     let repository = |name: &str| json!({ "repository": { "full_name": name } });
