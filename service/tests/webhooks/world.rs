@@ -20,7 +20,7 @@ use larder_service::{
 };
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
-use sqlx::{ConnectOptions as _, sqlite::SqliteConnectOptions};
+use sqlx::{ConnectOptions as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use crate::github::{SIGNATURE, guid, session, sign};
@@ -130,10 +130,19 @@ impl World {
 
     /// How many manifests are in the database, whether or not anybody is told of them.
     pub async fn kept_manifests(&self) -> i64 {
-        let options =
-            SqliteConnectOptions::new().filename(self.data.path().join("larder.db")).read_only(true);
-        let mut database = options.connect().await.unwrap();
-        sqlx::query_scalar("SELECT count(*) FROM manifests").fetch_one(&mut database).await.unwrap()
+        let count = sqlx::query_scalar("SELECT count(*) FROM manifests");
+        count.fetch_one(&mut self.database().await).await.unwrap()
+    }
+
+    /// The keys of all jobs of a kind, however many there are.
+    pub async fn keys_of_jobs(&self, kind: &str) -> Vec<String> {
+        let keys = sqlx::query_scalar("SELECT key FROM jobs WHERE kind = ?").bind(kind);
+        keys.fetch_all(&mut self.database().await).await.unwrap()
+    }
+
+    async fn database(&self) -> SqliteConnection {
+        let options = SqliteConnectOptions::new().filename(self.data.path().join("larder.db"));
+        options.read_only(true).connect().await.unwrap()
     }
 
     /// A session in `main` for a job with other claims than most.
