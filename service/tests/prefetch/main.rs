@@ -14,6 +14,7 @@ mod mended;
 mod nar;
 mod pace;
 mod proxy;
+mod swept;
 mod upstream;
 mod upstreams;
 mod world;

@@ -32,6 +32,9 @@ const NOW: i64 = 1_800_000_000;
 const HOUR: i64 = 3600;
 const SECRET: &str = "the secret of acme's webhook";
 const RULES: &str = r#"
+[retention]
+sweep_every = "1000d"
+
 [[webhook]]
 repositories = ["acme/flake"]
 secrets = [{ env = "SECRET" }]
