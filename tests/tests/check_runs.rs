@@ -161,6 +161,29 @@ async fn a_branch_is_compared_with_the_default_branch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pull_request_is_compared_with_the_branch_that_it_is_to_go_to() {
+    let isolate = "[[cache.trust]]\nrepository = \"acme/flake\"\nisolate = true\n";
+    let this = scenery_with(&[("checks", "write")], "", isolate).await;
+    let merged = "cccccccccccccccccccccccccccccccccccccccc".to_owned();
+    this.world.github.commit("acme/flake", "refs/heads/release", OTHER, &[]);
+    this.world.github.commit("acme/flake", "refs/pull/7/merge", &merged, &[]);
+    this.push(&Job::default(), &[&Package::noise("on-main", 3_000_000)]).await;
+    let release = Job { git_ref: "refs/heads/release".to_owned(), ..topic() };
+    this.push(&release, &[&Package::noise("on-release", 1_000_000)]).await;
+    let job = Job {
+        sha: merged.clone(),
+        run_id: 3,
+        head_and_base: Some(("topic".to_owned(), "release".to_owned())),
+        ..Job::pull_request("acme/flake", 7)
+    };
+    this.push(&job, &[&Package::noise("of-a-pull-request", 2_000_000)]).await;
+    let runs = this.world.github.check_runs();
+    let said = &runs.iter().find(|run| run.head_sha == merged).unwrap().summary;
+    assert!(said.contains("Against refs/heads/release: +1.0 MB."), "{said}");
+    assert!(said.contains("| on-release | removed |") && !said.contains("on-main"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_write_checks_pushes_all_the_same() {
     let this = scenery(&[("contents", "read")]).await;
     this.push(&Job::default(), &[&Package::noise("one", 1000)]).await;

@@ -122,7 +122,10 @@ pub(crate) async fn report(
 
 async fn try_report(service: &Service, repository: &RepositoryName, sha: &str) -> Result<(), ReportError> {
     let Some(report) = service.metadata.report(repository, sha).await? else { return Ok(()) };
-    let base = service.github.default_branch(repository).await?;
+    let base = match &report.base_ref {
+        Some(base) => base.clone(),
+        None => service.github.default_branch(repository).await?,
+    };
     let mut told = Told { well: true, title: Vec::new(), summary: String::new() };
     for cache in &report.caches {
         told.cache(service, &report, cache, &base).await?;

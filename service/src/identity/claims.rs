@@ -162,6 +162,9 @@ pub struct Claims {
     /// Whether that ref is protected.
     #[serde(default, deserialize_with = "truth")]
     pub ref_protected: bool,
+    /// Of a pull request, the branch that it is to go to, by its short name.
+    #[serde(default, deserialize_with = "filled", skip_serializing_if = "Option::is_none")]
+    pub base_ref: Option<String>,
     /// The commit.
     pub sha: String,
     /// What started the workflow.
@@ -203,6 +206,11 @@ impl Claims {
     pub fn is_public(&self) -> bool {
         self.repository_visibility.as_deref() == Some("public")
     }
+
+    /// The branch that a pull request is to go to, as a whole ref.
+    pub(crate) fn base(&self) -> Option<GitRef> {
+        format!("refs/heads/{}", self.base_ref.as_ref()?).parse().ok()
+    }
 }
 
 /// Numbers are strings in GitHub's tokens, and numbers in others'.
@@ -241,6 +249,11 @@ pub(super) fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Res
         Some(value) => value.number().map(Some),
         None => Ok(None),
     }
+}
+
+/// Empty in GitHub's tokens where there is nothing to say.
+fn filled<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty()))
 }
 
 /// `"true"` in GitHub's tokens. Whatever is not plainly true is false.

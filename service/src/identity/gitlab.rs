@@ -45,6 +45,7 @@ impl From<GitLabClaims> for Claims {
             repository_visibility: said.project_visibility,
             git_ref: said.ref_path,
             ref_protected: said.ref_protected,
+            base_ref: None,
             sha: said.sha,
             event_name: said.pipeline_source,
             workflow: None,

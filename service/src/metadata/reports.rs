@@ -15,6 +15,8 @@ pub(crate) struct Report {
     pub issuer: String,
     /// The repository's number.
     pub repository_id: String,
+    /// The branch that the commit's pull request is to go to, as a whole ref.
+    pub base_ref: Option<String>,
     /// The check run, once there is one.
     pub check_run: Option<u64>,
     /// A digest of what was written into it.
@@ -60,9 +62,11 @@ impl Metadata {
     ) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
         let id: i64 = sqlx::query_scalar(
-            "INSERT INTO reports (issuer, repository_id, sha, repository, git_ref, noted_at) VALUES (?, ?, ?, ?, ?, ?)
+            "INSERT INTO reports (issuer, repository_id, sha, repository, git_ref, base_ref, noted_at)
+             VALUES (?, ?, ?, ?, ?, ?, ?)
              ON CONFLICT (issuer, repository_id, sha) DO UPDATE SET
-                 repository = excluded.repository, git_ref = excluded.git_ref, noted_at = excluded.noted_at
+                 repository = excluded.repository, git_ref = excluded.git_ref,
+                 base_ref = coalesce(excluded.base_ref, base_ref), noted_at = excluded.noted_at
              RETURNING id",
         )
         .bind(&claims.issuer)
@@ -70,6 +74,7 @@ impl Metadata {
         .bind(&claims.sha)
         .bind(claims.repository.as_str())
         .bind(claims.git_ref.as_str())
+        .bind(claims.base().as_ref().map(|base| base.as_str().to_owned()))
         .bind(now)
         .fetch_one(&mut *transaction)
         .await?;
@@ -120,6 +125,7 @@ impl Metadata {
             id,
             issuer: row.try_get("issuer")?,
             repository_id: row.try_get("repository_id")?,
+            base_ref: row.try_get("base_ref")?,
             check_run: row.try_get::<Option<i64>, _>("check_run_id")?.map(number).transpose()?,
             written: row.try_get("written")?,
             caches: caches.iter().map(|name| name.parse()).collect::<Result<_, _>>().map_err(|_| DAMAGED)?,
