@@ -128,6 +128,21 @@ async fn what_came_while_the_service_was_away_is_asked_for_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_enterprise_server_still_has_is_asked_for() {
+    let mut this = scenery(&[]).await;
+    this.world.github.keep_deliveries(7 * DAY);
+    let hook = this.hook(HookOf::App(this.app.id));
+    this.pass(0).await;
+    this.world.stop().await;
+    this.world.advance(HOUR);
+    this.send(hook, 1).await;
+    this.world.advance(5 * DAY);
+    this.world.start().await;
+    this.pass(0).await;
+    assert_eq!(this.stored().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_fails_again_is_asked_for_once_an_hour_and_given_up() {
     let this = scenery(&[]).await;
     let good = this.hook(HookOf::App(this.app.id));

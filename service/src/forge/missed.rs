@@ -20,8 +20,8 @@ const HOUR: i64 = 60 * MINUTE;
 const EVERY: i64 = 5 * MINUTE;
 /// The same while more is missing than was asked for.
 const SOON: i64 = MINUTE;
-/// How long GitHub keeps deliveries, in seconds.
-const KEPT: i64 = 3 * 24 * HOUR;
+/// How long an Enterprise Server keeps deliveries, in seconds. GitHub itself keeps them for three days: its list ends there.
+const KEPT: i64 = 7 * 24 * HOUR;
 /// A delivery that is younger may be under way.
 const UNDER_WAY: i64 = MINUTE;
 /// One delivery is asked for at most once in so many seconds.
@@ -168,7 +168,9 @@ impl Look<'_> {
     /// Looks through the deliveries of one webhook, and asks for those that are missing.
     async fn through(&mut self, github: &GitHub, hook: &Hook) -> Result<(), Failure> {
         let metadata = &self.service.metadata;
-        let oldest = self.now.saturating_sub(KEPT);
+        // Of what is older it is not known whether it came.
+        let kept = KEPT.min(self.service.config.keep_deliveries.seconds());
+        let oldest = self.now.saturating_sub(kept);
         let watched = metadata.watched_hook(hook.key()).await?;
         let watched = watched.unwrap_or(WatchedHook { settled_until: oldest, unread: None });
         let since = oldest.max(watched.settled_until - OVERLAP);

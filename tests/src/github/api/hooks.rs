@@ -23,7 +23,7 @@ use super::{
 };
 use crate::github::{GitHub, Hub};
 
-/// How long GitHub keeps deliveries.
+/// How long GitHub keeps deliveries, unless a test says otherwise.
 const KEPT: i64 = 3 * 24 * 60 * 60;
 
 /// Whose webhook it is.
@@ -106,6 +106,11 @@ impl GitHub {
     /// Has no page of deliveries be longer from now on, however long they are asked for.
     pub fn limit_pages(&self, longest: usize) {
         self.hub.api().longest_page = Some(longest);
+    }
+
+    /// Keeps deliveries for so many seconds, as an Enterprise Server does for seven days.
+    pub fn keep_deliveries(&self, seconds: i64) {
+        self.hub.api().deliveries_kept = Some(seconds);
     }
 
     /// An event that gets lost on its way.
@@ -193,7 +198,7 @@ fn hooks(state: &model::State, of: &HookOf) -> Value {
 /// A webhook's attempts, the newest first.
 fn list(hub: &Hub, of: &HookOf, id: Option<u64>, uri: &Uri, query: &Query) -> Result<Response, Refusal> {
     let state = hub.api();
-    let since = hub.clock.now() - KEPT;
+    let since = hub.clock.now() - state.deliveries_kept.unwrap_or(KEPT);
     let hook = state.hooks.iter().find(|hook| hook.of == *of && id.is_none_or(|id| id == hook.id));
     let hook = hook.ok_or_else(Refusal::not_found)?;
     let kept = hook.deliveries.iter().rev().filter(|delivery| delivery.delivered_at > since);

@@ -28,6 +28,8 @@ pub(in crate::github) struct State {
     pub(super) sending: Sending,
     /// The longest page of deliveries, if a test says so.
     pub(super) longest_page: Option<usize>,
+    /// How long deliveries are kept, if a test says so.
+    pub(super) deliveries_kept: Option<i64>,
     last_id: u64,
 }
 
