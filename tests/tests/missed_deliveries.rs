@@ -39,9 +39,12 @@ async fn scenery(permissions: &[(&str, &str)]) -> Scenery {
         github.add_repository("beta/flake");
         let installation = github.install(&registered, "acme", None);
         github.install(&registered, "beta", None);
+        github.add_user("me");
+        github.add_repository("me/flake");
+        github.install(&registered, "me", None);
         let caches = format!(
             "[github]\napi_url = \"{}\"\napp_id = {}\nprivate_key_file = \"{}\"\n\
-             [[webhook]]\nrepositories = [\"acme/flake\", \"acme/*\", \"beta/flake\"]\nsecrets = [{{ file = \"{}\" }}]\n\
+             [[webhook]]\nrepositories = [\"acme/flake\", \"acme/*\", \"beta/flake\", \"me/*\"]\nsecrets = [{{ file = \"{}\" }}]\n\
              [[cache]]\nname = \"main\"\n",
             github.api_url(),
             registered.id,
@@ -185,7 +188,9 @@ async fn hooks_of_repositories_and_organisations_are_looked_after_where_the_app_
         this.world.github.lose(hook, "ping", &payload(1));
         this.pass(5 * MINUTE).await;
         assert_eq!(this.stored().await, 1, "{of:?}");
-        let scopes = this.world.github.token_scopes();
+        let mut scopes = this.world.github.token_scopes();
+        // By which it is known what an account has.
+        scopes.retain(|(_, permissions)| permissions != "metadata=read");
         assert!(
             scopes.iter().all(|(_, permissions)| *permissions == format!("{permission}=write")),
             "{scopes:?}"
@@ -200,6 +205,44 @@ async fn hooks_of_repositories_and_organisations_are_looked_after_where_the_app_
     }
     this.pass(5 * MINUTE).await;
     assert_eq!(this.stored().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_of_repositories_that_a_pattern_means_are_looked_after() {
+    let this = scenery(&[("repository_hooks", "write")]).await;
+    this.world.github.add_repository("acme/other");
+    for repository in ["acme/other", "me/flake"] {
+        let hook = this.hook(HookOf::Repository(repository.to_owned()));
+        this.world.github.lose(hook, "ping", &payload(1));
+    }
+    this.pass(5 * MINUTE).await;
+    assert_eq!(this.stored().await, 2);
+    let asked = this.world.github.api_requests();
+    assert!(!asked.iter().any(|request| request.contains("/orgs/me/")), "{asked:#?}");
+    // Where it may not, that is seen once.
+    let this = scenery(&[]).await;
+    this.world.github.add_repository("acme/other");
+    this.pass(5 * MINUTE).await;
+    let asked = this.world.github.api_requests();
+    assert!(asked.iter().any(|request| request.contains("/repos/acme/flake/installation")), "{asked:#?}");
+    assert!(!asked.iter().any(|request| request.contains("/repos/acme/other/")), "{asked:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_there_are_more_places_than_one_look_reaches_the_next_one_goes_on() {
+    let this = scenery(&[("repository_hooks", "write")]).await;
+    let names: Vec<String> = (0..130).map(|number| format!("acme/of-many-{number}")).collect();
+    for name in &names {
+        this.world.github.add_repository(name);
+    }
+    for name in [&names[0], &names[60], &names[129]] {
+        let hook = this.hook(HookOf::Repository(name.clone()));
+        this.world.github.lose(hook, "ping", &payload(1));
+    }
+    for _ in 0..3 {
+        this.pass(5 * MINUTE).await;
+    }
+    assert_eq!(this.stored().await, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

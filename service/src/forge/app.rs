@@ -35,6 +35,8 @@ pub enum Needs {
     RepositoryHooks,
     /// The same of an organisation's.
     OrganizationHooks,
+    /// Reading which repositories there are.
+    Metadata,
 }
 
 impl Needs {
@@ -45,6 +47,7 @@ impl Needs {
             Self::Checks => ("checks", "write"),
             Self::RepositoryHooks => ("repository_hooks", "write"),
             Self::OrganizationHooks => ("organization_hooks", "write"),
+            Self::Metadata => ("metadata", "read"),
         }
     }
 
@@ -55,6 +58,7 @@ impl Needs {
             Self::Checks => "Repository permissions, Checks: Read and write",
             Self::RepositoryHooks => "Repository permissions, Webhooks: Read and write",
             Self::OrganizationHooks => "Organization permissions, Webhooks: Read and write",
+            Self::Metadata => "Repository permissions, Metadata: Read-only",
         }
     }
 }
@@ -66,6 +70,8 @@ pub(super) enum Place {
     Repository(String),
     /// An organisation, in lower case.
     Owner(String),
+    /// A user or an organisation, in lower case.
+    Account(String),
 }
 
 impl Place {
@@ -73,9 +79,9 @@ impl Place {
         Self::Repository(name.as_str().to_ascii_lowercase())
     }
 
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         match self {
-            Self::Repository(name) | Self::Owner(name) => name,
+            Self::Repository(name) | Self::Owner(name) | Self::Account(name) => name,
         }
     }
 }
@@ -202,6 +208,8 @@ impl App {
         let page = match place {
             Place::Repository(name) => format!("/repos/{name}/installation"),
             Place::Owner(name) => format!("/orgs/{name}/installation"),
+            // Organisations are among them.
+            Place::Account(name) => format!("/users/{name}/installation"),
         };
         let answer = github.ask(&self.itself(now)?, Question::get(page)).await?;
         match answer.status {

@@ -237,10 +237,7 @@ impl GitHub {
             answer = self.ask(&app.at(self, place, needs).await?, question).await?;
         }
         if answer.status == StatusCode::FORBIDDEN {
-            let place = match place {
-                Place::Repository(name) | Place::Owner(name) => name.clone(),
-            };
-            return Err(ForgeError::NotPermitted { needs, place });
+            return Err(ForgeError::NotPermitted { needs, place: place.name().to_owned() });
         }
         Ok(answer)
     }

@@ -8,10 +8,12 @@ use super::{
     app::{Needs, Place},
     github::{Answer, ForgeError, GitHub, Question},
 };
-use crate::{clock::from_date, config::Config};
+use crate::{clock::from_date, config::Config, identity::RepositoryName};
 
 /// Where webhooks come in.
 const INBOX: &str = "/webhooks/github";
+/// So many pages of a hundred repositories are read of one installation.
+const MOST_PAGES: usize = 10;
 
 /// A webhook, by whom one asks about it and where.
 #[derive(Debug, Clone)]
@@ -40,7 +42,32 @@ fn needs(place: &Place) -> Needs {
     match place {
         Place::Repository(_) => Needs::RepositoryHooks,
         Place::Owner(_) => Needs::OrganizationHooks,
+        Place::Account(_) => Needs::Metadata,
     }
+}
+
+/// What an installation covers of an account.
+pub(super) struct Covered {
+    /// Whether it is a user's, which has no webhooks but those of its repositories.
+    pub(super) of_user: bool,
+    pub(super) repositories: Vec<RepositoryName>,
+}
+
+#[derive(Deserialize)]
+struct Repositories {
+    repositories: Vec<Repository>,
+}
+
+#[derive(Deserialize)]
+struct Repository {
+    full_name: String,
+    owner: Owner,
+}
+
+#[derive(Deserialize)]
+struct Owner {
+    #[serde(default, rename = "type")]
+    kind: String,
 }
 
 #[derive(Deserialize)]
@@ -111,6 +138,7 @@ impl GitHub {
         let below = match place {
             Place::Repository(name) => format!("/repos/{name}/hooks"),
             Place::Owner(name) => format!("/orgs/{name}/hooks"),
+            Place::Account(_) => return Ok(Vec::new()),
         };
         // "You can create up to 20 webhooks for each event."
         let question = Question::get(format!("{below}?per_page=100"));
@@ -126,6 +154,28 @@ impl GitHub {
             StatusCode::NOT_FOUND => Ok(Vec::new()),
             status => Err(ForgeError::Status(status)),
         }
+    }
+
+    /// The repositories that the App's installation on an account covers.
+    pub(super) async fn covered(&self, owner: &str) -> Result<Covered, ForgeError> {
+        let place = Place::Account(owner.to_owned());
+        let mut covered = Covered { of_user: false, repositories: Vec::new() };
+        for page in 1..=MOST_PAGES {
+            let page = format!("/installation/repositories?per_page=100&page={page}");
+            let answer = self.ask_at(&place, needs(&place), Question::get(page)).await?;
+            if answer.status != StatusCode::OK {
+                return Err(ForgeError::Status(answer.status));
+            }
+            let Repositories { repositories } = answer.json()?;
+            let last = repositories.len() < 100;
+            covered.of_user |= repositories.iter().any(|repository| repository.owner.kind == "User");
+            let names = repositories.iter().filter_map(|repository| repository.full_name.parse().ok());
+            covered.repositories.extend(names);
+            if last {
+                break;
+            }
+        }
+        Ok(covered)
     }
 
     /// A page of attempts at a webhook's deliveries, the newest first, and the cursor of the next one.

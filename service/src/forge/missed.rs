@@ -1,12 +1,12 @@
 //! Deliveries that GitHub has and the service has not, because it was away, or said that it was busy: GitHub sends none
 //! again by itself, so the service asks for them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     app::{Needs, Place},
     github::{ForgeError, GitHub},
-    hooks::{Attempt, Hook},
+    hooks::{Attempt, Covered, Hook},
 };
 use crate::{
     Service,
@@ -35,7 +35,7 @@ const OVERLAP: i64 = HOUR;
 const MOST_ASKED: usize = 60;
 /// How many pages of a hundred are read of one webhook at one look; the next one goes on from there.
 const MOST_PAGES: usize = 200;
-/// In how many repositories and organisations webhooks are looked for.
+/// In how many repositories and organisations webhooks are looked for at one look; at the next one in others.
 const MOST_PLACES: usize = 100;
 /// After so many questions in a row without an answer nothing more is asked at one look.
 const MOST_UNANSWERED: usize = 3;
@@ -100,8 +100,17 @@ impl Look<'_> {
             let looked = self.through(github, &hook).await;
             self.heed(looked)?;
         }
-        for place in self.places() {
+        // What the App may is the same in all repositories of an account.
+        let mut refused = HashSet::new();
+        for place in self.places().await? {
+            let owner = place.name().split_once('/').map(|(owner, _)| owner.to_owned());
+            if owner.as_ref().is_some_and(|owner| refused.contains(owner)) {
+                continue;
+            }
             let hooks = github.hooks_at(&place, config).await;
+            if matches!(hooks, Err(ForgeError::NotPermitted { .. })) {
+                refused.extend(owner);
+            }
             for hook in self.heed(hooks.map_err(Failure::from))?.unwrap_or_default() {
                 let looked = self.through(github, &hook).await;
                 self.heed(looked)?;
@@ -149,20 +158,38 @@ impl Look<'_> {
         }
     }
 
-    /// The repositories that rules name, and the owners of those that they name by a pattern.
-    fn places(&self) -> Vec<Place> {
+    /// The repositories that rules name, by a pattern those where the App is installed, and the organisations of the latter.
+    async fn places(&mut self) -> Result<Vec<Place>, Failure> {
+        let Service { github, config, .. } = self.service;
         let mut places = Vec::new();
-        for pattern in self.service.config.webhooks.iter().flat_map(|rule| &rule.repositories) {
-            let place = match pattern.literal() {
-                Some(name) => Place::repository(&name),
-                None => Place::Owner(pattern.owner().to_ascii_lowercase()),
-            };
-            if !places.contains(&place) {
-                places.push(place);
+        let mut accounts: HashMap<String, Option<Covered>> = HashMap::new();
+        for pattern in config.webhooks.iter().flat_map(|rule| &rule.repositories) {
+            if let Some(name) = pattern.literal() {
+                places.push(Place::repository(&name));
+                continue;
             }
+            let owner = pattern.owner().to_ascii_lowercase();
+            if !accounts.contains_key(&owner) {
+                let covered = self.heed(github.covered(&owner).await.map_err(Failure::from))?;
+                accounts.insert(owner.clone(), covered);
+            }
+            let covered = accounts.get(&owner).and_then(Option::as_ref);
+            if !covered.is_some_and(|covered| covered.of_user) {
+                places.push(Place::Owner(owner));
+            }
+            let repositories = covered.map(|covered| covered.repositories.as_slice()).unwrap_or_default();
+            places.extend(repositories.iter().filter(|name| pattern.matches(name)).map(Place::repository));
         }
-        places.truncate(MOST_PLACES);
-        places
+        let mut seen = HashSet::new();
+        places.retain(|place| seen.insert(place.clone()));
+        if places.len() > MOST_PLACES {
+            // By turns, of which the clock knows: a look comes each time that it counts on.
+            let turn = usize::try_from(self.now / EVERY).unwrap_or_default();
+            let first = turn.wrapping_mul(MOST_PLACES) % places.len();
+            places.rotate_left(first);
+            places.truncate(MOST_PLACES);
+        }
+        Ok(places)
     }
 
     /// Looks through the deliveries of one webhook, and asks for those that are missing.

@@ -64,8 +64,57 @@ pub(super) async fn installation_of_repository(
     state.installations.iter().find(covers).map(|known| Json(shown(known))).ok_or_else(Refusal::not_found)
 }
 
-/// `GET /orgs/{owner}/installation`, and the same of a user.
+/// `GET /orgs/{owner}/installation`
 pub(super) async fn installation_of_owner(
+    hub: State<Arc<Hub>>,
+    owner: Path<String>,
+    caller: Extension<Caller>,
+) -> Result<Json<Value>, Refusal> {
+    if hub.api().users.contains(&owner.0) {
+        return Err(Refusal::not_found());
+    }
+    installation_of_account(hub, owner, caller).await
+}
+
+/// `GET /installation/repositories`
+pub(super) async fn covered(
+    State(hub): State<Arc<Hub>>,
+    uri: Uri,
+    query: Query,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, Refusal> {
+    let Caller::Installation(token) = caller else {
+        return Err(Refusal::new(403, "Requires an installation"));
+    };
+    let state = hub.api();
+    let known = state.installations.iter().find(|known| known.id == token.installation);
+    let owner = known.map(|known| known.owner.clone()).ok_or_else(Refusal::not_found)?;
+    let kind = if state.users.contains(&owner) { "User" } else { "Organization" };
+    let covered = state.repositories.iter().filter(|repository| {
+        repository.owner().eq_ignore_ascii_case(&owner)
+            && token.repositories.as_ref().is_none_or(|covered| covered.contains(&repository.id))
+    });
+    let all: Vec<Value> = covered
+        .map(|repository| {
+            json!({
+                "id": repository.id, "full_name": repository.name, "private": repository.private,
+                "owner": { "login": owner, "type": kind },
+            })
+        })
+        .collect();
+    let count = all.len();
+    let (these, next) = paging::by_number(&query, all);
+    Ok(paging::answer(
+        &hub.origin,
+        &uri,
+        &query,
+        json!({ "total_count": count, "repositories": these }),
+        next,
+    ))
+}
+
+/// `GET /users/{owner}/installation`, which knows organisations too.
+pub(super) async fn installation_of_account(
     State(hub): State<Arc<Hub>>,
     Path(owner): Path<String>,
     Extension(caller): Extension<Caller>,
@@ -118,9 +167,12 @@ pub(super) async fn access_token(
     let narrowed = narrowed.map(|Json(narrowed)| narrowed).unwrap_or_default();
     let repositories = narrow(&state, &installation, &narrowed)?;
     let permissions = narrowed.permissions.unwrap_or_else(|| installation.permissions.clone());
-    let granted = permissions.iter().all(|(name, level)| {
-        installation.permissions.get(name).is_some_and(|has| has == "write" || has == level)
-    });
+    let granted =
+        permissions.iter().map(|(name, level)| (name.as_str(), level.as_str())).all(|(name, level)| {
+            // That much every App may.
+            (name, level) == ("metadata", "read")
+                || installation.permissions.get(name).is_some_and(|has| has == "write" || has == level)
+        });
     if !granted {
         return Err(Refusal::new(422, "The permissions requested are not granted to this installation."));
     }

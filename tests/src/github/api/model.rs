@@ -21,6 +21,8 @@ pub(in crate::github) struct State {
     pub(super) installations: Vec<Installation>,
     pub(super) tokens: BTreeMap<String, Token>,
     pub(super) repositories: Vec<Repository>,
+    /// Accounts that are no organisations.
+    pub(super) users: BTreeSet<String>,
     pub(super) checks: Vec<CheckRun>,
     pub(super) hooks: Vec<Hook>,
     pub(super) limits: Limits,
@@ -182,6 +184,11 @@ impl GitHub {
     /// Makes all access tokens useless before their time.
     pub fn revoke_tokens(&self) {
         self.hub.api().tokens.clear();
+    }
+
+    /// An account that is no organisation.
+    pub fn add_user(&self, name: &str) {
+        self.hub.api().users.insert(name.to_owned());
     }
 
     /// A public repository, with nothing in it.
