@@ -7,5 +7,6 @@ mod consequences;
 mod front_door;
 mod github;
 mod manifests;
+mod silent_api;
 mod storms;
 mod world;
