@@ -246,6 +246,34 @@ async fn where_there_are_more_places_than_one_look_reaches_the_next_one_goes_on(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn when_the_app_is_installed_otherwise_nothing_of_before_is_used() {
+    for event in ["installation", "installation_repositories"] {
+        let this = scenery(&[("repository_hooks", "write")]).await;
+        let hook = this.hook(HookOf::App(this.app.id));
+        // Where it is installed is asked for, and then for a token.
+        let asked = || {
+            let requests = this.world.github.api_requests();
+            let count = |what: &str| {
+                requests
+                    .iter()
+                    .filter(|request| request.contains("acme/flake") && request.ends_with(what))
+                    .count()
+            };
+            (count("/installation"), this.world.github.token_scopes().len())
+        };
+        this.pass(0).await;
+        let before = asked();
+        this.pass(5 * MINUTE).await;
+        assert_eq!(asked(), before, "what is known is asked for again");
+        let payload = json!({ "action": "added", "installation": { "id": this.installation, "account": { "login": "acme" } } });
+        this.world.github.send_event(hook, event, &payload).await;
+        this.pass(5 * MINUTE).await;
+        let (installations, tokens) = asked();
+        assert!(installations > before.0 && tokens > before.1, "{event}: {before:?} {:?}", asked());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_spent_limit_is_waited_for_and_other_work_goes_on() {
     let this = scenery(&[]).await;
     let hook = this.hook(HookOf::App(this.app.id));
