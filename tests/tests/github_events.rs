@@ -6,7 +6,7 @@ mod late;
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use larder_service::{clock::to_date, retention::kept};
+use larder_service::{audit::Who, clock::to_date, metadata::WantedIsolated, retention::kept};
 use larder_tests::{
     github::{HookOf, Job},
     package::Package,
@@ -168,6 +168,26 @@ async fn what_was_pushed_after_a_deletion_stays_though_the_delivery_comes_late()
     acme.event("delete", json!({ "ref": "topic", "ref_type": "branch", "repository": late })).await;
     acme.pass(2 * DAY).await;
     assert_eq!(acme.kept().await, runs(&[(TOPIC, 2)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_pull_request_takes_no_cache_of_another_issuers_repository_with_the_same_number() {
+    let acme = Repository::new().await;
+    acme.push(MAIN, 1, &Package::noise("x", 1000)).await;
+    let wanted = WantedIsolated {
+        name: &OWN.parse().unwrap(),
+        parent: &"main".parse().unwrap(),
+        issuer: "https://git.example.org",
+        repository_id: 610_214_307,
+        salt: [7; 32],
+        max_per_repository: 10,
+        max: 10,
+        who: &Who::default(),
+    };
+    acme.world.service().metadata.open_isolated(&wanted, acme.now()).await.unwrap();
+    acme.event("pull_request", json!({ "action": "closed", "number": 7, "pull_request": {} })).await;
+    acme.pass(2 * DAY).await;
+    assert!(acme.has_isolated().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,7 +44,7 @@ pub(crate) async fn forget(
         ids.retain(|id| repository_id.is_none_or(|told| told == *id));
         for cache in service.caches.iter() {
             metadata.drop_roots_before(cache.name(), of, repository_id, git_ref, before, now).await?;
-            drop_isolated(service, cache.name(), &ids, git_ref, before).await?;
+            drop_isolated(service, cache.name(), (issuer, &ids), git_ref, before).await?;
         }
     }
     Ok(())
@@ -54,7 +54,7 @@ pub(crate) async fn forget(
 async fn drop_isolated(
     service: &Service,
     parent: &CacheName,
-    ids: &[u64],
+    (issuer, ids): (&str, &[u64]),
     git_ref: Option<&GitRef>,
     before: i64,
 ) -> Result<(), MetadataError> {
@@ -75,7 +75,8 @@ async fn drop_isolated(
         })
     };
     for cache in service.metadata.isolated_caches().await? {
-        if cache.used_at <= before && theirs(&cache.name) {
+        // Another issuer counts its repositories for itself.
+        if cache.used_at <= before && cache.issuer == issuer && theirs(&cache.name) {
             service.metadata.drop_isolated(&cache.name, &Who::default(), reason, now).await?;
         }
     }
