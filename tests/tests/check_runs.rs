@@ -203,6 +203,16 @@ async fn who_may_not_write_checks_pushes_all_the_same() {
     assert_eq!(this.world.github.check_runs()[0].writes, 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_github_has_not_any_more_is_told_of_once_and_not_tried_again() {
+    let this = scenery(&[("checks", "write")]).await;
+    let gone = Job { sha: "dddddddddddddddddddddddddddddddddddddddd".to_owned(), ..Job::default() };
+    this.push(&gone, &[&Package::noise("one", 1000)]).await;
+    assert_eq!(this.world.github.check_runs().len(), 0);
+    let jobs = this.world.service().metadata.jobs().await.unwrap();
+    assert!(jobs.iter().all(|job| job.kind != "report"), "{jobs:?}");
+}
+
 /// Whoever may push to a private cache and not read it learns from no check run what stands there.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_said_of_what_was_pushed_blindly() {

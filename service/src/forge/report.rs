@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use data_encoding::HEXLOWER;
+use http::StatusCode;
 use larder_protocol::{api::CacheName, plain::one_line};
 use sha2::{Digest, Sha256};
 
@@ -116,8 +117,18 @@ pub(crate) async fn report(
             }
             Ok(Performed::Done)
         }
+        // The repository is called otherwise, the commit is gone: that does not pass.
+        Err(ReportError::Forge(ForgeError::Status(status))) if is_final(status) => {
+            tracing::info!(%repository, sha, %status, "no check run is written: GitHub has no such repository or commit");
+            Ok(Performed::Done)
+        }
         Err(error) => Err(error),
     }
+}
+
+fn is_final(status: StatusCode) -> bool {
+    use StatusCode as S;
+    matches!(status, S::MOVED_PERMANENTLY | S::NOT_FOUND | S::GONE | S::UNPROCESSABLE_ENTITY)
 }
 
 async fn try_report(service: &Service, repository: &RepositoryName, sha: &str) -> Result<(), ReportError> {
