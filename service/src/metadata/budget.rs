@@ -268,7 +268,7 @@ impl Ranking {
 
     /// Looks at the NARs of one cache, or of all: each is worth as much as the best of its paths. A path that was not
     /// ranked (of a push under way, of a cache that is not configured) never goes. Paths of pull requests' caches count
-    /// for nothing; they may have NARs of their parent, which stay by that and are not weighed.
+    /// for nothing; they may have NARs of their parent, which stay by that and take no room.
     ///
     /// # Errors
     /// When the database fails.
@@ -306,10 +306,7 @@ impl Ranking {
         .await?;
         let mut slice = Slice { last: after, bytes: Vec::with_capacity(rows.len()) };
         for row in &rows {
-            let worth: Option<i64> = row.try_get(0)?;
-            if worth != Some(Worth::NOT_COUNTED) {
-                slice.bytes.push((worth, number(row.try_get(1)?)?));
-            }
+            slice.bytes.push((row.try_get(0)?, number(row.try_get(1)?)?));
             slice.last = slice.last.max(row.try_get(2)?);
         }
         Ok((!rows.is_empty()).then_some(slice))

@@ -44,7 +44,7 @@ impl Worth {
     /// Of what never goes for want of room.
     pub const HELD: i64 = i64::MAX;
     /// Of what pull requests' own caches alone have or need. Less than whatever else keeps it, so that it counts by that.
-    pub(super) const NOT_COUNTED: i64 = i64::MIN;
+    pub const NOT_COUNTED: i64 = i64::MIN;
     /// More than any moment.
     const LAST: i64 = 1 << 41;
 

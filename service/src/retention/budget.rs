@@ -53,6 +53,8 @@ pub(super) struct Weight {
     pub used: u64,
     /// Of these, what never goes for want of room.
     pub held: u64,
+    /// Beside these, what pull requests' caches alone keep: it takes no room, and stays as long as they do.
+    not_counted: u64,
     by_worth: BTreeMap<i64, u64>,
 }
 
@@ -131,6 +133,10 @@ pub(super) async fn weigh(
                 (None, None) => Worth::HELD,
                 (None, Some(_)) => continue,
             };
+            if worth == Worth::NOT_COUNTED {
+                weight.not_counted += bytes;
+                continue;
+            }
             weight.used += bytes;
             if worth == Worth::HELD {
                 weight.held += bytes;
@@ -167,17 +173,6 @@ pub(super) fn size_goal(max_size: Option<ByteSize>, used: u64) -> Option<Goal> {
     (used > is_nearly(limit)).then_some(Goal { limit: Limit::Size(limit), goal: is_low(limit) })
 }
 
-/// What should be left of `used` so that the disk is not nearly full. `going` goes anyway.
-pub(super) fn disk_goal(rules: &Retention, room: Option<Room>, used: u64, going: u64) -> Option<Goal> {
-    let room = room?;
-    let least = rules.min_free(room);
-    if room.available >= least {
-        return None;
-    }
-    let wanted = (2 * least).saturating_sub(room.available).saturating_sub(going);
-    Some(Goal { limit: Limit::Disk(room), goal: used.saturating_sub(wanted) })
-}
-
 /// What there is to know of the whole store before it is weighed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Files {
@@ -207,17 +202,30 @@ impl Files {
         by_size || by_disk
     }
 
+    /// What should be left of what was weighed so that the disk is not nearly full.
+    fn disk_goal(&self, rules: &Retention, weight: &Weight) -> Option<Goal> {
+        let room = self.room?;
+        let least = rules.min_free(room);
+        if room.available >= least {
+            return None;
+        }
+        // Half of what is dead within objects: some of them are soon written anew, without it.
+        let dead = self.stored.saturating_sub(weight.used).saturating_sub(weight.not_counted);
+        let going = self.doomed + dead / 2;
+        let wanted = (2 * least).saturating_sub(room.available).saturating_sub(going);
+        Some(Goal { limit: Limit::Disk(room), goal: weight.used.saturating_sub(wanted) })
+    }
+
     /// What should be left of what was weighed; the strictest.
     pub(super) fn goal(
         &self,
         rules: &Retention,
         scope: Scope<'_>,
         max_size: Option<ByteSize>,
-        used: u64,
+        weight: &Weight,
     ) -> Option<Goal> {
-        // Half of what is dead within objects: some of them are soon written anew, without it.
-        let going = self.doomed + self.stored.saturating_sub(used) / 2;
-        let disk = if scope.is_none() { disk_goal(rules, self.room, used, going) } else { None };
+        let used = weight.used;
+        let disk = if scope.is_none() { self.disk_goal(rules, weight) } else { None };
         [size_goal(max_size, used), disk].into_iter().flatten().min_by_key(|goal| goal.goal)
     }
 }
@@ -256,7 +264,7 @@ impl Sweep<'_> {
             return Ok(());
         }
         let (mut weight, mut stored) = (self.weigh(caches, scope).await?, files.stored);
-        let goal = files.goal(rules, scope, max_size, weight.used);
+        let goal = files.goal(rules, scope, max_size, &weight);
         let before = weight.used;
         if let Some(Goal { goal, .. }) = goal
             && let Some(cut) = weight.cut(goal)
@@ -402,3 +410,6 @@ pub(crate) async fn held_by_line(
         None => Ok(0),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -127,7 +127,7 @@ pub async fn plan_room(
         let pace = &mut Pace::begin();
         let mut ranking = budget::rank(metadata, &caches, now, pace).await?;
         let weight = budget::weigh(metadata, &mut ranking, scope, pace).await?;
-        let goal = files.goal(&config.retention, scope, max_size, weight.used);
+        let goal = files.goal(&config.retention, scope, max_size, &weight);
         let mut plan = RoomPlan {
             budget: BudgetReport {
                 held: weight.held,
