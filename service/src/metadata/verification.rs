@@ -366,8 +366,9 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn faults(&self) -> Result<Vec<String>, MetadataError> {
+        // Not `quick_check`, which does not look whether each row is found by its indices.
         let mut faults: Vec<String> =
-            sqlx::query_scalar("PRAGMA quick_check(20)").fetch_all(self.reader()).await?;
+            sqlx::query_scalar("PRAGMA integrity_check(20)").fetch_all(self.reader()).await?;
         faults.retain(|fault| fault != "ok");
         let dangling = sqlx::query("PRAGMA foreign_key_check").fetch_all(self.reader()).await?;
         for row in dangling.iter().take(20) {

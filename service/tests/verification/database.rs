@@ -1,5 +1,7 @@
 //! Bits flipped in the database.
 
+use std::process::Command;
+
 use larder_service::verification::{Outcome, Scope, verify};
 use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
@@ -104,4 +106,35 @@ async fn a_sample_looks_at_a_share() {
     assert_eq!((report.nars, report.paths), (2, 2));
     let report = verify(&world.service, Scope::Sample(0.000_001)).await.unwrap();
     assert_eq!((report.nars, report.frames, report.paths), (0, 0, 2));
+}
+
+/// At each place of its file where a path's, a NAR's or a chunk's name stands, in tables and in what finds their rows.
+#[tokio::test]
+async fn a_bit_in_the_databases_file_is_found_or_does_no_harm() {
+    let (world, _, top, base) = scene().await;
+    let now = world.now();
+    let data = world.end().await;
+    let bytes = std::fs::read(data.path().join("larder.db")).unwrap();
+    let names = [&top.info.path.hash().0[..], &top.info.nar_hash.0, &top.chunks[0].id.0];
+    let starts = names.map(|name| (0..bytes.len()).filter(|at| bytes[*at..].starts_with(name)).collect());
+    let starts: [Vec<usize>; 3] = starts;
+    assert!(starts.iter().all(|starts| !starts.is_empty()), "{starts:?}");
+    let mut noticed = 0;
+    for at in starts.into_iter().flatten() {
+        let copy = tempfile::tempdir().unwrap();
+        let copied = Command::new("cp").arg("-a").arg(data.path().join(".")).arg(copy.path()).status();
+        assert!(copied.unwrap().success());
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 4;
+        std::fs::write(copy.path().join("larder.db"), flipped).unwrap();
+        let world = World::over(copy, |_| {}, now).await;
+        // A database that cannot be read at all says so.
+        let found = verify(&world.service, Scope::All).await.map(|report| report.findings.len());
+        if matches!(found, Ok(0)) {
+            let reads = [world.has(&top).await, world.has(&base).await];
+            assert_eq!(reads, [true; 2], "nothing is found of what was changed at {at}");
+        }
+        noticed += u32::from(!matches!(found, Ok(0)));
+    }
+    assert!(noticed >= 3, "{noticed}");
 }
