@@ -35,7 +35,7 @@ pub(super) struct Arguments {
 enum Command {
     /// Accept what a suspended name stands for now, after a transfer that was meant
     Confirm(Selection),
-    /// Forget what a name stands for; the next token whose claims all match binds it anew
+    /// Forget what a name stands for; the next token that is issued and whose claims all match binds it anew
     Unbind(Selection),
 }
 
@@ -53,7 +53,8 @@ struct Selection {
 
 impl Selection {
     fn takes(&self, row: &NameRow) -> bool {
-        row.bound.name.as_str() == self.name.to_ascii_lowercase()
+        row.bound.unbound_at.is_none()
+            && row.bound.name.as_str() == self.name.to_ascii_lowercase()
             && self.cache.as_ref().is_none_or(|cache| *cache == row.cache)
             && self.issuer.as_ref().is_none_or(|issuer| *issuer == row.issuer)
     }
@@ -161,6 +162,12 @@ fn state(name: &TrustedName, bound: Option<&BoundName>, now: i64) -> String {
         return format!("{name} is not bound yet: the first token whose claims all match will bind it");
     };
     let days = |since: i64| format!("{} d ago", (now - since).max(0) / DAY);
+    if let Some(unbound_at) = bound.unbound_at {
+        return format!(
+            "{name} was unbound {}: the first token from after that whose claims all match will bind it",
+            days(unbound_at)
+        );
+    }
     let mut text = format!("{name} is {} (by {}, {})", bound.numbers, bound.source, days(bound.bound_at));
     if let Some(suspended) = bound.suspended {
         text.push_str(&format!(
@@ -192,7 +199,7 @@ fn idle<'a>(config: &'a Config, rows: &'a [NameRow]) -> impl Iterator<Item = &'a
     rows.iter().filter(|row| {
         let mut rules =
             config.caches.iter().flat_map(|cache| cache.trust.iter().map(|rule| (&cache.name, rule)));
-        !rules.any(|(cache, rule)| is_of(row, cache, rule))
+        row.bound.unbound_at.is_none() && !rules.any(|(cache, rule)| is_of(row, cache, rule))
     })
 }
 
@@ -218,6 +225,8 @@ fn as_json(config: &Config, rows: &[NameRow]) -> Value {
 
 fn name_as_json(name: &TrustedName, bound: Option<&BoundName>) -> Value {
     let numbers = |numbers: Numbers| json!({"repository_id": numbers.repository, "owner_id": numbers.owner});
+    let unbound_at = bound.and_then(|bound| bound.unbound_at);
+    let bound = bound.filter(|bound| bound.unbound_at.is_none());
     let state = match bound {
         None => "unbound",
         Some(bound) if bound.suspended.is_some() => "suspended",
@@ -230,6 +239,7 @@ fn name_as_json(name: &TrustedName, bound: Option<&BoundName>) -> Value {
         "source": bound.map(|bound| bound.source.to_string()),
         "bound_at": bound.map(|bound| bound.bound_at),
         "suspended_at": bound.and_then(|bound| bound.suspended).map(|suspended| suspended.at),
+        "unbound_at": unbound_at,
         "found": bound.and_then(|bound| bound.suspended).map(|suspended| numbers(suspended.found)),
     })
 }

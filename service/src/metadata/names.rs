@@ -10,7 +10,7 @@ use crate::{
 };
 
 const COLUMNS: &str = "cache, issuer, kind, name, repository_id, owner_id, source, bound_at, suspended_at, \
-                       found_repository_id, found_owner_id";
+                       found_repository_id, found_owner_id, unbound_at";
 
 /// A name and where it is bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Metadata {
         Ok(bound)
     }
 
-    /// All names that are bound.
+    /// All names that are bound, and those that were and no token has bound anew.
     ///
     /// # Errors
     /// When the database fails.
@@ -80,7 +80,7 @@ impl Metadata {
         rows.iter().map(read).collect()
     }
 
-    /// Binds a name that nobody has bound yet, and records that.
+    /// Binds a name that is bound to nothing, as of now, and records that.
     ///
     /// # Errors
     /// When the database fails.
@@ -93,7 +93,7 @@ impl Metadata {
         now: i64,
     ) -> Result<Binding, MetadataError> {
         let mut transaction = self.write().await?;
-        let binding = bind(&mut transaction, of, name, numbers, source, now).await?;
+        let binding = bind(&mut transaction, of, name, numbers, source, now, now).await?;
         transaction.commit().await?;
         Ok(binding)
     }
@@ -113,7 +113,7 @@ impl Metadata {
         let mut transaction = self.write().await?;
         let suspended = sqlx::query(
             "UPDATE bound_names SET suspended_at = ?, found_repository_id = ?, found_owner_id = ? \
-             WHERE cache = ? AND issuer = ? AND kind = ? AND name = ? AND suspended_at IS NULL",
+             WHERE cache = ? AND issuer = ? AND kind = ? AND name = ? AND suspended_at IS NULL AND unbound_at IS NULL",
         )
         .bind(now)
         .bind(found.repository.map(column))
@@ -133,20 +133,25 @@ impl Metadata {
         Ok(())
     }
 
-    /// Forgets what a name stands for, so that the next token whose claims all match binds it anew, and records that.
+    /// Ends what a name stands for, so that the first token that is issued from now on and whose claims all match binds it
+    /// anew, and records that.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn unbind_name(&self, row: &NameRow, who: Who, now: i64) -> Result<(), MetadataError> {
         let (of, name) = (NamesOf { cache: &row.cache, issuer: &row.issuer }, &row.bound.name);
         let mut transaction = self.write().await?;
-        sqlx::query("DELETE FROM bound_names WHERE cache = ? AND issuer = ? AND kind = ? AND name = ?")
-            .bind(of.cache.as_str())
-            .bind(of.issuer)
-            .bind(kind(name))
-            .bind(name.as_str())
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            "UPDATE bound_names SET unbound_at = ?, suspended_at = NULL, found_repository_id = NULL, \
+             found_owner_id = NULL WHERE cache = ? AND issuer = ? AND kind = ? AND name = ?",
+        )
+        .bind(now)
+        .bind(of.cache.as_str())
+        .bind(of.issuer)
+        .bind(kind(name))
+        .bind(name.as_str())
+        .execute(&mut *transaction)
+        .await?;
         let event = Event::NameUnbound { name: name.to_string() };
         audit::record(&mut transaction, &entry(of, who, event), now).await?;
         transaction.commit().await?;
@@ -194,18 +199,22 @@ impl Metadata {
     }
 }
 
-/// In a transaction that may do more.
+/// In a transaction that may do more. `said_at` is when the numbers were said: what was said before a name was unbound
+/// does not bind it.
 pub(super) async fn bind(
     transaction: &mut Transaction<'static, Sqlite>,
     of: NamesOf<'_>,
     name: &TrustedName,
     numbers: Numbers,
     source: NumberSource,
+    said_at: i64,
     now: i64,
 ) -> Result<Binding, MetadataError> {
     let new = sqlx::query(
         "INSERT INTO bound_names (cache, issuer, kind, name, repository_id, owner_id, source, bound_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET repository_id = excluded.repository_id, \
+         owner_id = excluded.owner_id, source = excluded.source, bound_at = excluded.bound_at, unbound_at = NULL \
+         WHERE unbound_at <= ?",
     )
     .bind(of.cache.as_str())
     .bind(of.issuer)
@@ -215,6 +224,7 @@ pub(super) async fn bind(
     .bind(column(numbers.owner))
     .bind(source.to_string())
     .bind(now)
+    .bind(said_at)
     .execute(&mut **transaction)
     .await?
     .rows_affected()
@@ -230,7 +240,7 @@ pub(super) async fn bind(
     }
     let same = sqlx::query(
         "SELECT 1 FROM bound_names WHERE cache = ? AND issuer = ? AND kind = ? AND name = ? AND suspended_at IS NULL \
-         AND coalesce(repository_id, 0) = ? AND owner_id = ?",
+         AND unbound_at IS NULL AND coalesce(repository_id, 0) = ? AND owner_id = ?",
     )
     .bind(of.cache.as_str())
     .bind(of.issuer)
@@ -283,9 +293,10 @@ fn read(row: &SqliteRow) -> Result<NameRow, MetadataError> {
         None => None,
     };
     let numbers = numbers("repository_id", row.try_get("owner_id")?)?;
+    let (bound_at, unbound_at) = (row.try_get("bound_at")?, row.try_get("unbound_at")?);
     Ok(NameRow {
         cache: row.try_get::<&str, _>("cache")?.parse().map_err(|_| DAMAGED)?,
         issuer: row.try_get("issuer")?,
-        bound: BoundName { name, numbers, source, bound_at: row.try_get("bound_at")?, suspended },
+        bound: BoundName { name, numbers, source, bound_at, suspended, unbound_at },
     })
 }

@@ -38,6 +38,8 @@ pub struct UsedIdToken<'a> {
     pub issuer: &'a str,
     /// Its `jti`.
     pub id: &'a str,
+    /// When it was issued.
+    pub issued_at: i64,
     /// Until when it could be used again.
     pub expires_at: i64,
 }
@@ -61,7 +63,7 @@ pub enum OpenedSession {
     Opened,
     /// Nothing is stored: the ID token was used before.
     Replayed,
-    /// Nothing is stored: another token bound one of the names to something else meanwhile.
+    /// Nothing is stored: another token bound one of the names to something else meanwhile, or it was unbound.
     NameTaken,
 }
 
@@ -110,7 +112,8 @@ impl Metadata {
         let NewSession { hash, grant, new_names, expires_at } = session;
         let of = NamesOf { cache: &grant.cache, issuer: used.issuer };
         for (name, numbers) in new_names {
-            let binding = names::bind(&mut transaction, of, name, *numbers, NumberSource::Token, now).await?;
+            let (source, said_at) = (NumberSource::Token, used.issued_at);
+            let binding = names::bind(&mut transaction, of, name, *numbers, source, said_at, now).await?;
             if binding == Binding::Differs {
                 return Ok(OpenedSession::NameTaken);
             }

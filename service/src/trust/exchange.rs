@@ -61,7 +61,12 @@ pub async fn exchange_token(
         .inspect_err(|refusal| on_record(&service, None, who.clone(), refusal))?;
 
     let cache = service.caches.get(&request.cache);
-    let used = UsedIdToken { issuer: claims.issuer(), id: &token.id, expires_at: token.ends_at };
+    let used = UsedIdToken {
+        issuer: claims.issuer(),
+        id: &token.id,
+        issued_at: token.issued_at,
+        expires_at: token.ends_at,
+    };
     // Before anything is made of what it says: it may be of one who had the name before.
     if service.metadata.was_exchanged(&used).await? {
         let refusal = used_before();
@@ -87,7 +92,7 @@ pub async fn exchange_token(
         OpenedSession::Opened => None,
         OpenedSession::Replayed => Some(used_before()),
         OpenedSession::NameTaken => Some(ApiError::denied(format!(
-            "at this very moment another token bound the name of {} to another repository or owner. `larderd rules` \
+            "at this very moment the name of {} was bound to another repository or owner, or unbound. `larderd rules` \
              shows it to whoever runs the service",
             claims.bearer
         ))),
@@ -116,7 +121,7 @@ fn used_before() -> ApiError {
 
 /// What is known of the token's names in that cache. One that stands for something else now is suspended: whoever has
 /// the name is not whom the rules were written for. What a token says that is older than what is known is no news: it
-/// is granted nothing, and suspends nothing, or whoever had the name before could undo what was confirmed.
+/// is granted nothing, and suspends and binds nothing, or whoever had the name before could undo what was confirmed.
 async fn bound_names(
     service: &Service,
     cache: &CacheName,
@@ -126,7 +131,9 @@ async fn bound_names(
     let Some(job) = token.claims.job() else { return Ok(Vec::new()) };
     let of = NamesOf { cache, issuer: token.claims.issuer() };
     let mut bound = service.metadata.bound_names(of, &TrustedName::of(&job.repository)).await?;
-    for known in &mut bound {
+    // Of what was unbound before the token was issued nothing is known to it: it may bind the name.
+    bound.retain(|known| known.unbound_at.is_none_or(|unbound_at| token.issued_at < unbound_at));
+    for known in bound.iter_mut().filter(|known| known.unbound_at.is_none()) {
         if let Some(found) = known.name.numbers_in(job)
             && found != known.numbers
             && known.suspended.is_none()

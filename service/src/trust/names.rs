@@ -35,6 +35,9 @@ pub struct BoundName {
     pub bound_at: i64,
     /// Set when the name was seen to stand for something else. From then on it is trusted for nothing.
     pub suspended: Option<Suspension>,
+    /// Set when whoever runs the service unbound it. From then on it stands for nothing, and a token that is older does not
+    /// bind it anew.
+    pub unbound_at: Option<i64>,
 }
 
 /// Why a name is trusted no longer.

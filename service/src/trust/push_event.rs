@@ -77,7 +77,7 @@ impl PushEvent<'_> {
     /// Whether it is of what these names are bound to, as far as it says so.
     pub fn is_of(&self, bound: &[BoundName]) -> bool {
         let differs = |known: u64, said: Option<u64>| said.is_some_and(|said| said != known);
-        bound.iter().all(|bound| {
+        bound.iter().filter(|bound| bound.unbound_at.is_none()).all(|bound| {
             bound.suspended.is_none()
                 && !differs(bound.numbers.owner, self.said.owner)
                 && !bound.numbers.repository.is_some_and(|known| differs(known, self.said.id))

@@ -44,7 +44,10 @@ async fn resolve_names_of(service: &Service, issuer: &IssuerConfig) -> Result<()
             cache.config.trust.iter().filter(|rule| rule.issuer == issuer.url).flat_map(|rule| rule.names())
         {
             let bound = known.iter().any(|row| {
-                row.cache == *cache.name() && row.issuer == issuer.url.as_str() && row.bound.name == name
+                row.cache == *cache.name()
+                    && row.issuer == issuer.url.as_str()
+                    && row.bound.name == name
+                    && row.bound.unbound_at.is_none()
             });
             let caches = unknown.entry(name).or_default();
             if !bound && !caches.contains(&cache.name()) {

@@ -107,7 +107,12 @@ impl TrustRule {
             self.mismatches_of_job(job, &mut mismatches);
             if let Some(name) = self.name_of(&job.repository) {
                 let known = bound.iter().find(|bound| bound.name == name);
-                if known.is_some_and(|known| {
+                if known.is_some_and(|known| known.unbound_at.is_some()) {
+                    mismatches.push(format!(
+                        "the token is older than the `larderd rules unbind {name}` of whoever runs the service. A new \
+                         one can bind the name"
+                    ));
+                } else if known.is_some_and(|known| {
                     known.suspended.is_some() || Some(known.numbers) != name.numbers_in(job)
                 }) {
                     mismatches.push(format!(

@@ -41,6 +41,7 @@ impl TrustRules {
     }
 
     /// What the bearer of these verified claims may do; `bound` is what is known of the token's names in this cache.
+    /// One that is unbound among them was unbound after the token was issued.
     ///
     /// Every permission of every rule that fits is granted. The rank is the highest of those rules that grant `push`, so
     /// that no rule raises what another lets in. If a rule that isolates fits, such rules alone count, so that no other

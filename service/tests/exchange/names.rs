@@ -117,6 +117,11 @@ async fn a_token_from_before_a_name_was_confirmed_or_bound_anew_suspends_nothing
             assert!(metadata.confirm_name(row, found, Who::operator(), world.now()).await.unwrap());
         } else {
             metadata.unbind_name(row, Who::operator(), world.now()).await.unwrap();
+            // Not even if it comes first.
+            let reason =
+                "the token is older than the `larderd rules unbind acme/flake` of whoever runs the service";
+            world.refuses(&former[0], StatusCode::FORBIDDEN, reason).await;
+            world.pass(60);
             world.grants(&made_again()).await;
         }
         let reason = "is not what it was when it was first trusted";
@@ -253,7 +258,7 @@ async fn whoever_runs_the_service_sees_confirms_and_unbinds_names() {
         rule["names"],
         json!([{
             "name": "acme/flake", "state": "suspended", "source": "token", "bound_at": world.now(),
-            "numbers": {"repository_id": 42, "owner_id": 7}, "suspended_at": world.now(),
+            "numbers": {"repository_id": 42, "owner_id": 7}, "suspended_at": world.now(), "unbound_at": null,
             "found": {"repository_id": 99, "owner_id": 98},
         }])
     );
@@ -285,6 +290,19 @@ async fn whoever_runs_the_service_sees_confirms_and_unbinds_names() {
     world.grants(&made_again()).await;
     assert_eq!(world.larderd(&["rules", "unbind", "acme/flake"]).await.0, Some(0));
     assert_eq!(world.larderd(&["rules", "unbind", "acme"]).await.0, Some(0));
+    let (status, _, refusal) = world.larderd(&["rules", "unbind", "acme"]).await;
+    assert!(status == Some(1) && refusal.contains("no name \"acme\" is bound there"), "{refusal}");
+    let (_, said, _) = world.larderd(&["rules"]).await;
+    let unbound =
+        " was unbound 0 d ago: the first token from after that whose claims all match will bind it\n";
+    assert_eq!(said.matches(unbound).count(), 2, "{said}");
+    let (_, said, _) = world.larderd(&["rules", "--json"]).await;
+    let rules: Value = serde_json::from_str(&said).unwrap();
+    let name = &rules[0]["names"][0];
+    assert_eq!((&name["state"], &name["numbers"]), (&json!("unbound"), &json!(null)));
+    // The command's clock is the machine's.
+    let unbound_at = name["unbound_at"].as_i64().unwrap();
+    world.pass((unbound_at + 60 - world.now()).max(0));
     world.grants(&json!({})).await;
     let kinds = world.kinds_on_record().await;
     assert_eq!(kinds.iter().filter(|kind| *kind == "name-unbound").count(), 2, "{kinds:?}");
@@ -294,4 +312,7 @@ async fn whoever_runs_the_service_sees_confirms_and_unbinds_names() {
     world.restart_with("acme/flake", "acme/else").await;
     let (_, said, _) = world.larderd(&["rules"]).await;
     assert!(said.contains("in no rule any more") && said.contains("cache main: acme/flake is"), "{said}");
+    assert_eq!(world.larderd(&["rules", "unbind", "acme/flake"]).await.0, Some(0));
+    let (_, said, _) = world.larderd(&["rules"]).await;
+    assert!(!said.contains("acme/flake"), "{said}");
 }

@@ -34,7 +34,7 @@ pub async fn session(service: &Service, cache: &str, change: impl FnOnce(&mut Va
         rank: Rank::default(),
         isolated: None,
     };
-    let used = UsedIdToken { issuer: "x", id: &id, expires_at: now };
+    let used = UsedIdToken { issuer: "x", id: &id, issued_at: now, expires_at: now };
     let entry = Entry::of_service(
         Who::of(&grant.identity),
         Event::Granted { permissions: grant.permissions.clone(), until: now },

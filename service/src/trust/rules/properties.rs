@@ -103,8 +103,9 @@ fn token() -> impl Strategy<Value = Value> {
         })
 }
 
-/// What is known of a name: nothing, what the token says, something else, or that it is suspended.
-const KNOWN: [&str; 4] = ["nothing", "same", "other", "suspended"];
+/// What is known of a name: nothing, what the token says, something else, that it is suspended, or that it was unbound after the
+/// token was issued.
+const KNOWN: [&str; 5] = ["nothing", "same", "other", "suspended", "unbound"];
 
 fn bound(name: TrustedName, token: &Value, known: &str) -> Option<BoundName> {
     let repository = match name {
@@ -119,6 +120,7 @@ fn bound(name: TrustedName, token: &Value, known: &str) -> Option<BoundName> {
         source: NumberSource::Token,
         bound_at: 0,
         suspended,
+        unbound_at: (known == "unbound").then_some(0),
     })
 }
 
