@@ -24,7 +24,7 @@ use hyper_util::{
 };
 use larder_service::flake::Internet;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tokio::{net::TcpListener, task::AbortHandle};
+use tokio::{net::TcpListener, sync::Semaphore, task::AbortHandle};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -48,6 +48,8 @@ pub enum Page {
     Cut,
     /// The first of these bytes, and then nothing more.
     Held(Vec<u8>),
+    /// These bytes, once a permit is added.
+    Gated(Arc<Semaphore>, Vec<u8>),
 }
 
 /// A request that came.
@@ -188,6 +190,13 @@ fn answer(shared: &Mutex<Shared>, request: &Request) -> Response {
         Some(Page::Cut) => {
             let pieces = [Ok(Bytes::from_static(&[0x1f, 0x8b, 8, 0])), Err(std::io::Error::other("cut"))];
             Body::from_stream(stream::iter(pieces)).into_response()
+        }
+        Some(Page::Gated(gate, bytes)) => {
+            let piece = async move {
+                gate.acquire().await.map_err(std::io::Error::other)?.forget();
+                Ok::<_, std::io::Error>(Bytes::from(bytes))
+            };
+            Body::from_stream(stream::once(piece)).into_response()
         }
         Some(Page::Held(bytes)) => {
             let half = Bytes::copy_from_slice(&bytes[..bytes.len() / 2]);

@@ -14,7 +14,7 @@ use crate::{
     caches::Cache,
     forge::ForgeError,
     metadata::{MetadataError, NamesOf},
-    prefetch::{Progress, complete, take_nar},
+    prefetch::{Flight, Lane, Progress, complete, take_nar},
     queue::{ClaimedJob, Performed, Work},
     trust::PushEvent,
 };
@@ -125,7 +125,7 @@ struct Bringing<'a> {
     named: usize,
 }
 
-impl Bringing<'_> {
+impl<'a> Bringing<'a> {
     async fn bring(&mut self, inputs: &[LockedInput]) -> Result<(), MetadataError> {
         let priority = self.job.priority;
         let paths: Vec<_> = inputs.iter().map(|input| input.path.clone()).collect();
@@ -136,15 +136,14 @@ impl Bringing<'_> {
                 tracing::warn!(cache = %cache.name(), %error, "upstreams do not say which inputs they have");
             }
         }
+        let lane = self.service.prefetching.enter(priority);
         for input in inputs {
-            let mut lacking = Vec::new();
-            for cache in self.caches.clone() {
-                if !self.has(cache, input.path.hash()).await? {
-                    lacking.push(cache);
-                }
+            if self.spent.wrong.contains(&input.path) {
+                continue;
             }
-            if !lacking.is_empty() && !self.spent.wrong.contains(&input.path) {
-                self.fetch(input, &lacking).await;
+            let lacking = self.lacking(input, &lane).await?;
+            if !lacking.is_empty() {
+                self.fetch(input, lacking, &lane).await;
                 self.note().await?;
             }
         }
@@ -155,6 +154,23 @@ impl Bringing<'_> {
             "prefetched a lock file's inputs"
         );
         Ok(())
+    }
+
+    /// The caches that do not have an input. Nobody else brings it there meanwhile.
+    async fn lacking(
+        &self,
+        input: &LockedInput,
+        lane: &Lane,
+    ) -> Result<Vec<(&'a Arc<Cache>, Flight)>, MetadataError> {
+        let mut lacking = Vec::new();
+        // In the same order for all, so that no two wait for each other.
+        for cache in &self.caches {
+            let flight = self.service.prefetching.alone(cache, input.path.hash(), lane).await;
+            if !self.has(cache, input.path.hash()).await? {
+                lacking.push((*cache, flight));
+            }
+        }
+        Ok(lacking)
     }
 
     async fn has(&self, cache: &Cache, hash: StorePathHash) -> Result<bool, MetadataError> {
@@ -168,11 +184,12 @@ impl Bringing<'_> {
     }
 
     /// Brings one input from its host into these caches.
-    async fn fetch(&mut self, input: &LockedInput, caches: &[&Arc<Cache>]) {
+    async fn fetch(&mut self, input: &LockedInput, caches: Vec<(&Arc<Cache>, Flight)>, lane: &Lane) {
         if self.spent.is_over() {
             self.refuse(input, TOO_MUCH);
             return;
         }
+        lane.turn().await;
         let fetched = match self.service.fetcher.fetch(input, &mut self.spent).await {
             Ok(fetched) => fetched,
             Err(error) if error.may_pass() => {
@@ -184,8 +201,8 @@ impl Bringing<'_> {
                 return;
             }
         };
-        for cache in caches {
-            if let Err(error) = take(self.service, cache, input, &fetched).await {
+        for (cache, flight) in caches {
+            if let Err(error) = take(self.service, cache, input, &fetched, flight).await {
                 self.later.push(format!("{}: {error}", shortened(&input.name)));
             }
         }
@@ -204,6 +221,7 @@ async fn take(
     cache: &Arc<Cache>,
     input: &LockedInput,
     fetched: &Fetched,
+    flight: Flight,
 ) -> Result<(), String> {
     let info = PathInfo {
         path: input.path.clone(),
@@ -216,5 +234,5 @@ async fn take(
     };
     let mut nar = fetched.nar.try_clone().map_err(|error| error.to_string())?;
     nar.rewind().map_err(|error| error.to_string())?;
-    take_nar(service, cache, &fetched.from, info, nar).await.map_err(|error| error.to_string())
+    take_nar(service, cache, &fetched.from, info, nar, flight).await.map_err(|error| error.to_string())
 }

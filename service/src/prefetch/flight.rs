@@ -16,7 +16,7 @@ pub(super) struct Flights(Mutex<HashMap<Key, watch::Receiver<()>>>);
 
 /// Paths that nobody else fetches while this lives.
 #[derive(Debug)]
-pub(super) struct Flight {
+pub(crate) struct Flight {
     flights: Arc<Flights>,
     cache: CacheName,
     paths: HashSet<StorePathHash>,

@@ -12,7 +12,7 @@ pub(super) struct Lanes(Arc<watch::Sender<BTreeMap<Priority, usize>>>);
 
 /// A prefetch that is under way.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(crate) struct Lane {
     lanes: Lanes,
     priority: Priority,
 }
@@ -33,7 +33,7 @@ impl Lanes {
 
 impl Lane {
     /// Waits until nothing of a higher priority is under way.
-    pub(super) async fn turn(&self) {
+    pub(crate) async fn turn(&self) {
         let mut under_way = self.lanes.0.subscribe();
         // It fails only if there are no lanes any more, and we hold them.
         let _ = under_way

@@ -29,12 +29,13 @@ use larder_protocol::api::CacheName;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub use self::by_hand::routes;
-#[allow(unused_imports, reason = "inputs of flakes will come by it")]
-pub(crate) use self::take::take_nar;
 pub(crate) use self::{
     complete::{Completed, complete},
+    flight::Flight,
     jobs::{Of, Reason, by_hand, of_manifests},
+    lanes::Lane,
     schedule::{by_the_clock, schedule},
+    take::take_nar,
 };
 use self::{
     decompress::{Compression, Window},
@@ -84,7 +85,6 @@ pub(crate) enum PrefetchError {
     #[error("the closures have more than {0} paths. Prefetch parts of them")]
     TooLarge(usize),
     /// What was brought is not what it was said to be.
-    #[allow(dead_code, reason = "the inputs of flakes will come by it")]
     #[error("{0}")]
     Wrong(String),
     /// What is here changes faster than it can be looked at.

@@ -2,10 +2,10 @@
 
 use std::{collections::HashSet, io::Read, sync::Arc};
 
-use larder_protocol::api::PathInfo;
+use larder_protocol::{StorePathHash, api::PathInfo};
 
 use super::{
-    PrefetchError,
+    Flight, Lane, PrefetchError, Prefetching,
     cut::cut,
     decompress::{Compression, Window},
     fetch::{BringError, take},
@@ -14,31 +14,43 @@ use crate::{
     Service,
     caches::Cache,
     push::{Intake, Opened},
+    queue::Priority,
 };
 
-/// Brings one path into a cache. Its NAR is read on a thread of its own, where it may block, and is refused unless its
+impl Prefetching {
+    /// Begins what steps back, and has others step back, as a prefetch of that priority does.
+    pub(crate) fn enter(&self, priority: Priority) -> Lane {
+        self.lanes.enter(priority)
+    }
+
+    /// Waits until nobody else brings a path into a cache.
+    pub(crate) async fn alone(&self, cache: &Cache, path: StorePathHash, lane: &Lane) -> Flight {
+        loop {
+            match self.flights.begin(cache.name(), [path].into_iter()) {
+                (flight, None) => return flight,
+                (_, Some(others)) => lane.aside(others.landed()).await,
+            }
+        }
+    }
+}
+
+/// Brings one path into a cache, which nobody else does meanwhile: that is its `flight`. Its NAR is read on a thread of its own, where it may block, and is refused unless its
 /// structure, its size, its hash and its content address are what `info` says. What it refers to must be in the cache,
 /// or have been seen at an upstream. `from` is told to whoever asks where the path comes from.
 ///
 /// # Errors
 /// When the NAR cannot be read or does not hold, or the service fails.
-#[allow(dead_code, reason = "the inputs of flakes will come by it")]
 pub(crate) async fn take_nar(
     service: &Arc<Service>,
     cache: &Arc<Cache>,
     from: &str,
     info: PathInfo,
     nar: impl Read + Send + 'static,
+    flight: Flight,
 ) -> Result<(), PrefetchError> {
     let prefetching = &service.prefetching;
     let path = info.path.clone();
-    let _flight = loop {
-        let (flight, others) = prefetching.flights.begin(cache.name(), [path.hash()].into_iter());
-        match others {
-            None => break flight,
-            Some(others) => others.landed().await,
-        }
-    };
+    let _flight = flight;
     if service.metadata.visible_paths(&cache.names(), &[path.hash()]).await?.contains_key(&path.hash()) {
         return Ok(());
     }

@@ -9,3 +9,4 @@ mod killed;
 mod prefetch;
 mod rules;
 mod scene;
+mod turns;

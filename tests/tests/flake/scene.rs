@@ -92,7 +92,7 @@ impl Scene {
         let address = listener.local_addr().unwrap();
         let upstreams: Vec<String> = upstreams
             .iter()
-            .map(|(url, key)| format!("{{ url = \"{url}\", public_keys = [\"{key}\"] }}"))
+            .map(|(url, key)| format!("{{ url = \"{url}\", public_keys = [\"{key}\"], timeout = 600 }}"))
             .collect();
         let upstreams = upstreams.join(", ");
         let text = format!(
