@@ -166,8 +166,14 @@ impl Fetching<'_> {
     async fn bring(&self, intake: &Intake, offer: &Offer) -> Result<Option<Fate>, BringError> {
         let info = &offer.info;
         // Before anything is held that another prefetch may need.
-        self.lane.turn().await;
-        let _connection = offer.source.connections.acquire().await.map_err(ApiError::internal)?;
+        let _connection = loop {
+            self.lane.turn().await;
+            let connection = offer.source.connections.acquire().await.map_err(ApiError::internal)?;
+            // It may have been somebody else's turn by then.
+            if self.lane.is_first() {
+                break connection;
+            }
+        };
         // A content address must be looked at, wherever the NAR is from.
         if info.ca.is_none() {
             let metadata = &self.service.metadata;

@@ -36,9 +36,16 @@ impl Lane {
     pub(crate) async fn turn(&self) {
         let mut under_way = self.lanes.0.subscribe();
         // It fails only if there are no lanes any more, and we hold them.
-        let _ = under_way
-            .wait_for(|under_way| under_way.keys().next_back().is_none_or(|first| *first <= self.priority))
-            .await;
+        let _ = under_way.wait_for(|under_way| self.is_first_of(under_way)).await;
+    }
+
+    /// Whether nothing of a higher priority is under way.
+    pub(super) fn is_first(&self) -> bool {
+        self.is_first_of(&self.lanes.0.borrow())
+    }
+
+    fn is_first_of(&self, under_way: &BTreeMap<Priority, usize>) -> bool {
+        under_way.keys().next_back().is_none_or(|first| *first <= self.priority)
     }
 
     /// Stands aside while it waits for another prefetch, which may be of lower priority.

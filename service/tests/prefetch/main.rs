@@ -15,6 +15,7 @@ mod nar;
 mod pace;
 mod proxy;
 mod swept;
+mod turns;
 mod upstream;
 mod upstreams;
 mod world;
