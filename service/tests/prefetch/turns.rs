@@ -1,4 +1,4 @@
-//! What is fetched before what.
+//! Who is asked at once, and what is fetched before what.
 
 use std::sync::Arc;
 
@@ -62,5 +62,30 @@ async fn what_somebody_waits_for_is_fetched_before_what_a_schedule_wants() {
     assert_eq!(asked, [first, nar_file(waited_for), third, fourth]);
     assert_eq!(world.tell(&begun.id).await.state, PrefetchState::Complete);
     assert!(world.has(&nars.iter().collect::<Vec<_>>()).await);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn all_upstreams_are_asked_at_once() {
+    let upstreams = [UpstreamCache::start().await, UpstreamCache::start().await];
+    let long = Duration::from_secs(600);
+    let patient = |upstream: &UpstreamCache| CheckedUpstream { timeout: long, ..upstream.configured() };
+    let world = World::new(&upstreams.each_ref().map(patient)).await;
+    let nar = nar(1);
+    let gate = Arc::new(Semaphore::new(0));
+    for upstream in &upstreams {
+        upstream.has(&nar, "xz");
+        let text = upstream.narinfo(&nar, "xz", b"", &upstream.key).to_string();
+        upstream.says(&narinfo(&nar), Reply::Gated(gate.clone(), text.into()));
+    }
+    let begun = world.begin(&[&nar.info.path]).await;
+    // None answers until all are asked.
+    for upstream in &upstreams {
+        asked_for(upstream, &narinfo(&nar)).await;
+    }
+    gate.add_permits(10);
+    world.pass(0).await;
+    assert_eq!(world.tell(&begun.id).await.state, PrefetchState::Complete);
+    assert!(world.has(&[&nar]).await);
     world.end().await;
 }
