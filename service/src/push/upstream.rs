@@ -14,7 +14,7 @@ use std::{
 use futures_util::{StreamExt as _, stream};
 use larder_protocol::{
     NarHash, PublicKey, Signature, StorePath, StorePathHash,
-    api::{PathInfo, PushId, Upstream},
+    api::{CacheName, PathInfo, PushId, Upstream},
     narinfo::NarInfo,
     signature::fingerprint,
 };
@@ -280,14 +280,7 @@ impl UpstreamClient {
             // Else one forged path could hide among so many that nobody comes to it. What was answered is remembered,
             // so that each try has fewer to ask, and the last ones are asked alone.
             if unasked > 0 && heard == Heard::Some {
-                return Err(ApiError::unavailable(
-                    format!(
-                        "the upstream {} has not yet answered for {unasked} of the paths. Try again: it goes on with \
-                         those",
-                        upstream.url
-                    ),
-                    AGAIN,
-                ));
+                return Err(come_again(upstream, cache.name(), unasked));
             }
             if unasked > 0 {
                 tracing::warn!(
@@ -399,6 +392,19 @@ impl UpstreamClient {
     }
 }
 
+/// The URL is logged, and not told: it may name a host or a folder inside, and a job prints what it is told where
+/// everybody may read it.
+fn come_again(upstream: &Upstream, cache: &CacheName, unasked: usize) -> ApiError {
+    tracing::warn!(
+        upstream = %upstream.url, %cache, paths = unasked,
+        "the upstream did not answer in time about all of a push's paths: the client comes again for the rest"
+    );
+    let message = format!(
+        "an upstream has not yet answered for {unasked} of the paths. Try again: it goes on with those"
+    );
+    ApiError::unavailable(message, AGAIN)
+}
+
 /// What a narinfo says, if the upstream's keys have signed it.
 fn signed(upstream: &Upstream, hash: StorePathHash, text: &[u8]) -> Answer {
     let narinfo = std::str::from_utf8(text).ok().and_then(|text| NarInfo::parse(text).ok());
@@ -437,6 +443,16 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn a_client_that_is_to_come_again_is_told_no_upstreams_url() {
+        for url in ["https://cache.inside.example", "file:///srv/inside"] {
+            let upstream = Upstream { url: url.to_owned(), public_keys: Vec::new() };
+            let told = format!("{:?}", come_again(&upstream, &"main".parse().unwrap(), 7));
+            assert!(told.contains("an upstream has not yet answered for 7 of the paths"), "{told}");
+            assert!(!told.contains("inside") && !told.contains("://"), "{told}");
+        }
+    }
 
     fn hashes(count: usize) -> Vec<StorePathHash> {
         (0..count).map(|number| format!("{number:0>32}").parse().unwrap()).collect()
