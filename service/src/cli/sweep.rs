@@ -22,8 +22,8 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 const AFTER_HELP: &str = "\
 A sweep takes the paths that nothing has kept for the cache's grace, and then the NARs, chunks and
 files that nothing uses. What nothing keeps is noted by one sweep and taken by a later one. Where
-there is more than max_size, or the disk is nearly full, what was used longest ago goes, too; what is
-held and has no room is listed. At its end it compacts: files of which less than half is in use are
+there is more than max_size, or the disk is nearly full, what was used longest ago goes, too (of the
+disk, pull requests' own caches first); what is held and has no room is listed. At its end it compacts: files of which less than half is in use are
 rewritten, and many small ones become one. Where the service runs, it does the sweep and this waits
 for it.
 
@@ -97,6 +97,9 @@ fn tell_budget(text: &mut String, budget: &BudgetReport, is_enough: bool) {
     let limit = if budget.disk { "as the disk is nearly full" } else { "(max_size)" };
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{whose}: {} bytes of at most {} {limit}", budget.used, budget.limit);
+    for cache in &budget.isolated {
+        let _ = writeln!(text, "{cache}: this pull request's cache goes for want of room on the disk");
+    }
     if is_enough {
         return;
     }
@@ -142,7 +145,7 @@ fn room_object(plan: &RoomPlan) -> serde_json::Value {
         .collect();
     json!({
         "cache": budget.cache, "disk": budget.disk, "limit": budget.limit, "used": budget.used, "held": budget.held,
-        "is_enough": is_enough, "holders": budget.holders, "paths": paths,
+        "is_enough": is_enough, "holders": budget.holders, "isolated": budget.isolated, "paths": paths,
     })
 }
 

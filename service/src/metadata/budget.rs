@@ -97,7 +97,7 @@ impl Metadata {
         number(bytes)
     }
 
-    /// The bytes of objects whose files go by themselves: nothing lies in them any more.
+    /// The bytes of objects whose files go by themselves: nothing lies in them any more, or what does is a dropped cache's.
     ///
     /// # Errors
     /// When the database fails.
@@ -106,7 +106,13 @@ impl Metadata {
             sqlx::query_scalar("SELECT coalesce(sum(size), 0) FROM objects WHERE doomed_at IS NOT NULL")
                 .fetch_one(self.reader())
                 .await?;
-        number(bytes)
+        let dropped: i64 = sqlx::query_scalar(
+            "SELECT coalesce(sum(o.size), 0) FROM isolated_caches i JOIN pushes u ON u.cache = i.name
+             JOIN objects o ON o.push = u.id WHERE i.dropped_at IS NOT NULL AND o.doomed_at IS NULL",
+        )
+        .fetch_one(self.reader())
+        .await?;
+        number(bytes + dropped)
     }
 
     /// Notes what a sweep found of a budget: of a cache, or of all.

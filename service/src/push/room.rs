@@ -43,10 +43,15 @@ pub(super) async fn check(
     let disk = retention::room(service);
     let own = cache.config.max_size.map(|limit| (Some(cache.name()), limit));
     let all = service.config.retention.max_size.map(|limit| (None, limit));
-    // A pull request's own cache has bounds of its own, which are looked at when it stores something.
+    // A pull request's own cache has bounds of its own, which are looked at when it stores something. Of the disk it may
+    // take what sweeps need not make free again.
+    let kept_free = match (disk, &cache.isolation) {
+        (Some(disk), Some(_)) => service.config.retention.min_free(disk).saturating_mul(2),
+        _ => 0,
+    };
     let limits = own.into_iter().chain(all).filter(|_| cache.isolation.is_none());
     if blind {
-        let fits = disk.is_none_or(|disk| nars / USUAL <= disk.size);
+        let fits = disk.is_none_or(|disk| nars / USUAL <= disk.size && kept_free <= disk.available);
         return match fits && blind_has_room(service, cache, run, nars, limits).await? {
             true => Ok(()),
             false => Err(ApiError::no_room(format!(
@@ -56,7 +61,7 @@ pub(super) async fn check(
             ))),
         };
     }
-    let available = disk.map(|disk| disk.available);
+    let available = disk.map(|disk| disk.available.saturating_sub(kept_free));
     let mut tight = Vec::new();
     for (scope, limit) in limits {
         let held = service.metadata.budget_held(scope).await?;
@@ -68,6 +73,17 @@ pub(super) async fn check(
         return Ok(());
     }
     let cost = cost(service, nars).await?;
+    if let Some(disk) = disk.filter(|disk| kept_free > 0 && cost.saturating_add(kept_free) > disk.available) {
+        return Err(ApiError::no_room(format!(
+            "this push brings {} of NARs, about {} as they are stored here, and the disk has {} left, of which pull \
+             requests' own caches leave {} (twice min_free). Tell who runs the service: a larger disk, or drop some of \
+             them (`larderd isolated list`)",
+            show_size(nars),
+            show_size(cost),
+            show_size(disk.available),
+            show_size(kept_free)
+        )));
+    }
     if let Some(available) = available.filter(|available| cost > *available) {
         return Err(ApiError::no_room(format!(
             "this push brings {} of NARs, about {} as they are stored here, and the disk has room for {}. Tell who \

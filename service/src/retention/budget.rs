@@ -5,7 +5,8 @@
 //! pushes under way need is held, and never goes for want of room. A path is worth as much as the best that keeps it, a
 //! NAR as the best of its paths, a chunk as the best of its NARs: so a *cut* takes whole closures and never what one that
 //! stays needs, and each chunk's bytes count once. What pull requests' own caches alone have counts not at all: they have
-//! bounds of their own, and their parents nothing to give up for them.
+//! bounds of their own, and their parents nothing to give up for them. On a disk that is nearly full they go first, as
+//! many as that takes, those first that no job has used for the longest time.
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
@@ -20,9 +21,10 @@ use super::{
 };
 use crate::{
     Service,
+    audit::Who,
     caches::Cache,
     config::{ByteSize, CacheRetention, Retention},
-    metadata::{Metadata, MetadataError, PushingRun, Ranking, RootsOf, Worth},
+    metadata::{IsolatedCache, Metadata, MetadataError, PushingRun, Ranking, RootsOf, Worth},
     storage::Room,
 };
 
@@ -178,7 +180,7 @@ pub(super) fn size_goal(max_size: Option<ByteSize>, used: u64) -> Option<Goal> {
 pub(super) struct Files {
     /// The bytes of objects that are not doomed, without those of pull requests' caches.
     pub stored: u64,
-    /// Of those that are.
+    /// Of those that are, or soon will be: of pull requests' caches that were dropped.
     pub doomed: u64,
     /// The disk's room, where it can be known.
     pub room: Option<Room>,
@@ -202,8 +204,8 @@ impl Files {
         by_size || by_disk
     }
 
-    /// What should be left of what was weighed so that the disk is not nearly full.
-    fn disk_goal(&self, rules: &Retention, weight: &Weight) -> Option<Goal> {
+    /// How much has to go so that the disk is not nearly full, beside what goes anyway.
+    pub(super) fn lacking(&self, rules: &Retention, weight: &Weight) -> Option<u64> {
         let room = self.room?;
         let least = rules.min_free(room);
         if room.available >= least {
@@ -212,8 +214,13 @@ impl Files {
         // Half of what is dead within objects: some of them are soon written anew, without it.
         let dead = self.stored.saturating_sub(weight.used).saturating_sub(weight.not_counted);
         let going = self.doomed + dead / 2;
-        let wanted = (2 * least).saturating_sub(room.available).saturating_sub(going);
-        Some(Goal { limit: Limit::Disk(room), goal: weight.used.saturating_sub(wanted) })
+        Some((2 * least).saturating_sub(room.available).saturating_sub(going))
+    }
+
+    /// What should be left of what was weighed so that the disk is not nearly full.
+    fn disk_goal(&self, rules: &Retention, weight: &Weight) -> Option<Goal> {
+        let wanted = self.lacking(rules, weight)?;
+        Some(Goal { limit: Limit::Disk(self.room?), goal: weight.used.saturating_sub(wanted) })
     }
 
     /// What should be left of what was weighed; the strictest.
@@ -228,6 +235,24 @@ impl Files {
         let disk = if scope.is_none() { self.disk_goal(rules, weight) } else { None };
         [size_goal(max_size, used), disk].into_iter().flatten().min_by_key(|goal| goal.goal)
     }
+}
+
+/// The pull requests' caches that go first when so many bytes have to: those that no job has used for the longest time.
+pub(super) async fn least_used(
+    metadata: &Metadata,
+    lacking: u64,
+) -> Result<Vec<IsolatedCache>, MetadataError> {
+    let mut caches = metadata.isolated_caches().await?;
+    caches.retain(|cache| !cache.dropped && cache.bytes + cache.paths > 0);
+    caches.reverse();
+    let mut freed = 0;
+    let enough = caches.iter().position(|cache| {
+        let is_enough = freed >= lacking;
+        freed += cache.bytes;
+        is_enough
+    });
+    caches.truncate(enough.unwrap_or(caches.len()));
+    Ok(caches)
 }
 
 /// How much room the disk has, if that can be known.
@@ -247,6 +272,20 @@ impl Sweep<'_> {
         self.keep_scope(caches, None, self.service.config.retention.max_size).await
     }
 
+    /// Drops pull requests' caches as far as so many bytes have to go. Which.
+    async fn drop_least_used(&self, lacking: u64) -> Result<Vec<String>, MetadataError> {
+        let metadata = &self.service.metadata;
+        let mut dropped = Vec::new();
+        for cache in least_used(metadata, lacking).await? {
+            let reason = "the disk is nearly full, and no job has used another for longer";
+            if metadata.drop_isolated(&cache.name, &Who::default(), reason, self.now).await? {
+                tracing::warn!(cache = %cache.name, "a pull request's cache goes, as the disk is nearly full");
+                dropped.push(cache.name.to_string());
+            }
+        }
+        Ok(dropped)
+    }
+
     async fn keep_scope(
         &mut self,
         caches: &[Arc<Cache>],
@@ -254,7 +293,7 @@ impl Sweep<'_> {
         max_size: Option<ByteSize>,
     ) -> Result<(), MetadataError> {
         let (metadata, rules) = (&self.service.metadata, &self.service.config.retention);
-        let files = Files::of(metadata, room(self.service)).await?;
+        let mut files = Files::of(metadata, room(self.service)).await?;
         if !files.may_be_full(rules, scope, max_size) {
             if let Some(limit) = max_size {
                 metadata.note_budget(scope, files.stored, 0, self.now).await?;
@@ -264,6 +303,13 @@ impl Sweep<'_> {
             return Ok(());
         }
         let (mut weight, mut stored) = (self.weigh(caches, scope).await?, files.stored);
+        let mut isolated = Vec::new();
+        if scope.is_none()
+            && let Some(lacking) = files.lacking(rules, &weight)
+        {
+            isolated = self.drop_least_used(lacking).await?;
+            files = Files::of(metadata, files.room).await?;
+        }
         let goal = files.goal(rules, scope, max_size, &weight);
         let before = weight.used;
         if let Some(Goal { goal, .. }) = goal
@@ -293,6 +339,7 @@ impl Sweep<'_> {
             before,
             used: weight.used,
             held: weight.held,
+            isolated,
             ..BudgetReport::default()
         };
         if !report.disk {

@@ -83,6 +83,9 @@ pub struct BudgetReport {
     pub held: u64,
     /// What holds most, where that is why there are too many.
     pub holders: Vec<Holder>,
+    /// The pull requests' caches that go, where it is the disk.
+    #[serde(default)]
+    pub isolated: Vec<String>,
 }
 
 impl BudgetReport {

@@ -120,17 +120,27 @@ pub async fn plan_room(
         .map(|cache| (Some(&cache.name), cache.max_size, vec![(&cache.name, &cache.retention)]));
     let mut plans = Vec::new();
     for (scope, max_size, caches) in of_caches.chain([(None, config.retention.max_size, all)]) {
-        let files = Files::of(metadata, room).await?;
+        let mut files = Files::of(metadata, room).await?;
         if max_size.is_none() && !files.may_be_full(&config.retention, scope, max_size) {
             continue;
         }
         let pace = &mut Pace::begin();
         let mut ranking = budget::rank(metadata, &caches, now, pace).await?;
         let weight = budget::weigh(metadata, &mut ranking, scope, pace).await?;
+        let mut isolated = Vec::new();
+        if scope.is_none()
+            && let Some(lacking) = files.lacking(&config.retention, &weight)
+        {
+            for cache in budget::least_used(metadata, lacking).await? {
+                files.doomed += cache.bytes;
+                isolated.push(cache.name.to_string());
+            }
+        }
         let goal = files.goal(&config.retention, scope, max_size, &weight);
         let mut plan = RoomPlan {
             budget: BudgetReport {
                 held: weight.held,
+                isolated,
                 disk: goal.is_some_and(|goal| matches!(goal.limit, Limit::Disk(_))),
                 ..BudgetReport::within(scope, max_size.map_or(weight.used, ByteSize::get), weight.used)
             },
