@@ -1,6 +1,9 @@
 //! Prefetching from a real binary cache, for real Nix; and killed in its middle.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+#[path = "prefetch/killed.rs"]
+mod killed;
+
 use std::{
     fs,
     path::{Path, PathBuf},
