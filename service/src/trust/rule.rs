@@ -89,9 +89,11 @@ impl TrustRule {
                     && is(&self.repository_owner_id, job.repository_owner_id))
     }
 
-    /// Whether it names a repository, or its owner.
+    /// Whether it names a repository, or its owner, or has numbers alone: whether those are the repository's is left to
+    /// the caller.
     pub(super) fn may_name(&self, repository: &RepositoryName) -> bool {
-        (self.repository.is_some() || self.repository_owner.is_some())
+        let named = self.repository.is_some() || self.repository_owner.is_some();
+        (named || self.repository_id.is_some() || self.repository_owner_id.is_some())
             && self.repository.as_ref().is_none_or(|wanted| wanted.iter().any(|it| it.matches(repository)))
             && self.repository_owner.as_ref().is_none_or(|wanted| {
                 wanted.iter().any(|wanted| RepositoryName::same(wanted.as_str(), repository.owner()))

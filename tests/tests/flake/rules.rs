@@ -80,3 +80,22 @@ async fn a_repository_that_only_has_the_name_brings_nothing() {
     assert!(!scene.brings(&push_to("main"), true).await);
     assert!(scene.brings(&Job { repository_id: 7, ..push_to("main") }, true).await);
 }
+
+#[tokio::test]
+async fn a_rule_with_a_number_alone_brings_the_inputs_of_whatever_has_it() {
+    let rule = |number: &str| format!("ref = \"refs/heads/main\"\n{number}");
+    let (ours, other) = (push_to("main"), Job { repository_id: 5, owner_id: 6, ..push_to("main") });
+    for (number, wrong) in [
+        (format!("repository_id = {}", ours.repository_id), &other),
+        (format!("repository_owner_id = {}", ours.owner_id), &other),
+        (
+            format!("repository_id = {}\nrepository_owner_id = {}", ours.repository_id, ours.owner_id),
+            &Job { owner_id: 6, ..push_to("main") },
+        ),
+    ] {
+        let scene = Scene::with_whole_rule(&rule(&number), &[]).await;
+        assert!(!scene.brings(wrong, true).await, "{number}");
+        assert!(scene.brings(&ours, true).await, "{number}");
+        assert!(scene.exchange(&ours).await, "{number}");
+    }
+}

@@ -61,12 +61,18 @@ impl Scene {
 
     /// The same, where this is the rest of the rule for `acme/flake`.
     pub async fn with_rule(rule: &str, upstreams: &[(&str, &str)]) -> Self {
+        Self::with_whole_rule(&format!("repository = \"acme/flake\"\n{rule}"), upstreams).await
+    }
+
+    /// The same with this rule.
+    pub async fn with_whole_rule(rule: &str, upstreams: &[(&str, &str)]) -> Self {
         Self::of(rule, upstreams, false).await
     }
 
     /// One in which GitHub shows `acme/flake` to the service alone, as an App.
     pub async fn with_app() -> Self {
-        Self::of("ref = \"refs/heads/main\"\npublish = true", &[], true).await
+        let rule = "repository = \"acme/flake\"\nref = \"refs/heads/main\"\npublish = true";
+        Self::of(rule, &[], true).await
     }
 
     async fn of(rule: &str, upstreams: &[(&str, &str)], private: bool) -> Self {
@@ -102,7 +108,7 @@ impl Scene {
              [[issuer]]\nurl = \"{}\"\n\
              [[webhook]]\nrepositories = [\"acme/*\"]\nsecrets = [{{ env = \"SECRET\" }}]\n\
              [[cache]]\nname = \"main\"\nupstream = [{upstreams}]\n\
-             [[cache.trust]]\nrepository = \"acme/flake\"\n{rule}\n",
+             [[cache.trust]]\n{rule}\n",
             github.api_url(),
             github.issuer(),
         );
