@@ -107,7 +107,12 @@ pub(crate) fn room_for_paths(service: &Service, cache: &Cache) -> Option<(i64, u
 /// That there is no such room.
 pub(crate) fn paths_are_full(service: &Service, cache: &Cache) -> ApiError {
     let max = service.config.isolated.max_paths;
-    full(cache, &format!("take {max} paths (isolated.max_paths), those of earlier pushes counted"))
+    full(
+        cache,
+        &format!(
+            "take {max} paths (isolated.max_paths): those of earlier pushes count, and those of its parent that it relies on"
+        ),
+    )
 }
 
 fn full(cache: &Cache, limit: &str) -> ApiError {

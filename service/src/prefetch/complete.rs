@@ -102,6 +102,7 @@ async fn keep(
         rank: Rank::PREFETCHED,
         staged: Vec::new(),
         leased: entries.to_vec(),
+        of_parent: HashSet::new(),
         roots: kept.into_iter().collect(),
         built: HashSet::new(),
         divergences: Vec::new(),

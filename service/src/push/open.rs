@@ -180,6 +180,13 @@ async fn try_open(
         blind,
         staged,
         leased: visible.values().map(|path| (path.id, path.path.hash())).collect(),
+        of_parent: match cache.isolation {
+            Some(_) => {
+                let parents = visible.values().filter(|path| path.cache != cache.name().as_str());
+                parents.map(|path| path.id).collect()
+            }
+            None => HashSet::new(),
+        },
         roots: request.roots.iter().map(|root| root.hash()).collect::<HashSet<_>>().into_iter().collect(),
         built: request.built.iter().copied().collect(),
         divergences,

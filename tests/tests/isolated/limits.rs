@@ -69,3 +69,18 @@ async fn the_paths_of_one_are_bounded() {
     assert!(refusal.answer.message.contains("isolated.max_paths"), "{}", refusal.answer.message);
     assert!(job.open(&[&packages[0]]).await.unwrap().committed.is_some(), "what is there can be named");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_keeps_of_its_parent_counts_among_its_paths() {
+    let world = world("max_paths = 3").await;
+    let parents: Vec<Package> = (0..3).map(|_| Package::noise("tool", 1000)).collect();
+    world.client().await.push(&parents.iter().collect::<Vec<_>>()).await.unwrap();
+    let job = pull_request(&world, 7).await;
+    let own = Package::noise("own", 1000).referring_to(&parents[..2]);
+    let refusal = job.push(&[&parents[0], &parents[1], &parents[2], &own]).await.unwrap_err();
+    assert!(refusal.answer.message.contains("isolated.max_paths"), "{}", refusal.answer.message);
+    job.push(&[&parents[0], &parents[1], &own]).await.unwrap();
+    assert!(job.open(&[&Package::noise("more", 1000)]).await.is_err());
+    // What is there can be named, and is kept no further.
+    assert!(job.open(&[&parents[0], &parents[1], &parents[2]]).await.unwrap().committed.is_some());
+}

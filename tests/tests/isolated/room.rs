@@ -8,7 +8,7 @@ use larder_tests::{
     world::World,
 };
 
-use crate::scene::{narinfo, pull_request, world};
+use crate::scene::{narinfo, pull_request, rows, world};
 
 const LIMITS: &str = "max_size = \"2 MB\"\n[retention]\nmax_size = \"1 MB\"";
 
@@ -76,6 +76,26 @@ async fn what_a_pull_request_alone_still_needs_of_its_parent_takes_no_room() {
     for package in [&packages[2], &top, &base] {
         assert!(world.narinfo(&package.info.path).await.is_some(), "{}", package.info.path);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pull_request_named_and_does_not_need_stays_no_longer_for_it() {
+    let world = world(LIMITS).await;
+    let packages: Vec<Package> = (0..2).map(|_| Package::noise("tool", 400_000)).collect();
+    let (needed, named) = (Package::noise("needed", 100_000), Package::noise("named", 400_000));
+    run(&world, 1).await.push(&[&needed, &named]).await.unwrap();
+    let job = pull_request(&world, 7).await;
+    for _ in 0..2 {
+        let own = Package::noise("own", 1000).referring_to([&needed]);
+        job.push(&[&needed, &named, &own]).await.unwrap();
+    }
+    assert_eq!(rows(&world).await["leases"], 1, "what two pushes need is leased once");
+    run(&world, 2).await.push(&[&packages[0]]).await.unwrap();
+    run(&world, 3).await.push(&[&packages[1]]).await.unwrap();
+
+    assert!(budget(&world).await.is_met());
+    assert!(world.narinfo(&needed.info.path).await.is_some());
+    assert!(world.narinfo(&named.info.path).await.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,22 @@
 //! Committing a push: all that it stages becomes visible at one moment.
 
-use larder_protocol::api::{CacheName, PathInfo, PushId};
-use sqlx::{Row as _, Sqlite, Transaction};
+use std::collections::HashSet;
+
+use larder_protocol::{
+    StorePathHash,
+    api::{CacheName, PathInfo, PushId},
+};
+use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
 
 use super::super::{
-    Metadata, MetadataError, Namespace, ObjectId, audit, blob, claims::claim, divergences, number,
-    paths::path_info, records::note_record, runs::note_committed,
+    BATCH, Metadata, MetadataError, Namespace, ObjectId, audit, blob,
+    claims::{claim, list},
+    divergences,
+    marks::reference_hashes,
+    number,
+    paths::path_info,
+    records::note_record,
+    runs::note_committed,
 };
 use crate::audit::{Entry, Event, Who};
 
@@ -70,6 +81,7 @@ impl Metadata {
         .fetch_all(&mut *transaction)
         .await?;
         claim(&mut transaction, &stand).await?;
+        lease_what_is_needed(&mut transaction, push).await?;
         note_committed(&mut transaction, push, now).await?;
         note_record(&mut transaction, push, record).await?;
         sqlx::query("UPDATE pushes SET state = 'committed', committed_at = ?, active_at = ? WHERE id = ?")
@@ -95,6 +107,50 @@ impl Metadata {
         .await?;
         rows.iter().map(path_info).collect()
     }
+}
+
+/// Leaves of what a pull request's push leased in the parent only what its paths refer to: that stays as long as their
+/// cache does. What another push of that cache leases so is leased once.
+async fn lease_what_is_needed(
+    transaction: &mut Transaction<'static, Sqlite>,
+    push: i64,
+) -> Result<(), MetadataError> {
+    let isolated: bool = sqlx::query_scalar("SELECT cache LIKE '%~%' FROM pushes WHERE id = ?")
+        .bind(push)
+        .fetch_one(&mut **transaction)
+        .await?;
+    if !isolated {
+        return Ok(());
+    }
+    let refs: Vec<String> = sqlx::query_scalar("SELECT refs FROM paths WHERE push = ? AND hidden = 0")
+        .bind(push)
+        .fetch_all(&mut **transaction)
+        .await?;
+    let needed: HashSet<StorePathHash> =
+        refs.iter().flat_map(|refs| reference_hashes(refs)).collect::<Result<_, _>>()?;
+    let leased = sqlx::query(
+        "SELECT l.path, p.hash, p.cache = u.cache OR EXISTS (
+             SELECT 1 FROM leases o JOIN pushes v ON v.id = o.push
+             WHERE o.path = l.path AND v.cache = u.cache AND v.state = 'committed')
+         FROM leases l JOIN pushes u ON u.id = l.push JOIN paths p ON p.id = l.path WHERE l.push = ?",
+    )
+    .bind(push)
+    .fetch_all(&mut **transaction)
+    .await?;
+    let mut spare: Vec<i64> = Vec::new();
+    for row in &leased {
+        if row.try_get(2)? || !needed.contains(&StorePathHash(blob(row.try_get(1)?)?)) {
+            spare.push(row.try_get(0)?);
+        }
+    }
+    for batch in spare.chunks(BATCH) {
+        let mut delete = QueryBuilder::<Sqlite>::new("DELETE FROM leases WHERE push = ");
+        delete.push_bind(push).push(" AND path IN (");
+        list(&mut delete, batch);
+        delete.push(")");
+        delete.build().persistent(false).execute(&mut **transaction).await?;
+    }
+    Ok(())
 }
 
 /// What goes on record of a push that is committed.

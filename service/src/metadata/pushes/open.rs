@@ -50,6 +50,8 @@ pub struct NewPush<'a> {
     pub blind: bool,
     /// Visible paths with their rows, which must stay until the push ends.
     pub leased: Vec<(i64, StorePathHash)>,
+    /// Those of them that are the parent's, where the cache is a pull request's: they count in its bound.
+    pub of_parent: HashSet<i64>,
     /// What is to be kept.
     pub roots: Vec<StorePathHash>,
     /// What its job says that it built.
@@ -120,7 +122,12 @@ impl Metadata {
             return Ok(OpenOutcome::TooMany(full));
         }
         if let Some((cache, max)) = push.isolated {
-            match count_paths(&mut transaction, cache, push.staged.len() as u64, max).await {
+            let relied_on = relied_on(&mut transaction, push).await?;
+            let staged = push.staged.len() as u64;
+            if !committed && staged + relied_on > max {
+                return Ok(OpenOutcome::CacheFull);
+            }
+            match count_paths(&mut transaction, cache, staged, max.saturating_sub(relied_on)).await {
                 Ok(true) => {}
                 Ok(false) => return Ok(OpenOutcome::CacheFull),
                 Err(MetadataError::Gone) => return Ok(OpenOutcome::CacheGone),
@@ -218,6 +225,25 @@ impl Metadata {
         transaction.commit().await?;
         Ok(OpenOutcome::Opened(FoundPush { id, name: push.name, committed, blind }))
     }
+}
+
+/// How many paths of its parent a pull request's cache keeps once this push is open, each counted once.
+async fn relied_on(
+    transaction: &mut Transaction<'static, Sqlite>,
+    push: &NewPush<'_>,
+) -> Result<u64, MetadataError> {
+    if push.staged.is_empty() {
+        return Ok(0);
+    }
+    let before: Vec<i64> = sqlx::query_scalar(
+        "SELECT DISTINCT l.path FROM pushes u JOIN leases l ON l.push = u.id JOIN paths p ON p.id = l.path
+         WHERE u.cache = ?1 AND u.abandoned_at IS NULL AND p.cache <> ?1",
+    )
+    .bind(push.cache.as_str())
+    .fetch_all(&mut **transaction)
+    .await?;
+    let new = push.of_parent.len() - before.iter().filter(|path| push.of_parent.contains(path)).count();
+    Ok((before.len() + new) as u64)
 }
 
 /// Whether so many pushes are open that no more may be.
