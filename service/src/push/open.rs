@@ -193,7 +193,8 @@ async fn try_open(
         unasked: says.unasked,
     };
     let found = match service.metadata.open_push(&push, limits.open_pushes, service.clock.now()).await {
-        Ok(OpenOutcome::Opened(found)) => found,
+        Ok(OpenOutcome::Opened(found)) => Some(found),
+        Ok(OpenOutcome::Nothing) => None,
         Ok(OpenOutcome::CacheFull) => return Err(isolated::paths_are_full(service, cache)),
         Ok(OpenOutcome::CacheGone) => return Err(no_such_cache()),
         Ok(OpenOutcome::TooMany(full)) => return Err(too_many_open(full, limits.open_pushes)),
@@ -209,11 +210,11 @@ async fn try_open(
         missing = missing.len(), reused = reused.len(), present = present.len(), upstream = upstream.len(),
         refused = refused.len(), diverging = told.len(), unasked = push.unasked, "push opened"
     );
-    let committed = match found.committed {
-        true => Some(CommittedPush { divergences: told, ..CommittedPush::default() }),
+    let committed = match found.filter(|found| !found.committed) {
+        None => Some(CommittedPush { divergences: told, ..CommittedPush::default() }),
         // Everything may be here but under other names: nothing is left to be done then either.
-        false if missing.is_empty() => committed_push(service, cache, found, who).await.ok(),
-        false => None,
+        Some(found) if missing.is_empty() => committed_push(service, cache, found, who).await.ok(),
+        Some(_) => None,
     };
     Ok(Some(OpenedPush {
         push: push.name,

@@ -1,13 +1,14 @@
 //! Pull requests' caches are bounded in number and size.
 
 use larder_protocol::api::ErrorCode;
+use larder_service::retention::sweep;
 use larder_tests::{
     github::Job,
-    package::Package,
+    package::{Node, Package, noise},
     world::{Scene, World},
 };
 
-use crate::scene::{RULE, narinfo, pull_request, try_pull_request, world};
+use crate::scene::{RULE, narinfo, pull_request, rows, try_pull_request, world};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_repositorys_least_used_cache_makes_room() {
@@ -83,4 +84,22 @@ async fn what_one_keeps_of_its_parent_counts_among_its_paths() {
     assert!(job.open(&[&Package::noise("more", 1000)]).await.is_err());
     // What is there can be named, and is kept no further.
     assert!(job.open(&[&parents[0], &parents[1], &parents[2]]).await.unwrap().committed.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_brings_one_nothing_leaves_no_row() {
+    let world = world("").await;
+    let package = Package::noise("tool", 1000);
+    world.client().await.push(&[&package]).await.unwrap();
+    let job = pull_request(&world, 7).await;
+    sweep(world.service()).await.unwrap();
+    let before = rows(&world).await;
+    let other = Package::with_nar(package.info.path.clone(), Node::File(noise(1000)).nar());
+    for _ in 0..5 {
+        let opened = job.open(&[&package]).await.unwrap();
+        assert!(opened.present == [package.info.path.hash()] && opened.committed.is_some());
+        assert_eq!(job.push(&[&other]).await.unwrap().divergences.len(), 1);
+    }
+    sweep(world.service()).await.unwrap();
+    assert_eq!(rows(&world).await, before);
 }

@@ -80,6 +80,8 @@ pub struct Staged<'a> {
 pub enum OpenOutcome {
     /// It is open, or committed already.
     Opened(FoundPush),
+    /// It brings a pull request's cache nothing, and nothing of it is stored.
+    Nothing,
     /// So many are open, and no more may be.
     TooMany(FullOf),
     /// The pull request's cache may take no more paths.
@@ -103,6 +105,9 @@ pub enum FullOf {
 /// that died keep nobody away. As long as a session lives.
 const ABANDONED_AFTER: i64 = 15 * 60;
 
+/// The row of a push that has none.
+const NONE: i64 = 0;
+
 impl Metadata {
     /// Opens a push: stages its paths, leases what is there. Commits it in the same moment if nothing is staged. If
     /// too many are open, nothing is done.
@@ -123,7 +128,7 @@ impl Metadata {
         }
         if let Some((cache, max)) = push.isolated {
             let relied_on = relied_on(&mut transaction, push).await?;
-            let staged = push.staged.len() as u64;
+            let staged = rows_of(push);
             if !committed && staged + relied_on > max {
                 return Ok(OpenOutcome::CacheFull);
             }
@@ -133,6 +138,14 @@ impl Metadata {
                 Err(MetadataError::Gone) => return Ok(OpenOutcome::CacheGone),
                 Err(error) => return Err(error),
             }
+        }
+        if committed && push.isolated.is_some() {
+            // Rows of such a cache stay as long as it does.
+            for batch in push.leased.chunks(BATCH) {
+                lease(&mut transaction, NONE, batch, false).await?;
+            }
+            transaction.commit().await?;
+            return Ok(OpenOutcome::Nothing);
         }
         let run = match &push.run {
             Some(run) => Some(note_run(&mut transaction, push.cache, run).await?),
@@ -225,6 +238,17 @@ impl Metadata {
         transaction.commit().await?;
         Ok(OpenOutcome::Opened(FoundPush { id, name: push.name, committed, blind }))
     }
+}
+
+/// How many rows a push to a pull request's cache has beside its own: what it stages, what is not taken, and what it
+/// wants kept of what is there.
+fn rows_of(push: &NewPush<'_>) -> u64 {
+    if push.staged.is_empty() {
+        return 0;
+    }
+    let staged: HashSet<StorePathHash> = push.staged.iter().map(|staged| staged.info.path.hash()).collect();
+    let present = push.roots.iter().filter(|root| !staged.contains(root)).count();
+    (push.staged.len() + push.divergences.len() + present) as u64
 }
 
 /// How many paths of its parent a pull request's cache keeps once this push is open, each counted once.
