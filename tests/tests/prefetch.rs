@@ -177,7 +177,7 @@ async fn the_command_says_what_no_upstream_has_and_who_may_not() {
     let output = run(larder(&world.url(), &token, &[absent, top[0].clone()]).arg("--wait")).await;
     assert_eq!(output.code, Some(4), "{output:?}");
     assert!(output.stderr.contains("no upstream has /nix/store/00000000000000000000000000000000-absent"));
-    assert!(output.stdout.contains("incomplete: 3 of 3 paths"), "{output:?}");
+    assert!(output.stdout.contains("incomplete: 3 of 4 paths"), "{output:?}");
     let stranger = larder_service::trust::SecretToken::generate("larder_t_").unwrap();
     let output = run(&mut larder(&world.url(), stranger.expose(), &top)).await;
     assert_eq!(output.code, Some(3), "{output:?}");

@@ -65,7 +65,7 @@ or, with --json, a JSON object.
 Exit codes: 0 the closures are complete (without --wait: the order is taken), 1 failed,
 2 wrong usage, 3 denied, 4 no upstream has some of the paths, and the others are in the cache.")]
 pub struct PrefetchArgs {
-    /// Store paths, or links to such as ./result; `-` reads a list from standard input
+    /// Store paths, or links to such as ./result; `-` reads a list from standard input. Not needed with --flake-lock
     #[arg(required_unless_present = "flake_lock", value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// The inputs that a flake.lock names, too; FILE may be a flake's folder [default: ./flake.lock]
@@ -198,11 +198,11 @@ impl PrefetchArgs {
             };
         }
         output::line(&format!(
-            "prefetch {} {}: {} of {} that were missing are in {}",
+            "prefetch {} {}: {} of {} paths that were missing are in {}",
             one_line(&prefetch.id),
             prefetch.state.as_str(),
             prefetch.published,
-            count(usize::try_from(prefetch.wanted).unwrap_or(usize::MAX), "path"),
+            prefetch.wanted,
             prefetch.cache,
         ));
         exit
@@ -215,7 +215,9 @@ fn inputs(file: &Path) -> Result<Vec<StorePath>, String> {
     let unread = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
     let mut text = Vec::new();
     let opened = File::open(&file).and_then(|file| file.take(MAX_LOCK_LEN as u64 + 1).read_to_end(&mut text));
-    opened.map_err(|error| unread(&error))?;
+    opened.map_err(|error| {
+        format!("{}; --flake-lock takes a flake.lock, or a flake's folder", unread(&error))
+    })?;
     let lock = FlakeLock::parse(&text).map_err(|error| unread(&error))?;
     for refused in lock.refused.iter().take(SHOWN) {
         output::note(&format!("the input {} is left out: {}", one_line(&refused.name), refused.why));

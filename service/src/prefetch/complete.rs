@@ -50,7 +50,7 @@ pub(crate) async fn complete(
     let mut kept = false;
     for _ in 0..ROUNDS {
         let found = walk(service, cache, sources, roots, &failed).await?;
-        progress.walked(found.paths, found.wanted.len());
+        progress.walked(found.paths, found.wanted.len() + found.lacking.len() + found.unknown.len());
         if !kept {
             // A sweep may have taken what was just seen.
             kept = keep(service, cache, roots, &found.entries).await?;

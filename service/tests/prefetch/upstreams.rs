@@ -68,6 +68,7 @@ async fn a_compression_that_is_not_read_is_named_and_keeps_nobody_elses_from_bei
         (told.state, &told.lacking_paths[..]),
         (PrefetchState::Incomplete, &[libc.info.path.clone()][..])
     );
+    assert_eq!((told.closure, told.wanted, told.published), (1, 1, 0));
     let error = told.error.unwrap();
     let named = format!("{}: {}: its NAR is compressed by \"lz4\"", libc.info.path, bad.url);
     assert!(error.starts_with(&named), "{error}");

@@ -56,7 +56,7 @@ async fn the_inputs_of_a_lock_file_are_asked_for_by_name() {
         assert!(asked.stderr.contains(said), "{asked:?}");
     }
     let said = asked.expect_success();
-    assert!(said.contains("complete: 1 of 1 path that were missing are in main"), "{said}");
+    assert!(said.contains("complete: 1 of 1 paths that were missing are in main"), "{said}");
     assert!(scene.narinfo(&path).await.unwrap().contains("\nCA: fixed:r:sha256:"));
     assert_eq!(scene.hosts.take_urls(), [""; 0]);
     // By the flake's folder, beside a path, and by the file's name.
