@@ -105,6 +105,8 @@ struct State {
     sent: u64,
     skipped: usize,
     retries: usize,
+    /// Why something was tried again last, and when that was said.
+    retried: Option<(String, Instant)>,
     next: Instant,
     pause: Duration,
 }
@@ -112,6 +114,8 @@ struct State {
 /// How long the first pause between two lines is; each is half as long again as the one before, so that a
 /// push of hours writes some dozen lines.
 const PAUSE: Duration = Duration::from_secs(10);
+/// How long a reason to try again counts as said: several requests fail at once when the service is gone, again and again.
+const SAID: Duration = Duration::from_secs(5);
 /// How many lines there are of a kind that may come for each path or request.
 const MOST: usize = 20;
 
@@ -123,6 +127,7 @@ impl Default for State {
             sent: 0,
             skipped: 0,
             retries: 0,
+            retried: None,
             next: Instant::now() + PAUSE,
             pause: PAUSE,
         }
@@ -146,8 +151,10 @@ impl Progress for Lines {
                 }
             }
             Event::Retrying { what, error, wait } => {
-                state.retries += 1;
-                if state.retries <= MOST {
+                let is_said = |(said, at): &(String, Instant)| said == error && at.elapsed() < SAID;
+                if state.retries < MOST && !state.retried.as_ref().is_some_and(is_said) {
+                    state.retries += 1;
+                    state.retried = Some(((*error).to_owned(), Instant::now()));
                     output::note(&retrying(what, error, *wait));
                 }
             }
