@@ -3,7 +3,10 @@
 use std::{fmt::Write, time::Duration};
 
 use clap::Args;
-use larder_protocol::plain::one_line;
+use larder_protocol::{
+    plain::one_line,
+    quantity::{count, show_size},
+};
 use serde_json::json;
 
 use super::{Failure, open_existing, print, serve};
@@ -23,9 +26,9 @@ const AFTER_HELP: &str = "\
 A sweep takes the paths that nothing has kept for the cache's grace, and then the NARs, chunks and
 files that nothing uses. What nothing keeps is noted by one sweep and taken by a later one. Where
 there is more than max_size, or the disk is nearly full, what was used longest ago goes, too (of the
-disk, pull requests' own caches first); what is held and has no room is listed. At its end it compacts: files of which less than half is in use are
-rewritten, and many small ones become one. Where the service runs, it does the sweep and this waits
-for it.
+disk, pull requests' own caches first); what is held and has no room is listed. At its end it
+compacts: files of which less than half is in use are rewritten, and many small ones become one.
+Where the service runs, it does the sweep and this waits for it.
 
 Examples:
   larderd sweep --dry-run
@@ -67,21 +70,30 @@ pub(super) async fn run(arguments: Arguments, config: Config) -> Result<(), Fail
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "{}: {} paths went, {} that nothing keeps were noted, {} ({} bytes) are kept",
-            cache.cache, cache.deleted, cache.condemned, cache.kept, cache.kept_bytes
+            "{}: {} went, {} that nothing keeps were noted, {} ({}) are kept",
+            cache.cache,
+            count(cache.deleted, "path"),
+            cache.condemned,
+            cache.kept,
+            show_size(cache.kept_bytes)
         );
     }
     let _ = writeln!(
         text,
-        "{} chunks ({} bytes) went, and {} files ({} bytes)",
-        report.chunks, report.chunk_bytes, report.objects, report.object_bytes
+        "{} ({}) went, and {} ({})",
+        count(report.chunks, "chunk"),
+        show_size(report.chunk_bytes),
+        count(report.objects, "file"),
+        show_size(report.object_bytes)
     );
     let CompactionReport { replaced, replaced_bytes, written, written_bytes } = report.compaction;
     if replaced + written > 0 {
         let _ = writeln!(
             text,
-            "{replaced} files ({replaced_bytes} bytes) were rewritten as {written} ({written_bytes} bytes), and go in an \
-             hour"
+            "{} ({}) were rewritten as {written} ({}), and go in an hour",
+            count(replaced, "file"),
+            show_size(replaced_bytes),
+            show_size(written_bytes)
         );
     }
     for budget in &report.budgets {
@@ -96,7 +108,8 @@ fn tell_budget(text: &mut String, budget: &BudgetReport, is_enough: bool) {
     let whose = budget.cache.as_deref().unwrap_or("all caches");
     let limit = if budget.disk { "as the disk is nearly full" } else { "(max_size)" };
     // Writing to a string cannot fail.
-    let _ = writeln!(text, "{whose}: {} bytes of at most {} {limit}", budget.used, budget.limit);
+    let _ =
+        writeln!(text, "{whose}: {} of at most {} {limit}", show_size(budget.used), show_size(budget.limit));
     for cache in &budget.isolated {
         let _ = writeln!(text, "{cache}: this pull request's cache goes for want of room on the disk");
     }
@@ -105,16 +118,16 @@ fn tell_budget(text: &mut String, budget: &BudgetReport, is_enough: bool) {
     }
     let _ = writeln!(
         text,
-        "{whose}: there is too little room: {} bytes are held by pins, the newest runs of main lines, pushes under way \
+        "{whose}: there is too little room: {} are held by pins, the newest runs of main lines, pushes under way \
          and caches that no sweep touches. Remove pins (`larder pin remove`), let go of branches (`larderd roots drop`), \
          or raise max_size. What holds most:",
-        budget.held
+        show_size(budget.held)
     );
     for holder in &budget.holders {
         let _ = writeln!(
             text,
-            "  {} bytes  {}  {} {}",
-            holder.bytes,
+            "  {}  {}  {} {}",
+            show_size(holder.bytes),
             holder.cache,
             holder.kind,
             one_line(&holder.which)
@@ -192,27 +205,31 @@ async fn dry_run(arguments: &Arguments, config: &Config) -> Result<(), Failure> 
         for path in &plan.paths {
             let _ = writeln!(
                 text,
-                "{name}: {} would go: nothing keeps it since {} ({} bytes)",
+                "{name}: {} would go: nothing keeps it since {} ({})",
                 one_line(&path.path.absolute()),
                 to_date(path.dead_since),
-                path.nar_size
+                show_size(path.nar_size)
             );
         }
         let _ = writeln!(
             text,
-            "{name}: {} paths ({} bytes) would go and free {} bytes, {} ({} bytes) would stay",
-            plan.dying.paths, plan.dying.nar_bytes, plan.frame_bytes, plan.kept.paths, plan.kept.nar_bytes
+            "{name}: {} ({}) would go and free {}, {} ({}) would stay",
+            count(plan.dying.paths, "path"),
+            show_size(plan.dying.nar_bytes),
+            show_size(plan.frame_bytes),
+            plan.kept.paths,
+            show_size(plan.kept.nar_bytes)
         );
     }
     for RoomPlan { budget, paths, is_enough } in &rooms {
         for path in paths {
             let _ = writeln!(
                 text,
-                "{}: {} would go for want of room: {} ({} bytes)",
+                "{}: {} would go for want of room: {} ({})",
                 path.cache,
                 one_line(&path.path.absolute()),
                 why_now(path),
-                path.nar_size
+                show_size(path.nar_size)
             );
         }
         tell_budget(&mut text, budget, *is_enough);
@@ -221,7 +238,10 @@ async fn dry_run(arguments: &Arguments, config: &Config) -> Result<(), Failure> 
     if replaced > 0 {
         let _ = writeln!(
             text,
-            "{replaced} files ({replaced_bytes} bytes) would be rewritten as about {written} ({written_bytes} bytes)"
+            "{} ({}) would be rewritten as about {written} ({})",
+            count(replaced, "file"),
+            show_size(replaced_bytes),
+            show_size(written_bytes)
         );
     }
     print::out(&text);

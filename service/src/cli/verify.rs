@@ -10,7 +10,12 @@ use std::{
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use larder_protocol::{StorePath, plain::one_line, store_path::STORE_DIR};
+use larder_protocol::{
+    StorePath,
+    plain::one_line,
+    quantity::{count, show_size},
+    store_path::STORE_DIR,
+};
 
 use super::{Failure, open_existing, print, serve};
 use crate::{
@@ -182,7 +187,7 @@ impl Progress {
         let tenths = done.saturating_mul(10).checked_div(total).unwrap_or(0);
         if tenths > self.tenths {
             self.tenths = tenths;
-            print::complain(&format!("{} % of {total} bytes are verified", tenths * 10));
+            print::complain(&format!("{} % of {} are verified", tenths * 10, show_size(total)));
         }
     }
 
@@ -219,14 +224,14 @@ fn in_words(report: &VerifyReport) -> String {
     }
     let _ = writeln!(
         text,
-        "{} frames in {} objects, {} NARs ({} bytes), {} recipes, {} records and {} paths were verified",
-        report.frames,
-        report.objects,
-        report.nars,
-        report.nar_bytes,
-        report.recipes,
-        report.records,
-        report.paths
+        "{} in {}, {} ({}), {}, {} and {} were verified",
+        count(report.frames, "frame"),
+        count(report.objects, "object"),
+        count(report.nars, "NAR"),
+        show_size(report.nar_bytes),
+        count(report.recipes, "recipe"),
+        count(report.records, "record"),
+        count(report.paths, "path")
     );
     if report.unanswered > 0 {
         let _ =
@@ -235,8 +240,9 @@ fn in_words(report: &VerifyReport) -> String {
     if report.unreferenced > 0 {
         let _ = writeln!(
             text,
-            "{} files ({} bytes) are named by no row, and were left",
-            report.unreferenced, report.unreferenced_bytes
+            "{} ({}) named by no row: they were left",
+            count(report.unreferenced, "file"),
+            show_size(report.unreferenced_bytes)
         );
     }
     text
