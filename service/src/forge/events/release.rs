@@ -1,7 +1,6 @@
 //! `release`: one was published, or taken back.
 
 use serde::Deserialize;
-
 use serde_json::Value;
 
 use super::{Event, Follows, Unreadable, refs};
