@@ -2,13 +2,15 @@
 //!
 //! Its steps are its statements, which it logs if one asks for that, and whatever else a test counts.
 
-use std::{fs, path::Path, process::Stdio};
+use std::{fs, path::Path, process::Stdio, sync::Arc};
 
+use larder_service::{Service, serve};
 use sqlx::{ConnectOptions as _, sqlite::SqliteConnectOptions};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
+    net::TcpListener,
     process::Command,
-    sync::mpsc::UnboundedReceiver,
+    sync::{mpsc::UnboundedReceiver, oneshot},
 };
 
 /// Runs it, and kills it so many steps after it began its first job; or when the job is done that logs `done`. Whether it
@@ -57,8 +59,25 @@ pub async fn copy_with_due(data: &Path, to: &Path, kind: &str) {
     sqlx::Connection::close(database).await.unwrap();
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
+/// Has a service do all that is left to do, has `look` look at it by its URL, and ends it.
+pub async fn do_what_is_left<T>(service: &Arc<Service>, look: impl AsyncFnOnce(&str) -> T) -> T {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let served = tokio::spawn(serve(service.clone(), listener, async {
+        let _ = stopped.await;
+    }));
+    service.queue.wake();
+    service.queue.idle().await.unwrap();
+    let seen = look(&url).await;
+    drop(stop);
+    served.await.unwrap();
+    seen
+}
+
+/// Copies a folder's files, with who may read them, into another, which is made if it is not there.
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
     fs::set_permissions(to, fs::metadata(from).unwrap().permissions()).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let target = to.join(entry.file_name());

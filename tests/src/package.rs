@@ -12,9 +12,10 @@ use std::{
 };
 
 use larder_protocol::{
-    ChunkId, NarHash, StorePath, StorePathHash,
+    ChunkId, NarHash, SigningKey, StorePath, StorePathHash,
     api::PathInfo,
     chunk::{Cutter, FrameEncoder},
+    narinfo::NarInfo,
     recipe::{Recipe, RecipeChunk},
     upload::{FrameEntry, encode_index},
 };
@@ -154,6 +155,26 @@ impl Package {
         self.info.references.extend(others.into_iter().map(|other| other.info.path.clone()));
         self.info.references.sort();
         self
+    }
+
+    /// What an upstream says of it that gives its NAR as it is, by this URL, and signs with this key.
+    pub fn narinfo(&self, url: &str, key: &SigningKey) -> NarInfo {
+        let PathInfo { path, nar_hash, nar_size, references, .. } = &self.info;
+        let mut narinfo = NarInfo {
+            path: path.clone(),
+            url: url.to_owned(),
+            compression: Some("none".to_owned()),
+            file_hash: None,
+            file_size: Some(*nar_size),
+            nar_hash: *nar_hash,
+            nar_size: *nar_size,
+            references: references.clone(),
+            deriver: None,
+            signatures: Vec::new(),
+            ca: None,
+        };
+        narinfo.signatures.push(key.sign(&narinfo.fingerprint()));
+        narinfo
     }
 
     /// The recipe, and the chunks in its order.

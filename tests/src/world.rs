@@ -1,7 +1,9 @@
 //! The scene of a test: a service, a stand-in for GitHub, and a clock.
 
 use std::{
+    fs,
     net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, Once, PoisonError, atomic::AtomicI64},
 };
@@ -45,6 +47,14 @@ impl Scene {
     pub fn saying(more: &str) -> Self {
         Self { caches: format!("{CACHES}{more}\n"), ..Self::default() }
     }
+}
+
+/// Writes a file that nobody else may read, as those of keys and secrets must be; and says where it is, as a configuration
+/// does.
+pub fn secret_file(file: &Path, text: &str) -> String {
+    fs::write(file, text).unwrap();
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+    file.display().to_string()
 }
 
 /// One cache, to which the default job may push.

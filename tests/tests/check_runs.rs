@@ -1,13 +1,11 @@
 //! The check run that the service writes beside a commit.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
-
 use larder_service::forge::prefetch_ended;
 use larder_tests::{
     github::{GitHub, Job},
     package::Package,
-    world::{Scene, World},
+    world::{Scene, World, secret_file},
 };
 use sqlx::{Connection as _, SqliteConnection};
 use tempfile::TempDir;
@@ -37,16 +35,14 @@ async fn scenery_with(permissions: &[(&str, &str)], cache: &str, rule: &str) -> 
         }
         let app = github.register_app(permissions);
         installation = github.install(&app, "acme", None);
-        let key = files.path().join("key");
-        fs::write(&key, &app.private_key).unwrap();
-        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        let key = secret_file(&files.path().join("key"), &app.private_key);
         let caches = format!(
             "[github]\napi_url = \"{}\"\napp_id = {}\nprivate_key_file = \"{}\"\n\
              [[cache]]\nname = \"main\"\nupstream = []\n{cache}\
              [[cache.trust]]\nrepository = \"acme/flake\"\nref = \"refs/heads/*\"\n{rule}",
             github.api_url(),
             app.id,
-            key.display()
+            key
         );
         Scene { caches, ..Scene::default() }
     })

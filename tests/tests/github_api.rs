@@ -17,7 +17,10 @@ use larder_service::{
     forge::{ForgeError, GitHub as Api},
     identity::RepositoryName,
 };
-use larder_tests::github::{App, GitHub};
+use larder_tests::{
+    github::{App, GitHub},
+    world::secret_file,
+};
 use tempfile::TempDir;
 
 const NOW: i64 = 1_790_078_400;
@@ -68,10 +71,8 @@ fn name(text: &str) -> RepositoryName {
 fn configure(github: &GitHub, app: Option<&App>, folder: &Path) -> Result<Config, String> {
     let mut text = format!("[github]\napi_url = \"{}\"\n", github.api_url());
     if let Some(App { id, private_key }) = app {
-        let file = folder.join("key.pem");
-        fs::write(&file, private_key).unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        text.push_str(&format!("app_id = {id}\nprivate_key_file = \"{}\"\n", file.display()));
+        let file = secret_file(&folder.join("key.pem"), private_key);
+        text.push_str(&format!("app_id = {id}\nprivate_key_file = \"{file}\"\n"));
     }
     let environment = Environment::from([("LARDER_DATA_DIR", folder.to_str().unwrap())]);
     Config::parse(Path::new("larder.toml"), &text, &environment).map_err(|error| error.to_string())

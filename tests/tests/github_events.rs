@@ -4,13 +4,11 @@
 #[path = "github_events/late.rs"]
 mod late;
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
-
 use larder_service::{audit::Who, clock::to_date, metadata::WantedIsolated, retention::kept};
 use larder_tests::{
     github::{HookOf, Job},
     package::Package,
-    world::{Scene, World},
+    world::{Scene, World, secret_file},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -49,10 +47,8 @@ impl Repository {
     async fn with(more: &str) -> Self {
         let secrets = TempDir::new().unwrap();
         let secret = |name: &str| {
-            let file = secrets.path().join(name);
-            fs::write(&file, format!("the secret of {name}")).unwrap();
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-            format!("[{{ file = \"{}\" }}]", file.display())
+            let file = secret_file(&secrets.path().join(name), &format!("the secret of {name}"));
+            format!("[{{ file = \"{file}\" }}]")
         };
         let caches = format!(
             "[[webhook]]\nrepositories = [\"acme/*\"]\nsecrets = {}\n{more}\n\

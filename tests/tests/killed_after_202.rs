@@ -9,17 +9,16 @@ use larder_service::{
     config::{Config, Environment},
     metadata::Metadata,
     queue::JobState,
-    serve,
 };
 use larder_tests::{
     github::GitHub,
+    killing::do_what_is_left,
     larderd::Larderd,
     webhook::deliver,
     world::{Scene, configuration},
 };
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 
 const SECRET: &str = "a secret of this test alone";
 const DAY: i64 = 24 * 60 * 60;
@@ -72,14 +71,6 @@ async fn kill_9_right_after_a_202_loses_neither_the_delivery_nor_what_follows() 
     let config = Config::parse(Path::new("larder.toml"), &text, &Environment::default()).unwrap();
     let time = Clock::System.now() + DAY + 3600;
     let service = Service::open(config, Clock::Set(std::sync::Arc::new(time.into()))).await.unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let served = tokio::spawn(serve(service.clone(), listener, async {
-        let _ = stopped.await;
-    }));
-    service.queue.idle().await.unwrap();
-    let left = service.metadata.jobs().await.unwrap();
+    let left = do_what_is_left(&service, async |_| service.metadata.jobs().await.unwrap()).await;
     assert!(left.iter().all(|job| ["tidy", "ask-for-missed"].contains(&job.kind.as_str())), "{left:?}");
-    drop(stop);
-    served.await.unwrap();
 }

@@ -1,11 +1,9 @@
 //! Deliveries that the service missed: it asks GitHub for them, and for no others.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
-
 use larder_tests::{
     github::{App, GitHub, HookOf},
-    world::{Scene, World},
+    world::{Scene, World, secret_file},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -26,12 +24,7 @@ struct Scenery {
 /// A service that is an App with these permissions, installed on acme and on beta.
 async fn scenery(permissions: &[(&str, &str)]) -> Scenery {
     let files = TempDir::new().unwrap();
-    let write = |name: &str, text: &str| {
-        let file = files.path().join(name);
-        fs::write(&file, text).unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        file.display().to_string()
-    };
+    let write = |name: &str, text: &str| secret_file(&files.path().join(name), text);
     let mut app = None;
     let world = World::with_github(|github: &GitHub| {
         github.add_repository("acme/flake");

@@ -1,8 +1,6 @@
 //! What GitHub's API is needed for, and the service may not: the log says what is missing, and says it once.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
-
 use larder_service::clock::Clock;
 use larder_tests::{
     client::Client,
@@ -10,7 +8,7 @@ use larder_tests::{
     larderd::Larderd,
     package::Package,
     webhook::deliver,
-    world::Scene,
+    world::{Scene, secret_file},
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -33,12 +31,7 @@ struct Scenery {
 /// A service to whose private cache acme's jobs may push, and GitHub, where all that acme has is private.
 async fn scenery(set_up: impl FnOnce(&GitHub) -> Option<App>) -> Scenery {
     let files = TempDir::new().unwrap();
-    let write = |name: &str, text: &str| {
-        let file = files.path().join(name);
-        fs::write(&file, text).unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        file.display().to_string()
-    };
+    let write = |name: &str, text: &str| secret_file(&files.path().join(name), text);
     let github = GitHub::start(Clock::System).await;
     github.add_private_repository("acme/flake");
     github.add_private_repository("acme/other");

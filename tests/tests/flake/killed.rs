@@ -7,22 +7,17 @@ use larder_service::{
     Service,
     clock::Clock,
     config::{Config, Environment},
-    serve,
     verification::{Scope, verify},
 };
 use larder_tests::{
     archive_host::{Page, tarball},
-    killing::{copy_with_due, kill_at},
+    killing::{copy_with_due, do_what_is_left, kill_at},
     programs::program,
     world::reader,
 };
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
-use tokio::{
-    net::TcpListener,
-    process::Command,
-    sync::{mpsc, oneshot},
-};
+use tokio::{process::Command, sync::mpsc};
 
 use crate::scene::{ARCHIVE, FILES, HOSTS, SECRET, Scene, everybody, lib, lock, paths};
 
@@ -60,26 +55,20 @@ async fn finish(folder: &Path, scene: &Scene, path: &StorePath, killed: &str) {
     let config = Config::parse(Path::new("larder.toml"), &scene.config, &environment).unwrap();
     let clock = Clock::Set(Arc::new((Clock::System.now() + 7200).into()));
     let service = Service::open_on(config, clock, scene.hosts.internet(everybody)).await.unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/main", listener.local_addr().unwrap());
-    let (stop, stopped) = oneshot::channel::<()>();
-    let served = tokio::spawn(serve(service.clone(), listener, async {
-        let _ = stopped.await;
-    }));
-    service.queue.wake();
-    service.queue.idle().await.unwrap();
-    let jobs = service.metadata.jobs().await.unwrap();
-    assert!(jobs.iter().all(|job| job.kind != KIND), "{killed}: {jobs:?}");
-    let get =
-        async |page: &str| reqwest::get(format!("{url}/{page}")).await.unwrap().error_for_status().unwrap();
-    let narinfo = get(&format!("{}.narinfo", path.hash())).await.text().await.unwrap();
-    let narinfo = NarInfo::parse(&narinfo).unwrap();
-    let nar = zstd::decode_all(&get(&narinfo.url).await.bytes().await.unwrap()[..]).unwrap();
-    assert_eq!(NarHash(Sha256::digest(nar).into()), narinfo.nar_hash, "{killed}");
-    let report = verify(&service, Scope::All).await.unwrap();
-    assert!(report.is_right(), "{killed}: {report:?}");
-    drop(stop);
-    served.await.unwrap();
+    do_what_is_left(&service, async |url| {
+        let jobs = service.metadata.jobs().await.unwrap();
+        assert!(jobs.iter().all(|job| job.kind != KIND), "{killed}: {jobs:?}");
+        let get = async |page: &str| {
+            reqwest::get(format!("{url}/main/{page}")).await.unwrap().error_for_status().unwrap()
+        };
+        let narinfo = get(&format!("{}.narinfo", path.hash())).await.text().await.unwrap();
+        let narinfo = NarInfo::parse(&narinfo).unwrap();
+        let nar = zstd::decode_all(&get(&narinfo.url).await.bytes().await.unwrap()[..]).unwrap();
+        assert_eq!(NarHash(Sha256::digest(nar).into()), narinfo.nar_hash, "{killed}");
+        let report = verify(&service, Scope::All).await.unwrap();
+        assert!(report.is_right(), "{killed}: {report:?}");
+    })
+    .await;
     // What was downloaded and unpacked lay in files without a name.
     let left: Vec<_> = std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{killed}: {left:?}");

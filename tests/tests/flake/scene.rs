@@ -1,9 +1,7 @@
 //! A service whose GitHub and whose internet are this machine's.
 
 use std::{
-    fs,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::{
         Arc,
@@ -25,6 +23,7 @@ use larder_tests::{
     archive_host::{ArchiveHosts, Page, nar_hash, tarball},
     github::{GitHub, Job},
     webhook::deliver,
+    world::secret_file,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -85,12 +84,10 @@ impl Scene {
         let mut app = String::new();
         if private {
             github.add_private_repository("acme/flake");
-            let key = data.path().join("app.key");
             let of = github.register_app(&[("contents", "read")]);
             github.install(&of, "acme", None);
-            fs::write(&key, &of.private_key).unwrap();
-            fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
-            app = format!("app_id = {}\nprivate_key_file = \"{}\"\n", of.id, key.display());
+            let key = secret_file(&data.path().join("app.key"), &of.private_key);
+            app = format!("app_id = {}\nprivate_key_file = \"{key}\"\n", of.id);
         } else {
             github.add_repository("acme/flake");
         }

@@ -10,10 +10,9 @@ use larder_service::{
     Service,
     clock::Clock,
     config::{Config, Environment},
-    serve,
 };
 use larder_tests::{
-    killing::{copy_with_due, kill_at},
+    killing::{copy_with_due, do_what_is_left, kill_at},
     programs::program,
     world::configuration,
 };
@@ -22,7 +21,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy},
     net::{UnixListener, UnixStream},
     process::Command,
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     task::JoinHandle,
 };
 
@@ -53,16 +52,7 @@ fn between(listener: UnixListener, daemon: PathBuf, steps: mpsc::UnboundedSender
 async fn finish(config: Config) -> Vec<String> {
     let clock = Clock::Set(std::sync::Arc::new((Clock::System.now() + 7200).into()));
     let service = Service::open(config, clock).await.unwrap();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (stop, stopped) = oneshot::channel::<()>();
-    let served = tokio::spawn(serve(service.clone(), listener, async {
-        let _ = stopped.await;
-    }));
-    service.queue.wake();
-    service.queue.idle().await.unwrap();
-    let jobs = service.metadata.jobs().await.unwrap();
-    drop(stop);
-    served.await.unwrap();
+    let jobs = do_what_is_left(&service, async |_| service.metadata.jobs().await.unwrap()).await;
     let filling = jobs.into_iter().filter(|job| job.kind == "fill-host-store");
     filling.map(|job| job.error.unwrap_or_default()).collect()
 }

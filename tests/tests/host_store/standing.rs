@@ -2,7 +2,6 @@
 
 use std::{collections::HashSet, fs, path::Path};
 
-use larder_protocol::narinfo::NarInfo;
 use larder_protocol::{SigningKey, prefetch::PrefetchState};
 use larder_service::trust::people;
 use larder_tests::{github::Job, package::Package, world::World};
@@ -54,23 +53,11 @@ async fn what_another_branch_of_the_same_rank_brought_first_is_not_taken_along()
 /// A binary cache in a folder, which has these.
 fn folder_of(key: &SigningKey, packages: &[&Package]) -> TempDir {
     let folder = TempDir::new().unwrap();
-    for Package { info, nar } in packages {
-        let mut narinfo = NarInfo {
-            path: info.path.clone(),
-            url: format!("{}.nar", info.path.hash()),
-            compression: Some("none".to_owned()),
-            file_hash: None,
-            file_size: None,
-            nar_hash: info.nar_hash,
-            nar_size: info.nar_size,
-            references: info.references.clone(),
-            deriver: None,
-            signatures: Vec::new(),
-            ca: None,
-        };
-        narinfo.signatures.push(key.sign(&narinfo.fingerprint()));
-        fs::write(folder.path().join(format!("{}.narinfo", info.path.hash())), narinfo.to_string()).unwrap();
-        fs::write(folder.path().join(&narinfo.url), nar).unwrap();
+    for package in packages {
+        let hash = package.info.path.hash();
+        let narinfo = package.narinfo(&format!("{hash}.nar"), key);
+        fs::write(folder.path().join(format!("{hash}.narinfo")), narinfo.to_string()).unwrap();
+        fs::write(folder.path().join(&narinfo.url), &package.nar).unwrap();
     }
     folder
 }

@@ -20,13 +20,16 @@ use larder_service::{
     clock::Clock,
     config::{Config, Environment},
     isolated::tidy,
-    serve,
 };
-use larder_tests::{package::Package, programs::program, world::Scene};
+use larder_tests::{
+    killing::{copy, do_what_is_left},
+    package::Package,
+    programs::program,
+    world::Scene,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
-    net::TcpListener,
     process::Command,
 };
 
@@ -89,19 +92,6 @@ impl Scenery {
 
 fn relative(files: Vec<String>, data: &Path) -> Vec<PathBuf> {
     files.iter().map(|file| Path::new(file).strip_prefix(data).unwrap().to_owned()).collect()
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            std::fs::create_dir(&target).unwrap();
-            std::fs::set_permissions(&target, entry.metadata().unwrap().permissions()).unwrap();
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 /// Runs the program until it has logged so many statements from the first of the removal on, then kills it. Whether all
@@ -167,17 +157,13 @@ impl Scenery {
         tidy(&service).await.unwrap();
         assert_eq!(Kept::in_folder(data).await, self.parents, "killed after {statements} statements");
 
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let main = format!("http://{}/main", listener.local_addr().unwrap());
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let serving = tokio::spawn(serve(service, listener, async {
-            let _ = stopped.await;
-        }));
-        let get = async |page: &str| reqwest::get(format!("{main}/{page}")).await.unwrap();
-        let narinfo = get(&format!("{}.narinfo", self.library.info.path.hash())).await.text().await.unwrap();
-        let nar = get(&NarInfo::parse(&narinfo).unwrap().url).await.bytes().await.unwrap();
-        assert!(zstd::decode_all(&nar[..]).unwrap() == self.library.nar);
-        drop(stop);
-        serving.await.unwrap();
+        do_what_is_left(&service, async |url| {
+            let get = async |page: &str| reqwest::get(format!("{url}/main/{page}")).await.unwrap();
+            let narinfo = get(&format!("{}.narinfo", self.library.info.path.hash())).await;
+            let narinfo = NarInfo::parse(&narinfo.text().await.unwrap()).unwrap();
+            let nar = get(&narinfo.url).await.bytes().await.unwrap();
+            assert!(zstd::decode_all(&nar[..]).unwrap() == self.library.nar);
+        })
+        .await;
     }
 }

@@ -17,11 +17,10 @@ use larder_service::{
     Service,
     clock::Clock,
     config::{Config, Environment},
-    serve,
     verification::{Scope, verify},
 };
 use larder_tests::{
-    killing::{copy_with_due, kill_at},
+    killing::{copy_with_due, do_what_is_left, kill_at},
     package::Package,
     programs::program,
     world::{Scene, World, configuration},
@@ -31,10 +30,7 @@ use tempfile::TempDir;
 use tokio::{
     net::TcpListener,
     process::Command,
-    sync::{
-        mpsc::{self, UnboundedSender},
-        oneshot,
-    },
+    sync::mpsc::{self, UnboundedSender},
 };
 
 const KIND: &str = "prefetch";
@@ -109,24 +105,10 @@ impl Prepared {
         let closure = [leaf, middle, top];
         let key = SigningKey::generate("upstream-1").unwrap();
         let mut files = HashMap::new();
-        for Package { info, nar } in &closure {
-            let url = format!("nar/{}.nar", info.nar_hash.base32());
-            let mut narinfo = NarInfo {
-                path: info.path.clone(),
-                url: url.clone(),
-                compression: Some("none".to_owned()),
-                file_hash: None,
-                file_size: Some(info.nar_size),
-                nar_hash: info.nar_hash,
-                nar_size: info.nar_size,
-                references: info.references.clone(),
-                deriver: None,
-                signatures: Vec::new(),
-                ca: None,
-            };
-            narinfo.signatures.push(key.sign(&narinfo.fingerprint()));
-            files.insert(format!("{}.narinfo", info.path.hash()), narinfo.to_string().into());
-            files.insert(url, nar.clone().into());
+        for package in &closure {
+            let narinfo = package.narinfo(&format!("nar/{}.nar", package.info.nar_hash.base32()), &key);
+            files.insert(format!("{}.narinfo", package.info.path.hash()), narinfo.to_string().into());
+            files.insert(narinfo.url, package.nar.clone().into());
         }
         let upstream = Arc::new(Files { files, manner: Mutex::new(Manner::Refuses) });
         let router = Router::new().route("/{*file}", get(answer)).with_state(upstream.clone());
@@ -177,27 +159,20 @@ impl Prepared {
         let time = Arc::new(AtomicI64::new(Clock::System.now()));
         let service = Service::open(config, Clock::Set(time.clone())).await.unwrap();
         assert!(verify(&service, Scope::All).await.unwrap().is_right(), "{killed}");
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/main", listener.local_addr().unwrap());
-        let (stop, stopped) = oneshot::channel::<()>();
         time.fetch_add(7200, Ordering::SeqCst);
-        let served = tokio::spawn(serve(service.clone(), listener, async {
-            let _ = stopped.await;
-        }));
-        service.queue.wake();
-        service.queue.idle().await.unwrap();
-        let jobs = service.metadata.jobs().await.unwrap();
-        assert!(jobs.iter().all(|job| job.kind != KIND), "{killed}: {jobs:?}");
-        let get = async |page: &str| reqwest::get(format!("{url}/{page}")).await.unwrap();
-        for Package { info, nar } in &self.closure {
-            let narinfo = get(&format!("{}.narinfo", info.path.hash())).await.error_for_status().unwrap();
-            let narinfo = NarInfo::parse(&narinfo.text().await.unwrap()).unwrap();
-            let bytes = get(&narinfo.url).await.bytes().await.unwrap();
-            assert!(zstd::decode_all(&bytes[..]).unwrap() == *nar, "{killed}: {}", info.path);
-        }
-        assert!(verify(&service, Scope::All).await.unwrap().is_right(), "{killed}");
-        drop(stop);
-        served.await.unwrap();
+        do_what_is_left(&service, async |url| {
+            let jobs = service.metadata.jobs().await.unwrap();
+            assert!(jobs.iter().all(|job| job.kind != KIND), "{killed}: {jobs:?}");
+            let get = async |page: &str| reqwest::get(format!("{url}/main/{page}")).await.unwrap();
+            for Package { info, nar } in &self.closure {
+                let narinfo = get(&format!("{}.narinfo", info.path.hash())).await.error_for_status().unwrap();
+                let narinfo = NarInfo::parse(&narinfo.text().await.unwrap()).unwrap();
+                let bytes = get(&narinfo.url).await.bytes().await.unwrap();
+                assert!(zstd::decode_all(&bytes[..]).unwrap() == *nar, "{killed}: {}", info.path);
+            }
+            assert!(verify(&service, Scope::All).await.unwrap().is_right(), "{killed}");
+        })
+        .await;
     }
 }
 
