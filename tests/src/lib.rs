@@ -12,6 +12,7 @@ pub mod github;
 pub mod killing;
 pub mod larder;
 pub mod larderd;
+pub mod nginx;
 pub mod nix;
 pub mod package;
 pub mod programs;
