@@ -9,8 +9,8 @@ use futures_util::{StreamExt as _, stream};
 
 use crate::{
     Service,
-    metadata::StoredNar,
-    storage::{Ingredient, StorageError, batches, have_moved},
+    metadata::{Metadata, StoredNar},
+    storage::{Ingredient, Storage, StorageError, batches, have_moved},
 };
 
 /// How often frames are looked up again that move while they are looked up.
@@ -27,34 +27,48 @@ struct Frames {
 
 impl Frames {
     async fn read(&self, batch: Range<usize>) -> Result<Bytes, StorageError> {
-        let storage = &self.service.storage;
-        let frames = &self.recipe[batch.clone()];
-        let mut failed = match storage.read_frames(frames).await {
-            Ok(bytes) => return Ok(bytes.into()),
-            Err(error) => error,
-        };
-        let mut known: Option<Vec<Ingredient>> = None;
-        for _ in 0..TRIES {
-            let places = self.first + batch.start..self.first + batch.end;
-            let now = match self.service.metadata.recipe_part(&self.nar, places).await {
-                Ok(now) => now,
-                Err(error) => {
-                    tracing::error!(%error, "where frames lie now could not be looked up");
-                    return Err(failed);
-                }
-            };
-            let before = known.as_deref().unwrap_or(frames);
-            if !have_moved(before, &now) {
+        let Service { metadata, storage, .. } = &*self.service;
+        let place = self.first + batch.start;
+        read_frames(metadata, storage, &self.nar, &self.recipe[batch], place).await
+    }
+}
+
+/// Reads frames of a NAR, of which the first has this place in its recipe, one behind the other and with their holes
+/// filled.
+///
+/// # Errors
+/// When an object is gone or too short, and its frames lie nowhere else.
+pub(crate) async fn read_frames(
+    metadata: &Metadata,
+    storage: &Storage,
+    nar: &StoredNar,
+    frames: &[Ingredient],
+    place: usize,
+) -> Result<Bytes, StorageError> {
+    let mut failed = match storage.read_frames(frames).await {
+        Ok(bytes) => return Ok(bytes.into()),
+        Err(error) => error,
+    };
+    let mut known: Option<Vec<Ingredient>> = None;
+    for _ in 0..TRIES {
+        let now = match metadata.recipe_part(nar, place..place + frames.len()).await {
+            Ok(now) => now,
+            Err(error) => {
+                tracing::error!(%error, "where frames lie now could not be looked up");
                 return Err(failed);
             }
-            match storage.read_frames(&now).await {
-                Ok(bytes) => return Ok(bytes.into()),
-                Err(error) => failed = error,
-            }
-            known = Some(now);
+        };
+        let before = known.as_deref().unwrap_or(frames);
+        if !have_moved(before, &now) {
+            return Err(failed);
         }
-        Err(failed)
+        match storage.read_frames(&now).await {
+            Ok(bytes) => return Ok(bytes.into()),
+            Err(error) => failed = error,
+        }
+        known = Some(now);
     }
+    Err(failed)
 }
 
 /// The bytes of a range; `sent` is told how many of them go out. The first are read before this returns: what cannot be read at all is no 200.

@@ -17,6 +17,7 @@ use axum::{
 use bytes::Bytes;
 use larder_protocol::{StorePathHash, store_path::STORE_DIR};
 
+pub(crate) use self::{frames::read_frames, nar::NarFile, narinfo::render};
 pub use memory::ReadMemory;
 
 use crate::{Service, caches::Cache, retention::pins, trust};
@@ -55,7 +56,7 @@ async fn file(
         };
     }
     if file == "nix-cache-info" {
-        return found("text/x-nix-cache-info", info(cache));
+        return found("text/x-nix-cache-info", info(cache.config.priority));
     }
     absent()
 }
@@ -68,7 +69,7 @@ pub(crate) async fn read_nar(
     method: &Method,
     headers: &HeaderMap,
 ) -> Option<Response<Body>> {
-    nar::serve(service, cache, &nar::NarFile::parse(file)?, method, headers).await
+    nar::serve(service, cache, &NarFile::parse(file)?, method, headers).await
 }
 
 async fn nar(
@@ -102,8 +103,8 @@ async fn pin(
 
 /// What Nix reads first. `Priority` always stands there: without one the cache would be asked before all others,
 /// with a number above the public cache's 40 it would be the last, whose failure fails a build.
-fn info(cache: &Cache) -> Bytes {
-    format!("StoreDir: {STORE_DIR}\nWantMassQuery: 1\nPriority: {}\n", cache.config.priority).into()
+pub(crate) fn info(priority: u32) -> Bytes {
+    format!("StoreDir: {STORE_DIR}\nWantMassQuery: 1\nPriority: {priority}\n").into()
 }
 
 fn found(cache: &Cache, kind: &'static str, body: Bytes) -> Response<Body> {

@@ -1,6 +1,6 @@
 //! NARs: a recipe's frames one behind the other, as they are stored, their holes filled.
 
-use std::{ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use axum::{
     body::Body,
@@ -15,20 +15,29 @@ use crate::{Service, caches::Cache, metadata::Encoding};
 /// narinfos first, and for the NARs of a large closure some time later.
 const REPLACED_FOR: i64 = 60 * 60;
 
-/// The name of a `.nar.zst` as narinfos give it.
-pub(super) struct NarFile {
-    hash: NarHash,
-    encoding: Encoding,
+/// The name of a `.nar.zst` as narinfos give it: `<NarHash>-<encoding>.nar.zst`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct NarFile {
+    /// The NAR's hash.
+    pub hash: NarHash,
+    /// The digest of the file's bytes.
+    pub encoding: Encoding,
 }
 
 impl NarFile {
-    /// Reads `<NarHash>-<encoding>.nar.zst`.
-    pub(super) fn parse(name: &str) -> Option<Self> {
+    /// Reads such a name.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
         let (hash, encoding) = name.strip_suffix(".nar.zst")?.split_once('-')?;
         Some(Self {
             hash: NarHash::from_base32(hash)?,
             encoding: StorePathHash::from_digits(encoding.as_bytes())?,
         })
+    }
+}
+
+impl fmt::Display for NarFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}.nar.zst", self.hash.base32(), self.encoding)
     }
 }
 

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use larder_protocol::{StorePathHash, narinfo::NarInfo};
+use larder_protocol::{SigningKey, StorePathHash, narinfo::NarInfo};
 
+use super::nar::NarFile;
 use crate::{Service, caches::Cache, keys::ActiveKeys, metadata::PublishedPath};
 
 /// How long a reader waits for a database that cannot answer.
@@ -36,7 +37,7 @@ async fn look_up(service: &Service, cache: &Cache, hash: StorePathHash, keys: &A
             let epoch = service.reads.epoch();
             match service.metadata.published_path(cache.name(), &hash).await {
                 Ok(path) => {
-                    let text = path.map(|path| render(keys, path));
+                    let text = path.map(|path| render(&keys.keys, path));
                     service.reads.remember(cache, hash, text.clone(), keys.generation, epoch);
                     return text;
                 }
@@ -50,10 +51,11 @@ async fn look_up(service: &Service, cache: &Cache, hash: StorePathHash, keys: &A
     tokio::time::timeout(PATIENCE, look_up).await.unwrap_or_default()
 }
 
-fn render(keys: &ActiveKeys, path: PublishedPath) -> Bytes {
+/// The narinfo of a path, signed by these keys.
+pub(crate) fn render(keys: &[SigningKey], path: PublishedPath) -> Bytes {
     let PublishedPath { info, encoding, file_size } = path;
     let mut narinfo = NarInfo {
-        url: format!("nar/{}-{encoding}.nar.zst", info.nar_hash.base32()),
+        url: format!("nar/{}", NarFile { hash: info.nar_hash, encoding }),
         compression: Some("zstd".to_owned()),
         file_hash: None,
         file_size: Some(file_size),
@@ -66,6 +68,6 @@ fn render(keys: &ActiveKeys, path: PublishedPath) -> Bytes {
         path: info.path,
     };
     let text = narinfo.fingerprint();
-    narinfo.signatures = keys.keys.iter().map(|key| key.sign(&text)).chain(info.signatures).collect();
+    narinfo.signatures = keys.iter().map(|key| key.sign(&text)).chain(info.signatures).collect();
     narinfo.to_string().into()
 }
