@@ -9,6 +9,7 @@ mod isolated;
 mod jobs;
 mod key;
 mod print;
+mod progress;
 mod roots;
 mod rules;
 mod serve;

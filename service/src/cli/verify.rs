@@ -1,15 +1,8 @@
 //! `larderd verify`: whether what is stored is still what was verified when it came.
 
-use std::{
-    fmt::Write,
-    io::{IsTerminal as _, stderr},
-    str::FromStr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt::Write, str::FromStr, sync::Arc, time::Duration};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use larder_protocol::{
     StorePath,
     plain::one_line,
@@ -17,7 +10,7 @@ use larder_protocol::{
     store_path::STORE_DIR,
 };
 
-use super::{Failure, open_existing, print, serve};
+use super::{Failure, open_existing, print, progress::Progress, serve};
 use crate::{
     Service,
     clock::Clock,
@@ -116,7 +109,7 @@ pub(super) async fn run(arguments: Arguments, config: Config) -> Result<(), Fail
 async fn here(service: &Arc<Service>, scope: Scope) -> Result<VerifyReport, Failure> {
     let id =
         verification::ask(&service.metadata, &scope, service.clock.now()).await.map_err(Failure::because)?;
-    let mut progress = Progress::new();
+    let mut progress = Progress::new("verified");
     let work = verification::verify_asked(service, id, scope);
     let mut work = std::pin::pin!(work);
     loop {
@@ -136,7 +129,7 @@ async fn here(service: &Arc<Service>, scope: Scope) -> Result<VerifyReport, Fail
 
 /// Waits until the running service has done it.
 async fn wait(metadata: &Metadata, id: i64, config: &Config) -> Result<VerifyReport, Failure> {
-    let mut progress = Progress::new();
+    let mut progress = Progress::new("verified");
     loop {
         let asked = metadata.asked_verification(id).await.map_err(Failure::because)?;
         if let Some(report) = asked.report {
@@ -156,45 +149,6 @@ async fn wait(metadata: &Metadata, id: i64, config: &Config) -> Result<VerifyRep
             ));
         }
         tokio::time::sleep(ASK_EVERY).await;
-    }
-}
-
-/// A bar on a terminal; a line for every tenth otherwise.
-struct Progress {
-    bar: Option<ProgressBar>,
-    tenths: u64,
-}
-
-impl Progress {
-    fn new() -> Self {
-        let bar = stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-            let style = "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
-            bar.set_style(
-                ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
-            );
-            bar
-        });
-        Self { bar, tenths: 0 }
-    }
-
-    fn show(&mut self, done: u64, total: u64) {
-        if let Some(bar) = &self.bar {
-            bar.set_length(total);
-            bar.set_position(done);
-            return;
-        }
-        let tenths = done.saturating_mul(10).checked_div(total).unwrap_or(0);
-        if tenths > self.tenths {
-            self.tenths = tenths;
-            print::complain(&format!("{} % of {} are verified", tenths * 10, show_size(total)));
-        }
-    }
-
-    fn end(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
     }
 }
 
