@@ -22,6 +22,7 @@ pub mod keys;
 pub mod log;
 pub mod manifests;
 pub mod metadata;
+pub mod mirror;
 pub mod pace;
 pub mod prefetch;
 pub mod provenance;

@@ -8,6 +8,7 @@ mod divergences;
 mod isolated;
 mod jobs;
 mod key;
+mod mirror;
 mod print;
 mod progress;
 mod roots;
@@ -127,6 +128,8 @@ enum Command {
     Stats(stats::Arguments),
     /// Say whether what is stored is still right, and mend what is not
     Verify(verify::Arguments),
+    /// Write what a cache keeps as files that Nix reads with no service at all
+    Mirror(mirror::Arguments),
     /// Write what the database knows into a file, while the service runs
     Export(backup::Export),
     /// Make the database of an export
@@ -218,6 +221,10 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         }
         Some(Command::Stats(arguments)) => runtime(false)?.block_on(stats::run(arguments, &config)),
         Some(Command::Verify(arguments)) => runtime(true)?.block_on(verify::run(arguments, config)),
+        Some(Command::Mirror(arguments)) => {
+            let _guard = log::init(cli.global.log_format, environment, log::COMMAND)?;
+            runtime(true)?.block_on(mirror::run(arguments, &config))
+        }
         Some(Command::Export(arguments)) => runtime(true)?.block_on(backup::export(arguments, &config)),
         Some(Command::Import(arguments)) => runtime(true)?.block_on(backup::import(arguments, &config)),
         Some(Command::Rebuild(arguments)) => runtime(true)?.block_on(backup::rebuild(arguments, &config)),

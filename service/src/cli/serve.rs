@@ -72,7 +72,7 @@ pub(super) fn try_lock(config: &Config) -> Result<Option<File>, Failure> {
 }
 
 /// SIGTERM and SIGINT. A second one ends the process at once.
-fn told_to_stop() -> Result<impl Future<Output = ()>, Failure> {
+pub(super) fn told_to_stop() -> Result<impl Future<Output = ()>, Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::because)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::because)?;
     let mut next = async move || {

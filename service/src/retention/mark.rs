@@ -1,6 +1,8 @@
 //! Marking: all that a root refers to, over any number of steps, is kept.
 
-use larder_protocol::api::CacheName;
+use std::collections::HashSet;
+
+use larder_protocol::{StorePathHash, api::CacheName};
 
 use super::{
     pace::Pace,
@@ -66,6 +68,27 @@ pub(super) async fn roots_of(
     add(RootsOf::PushedSince(since), Worth::Pushed, "pushed", in_days(rules, "pushed"));
     add(RootsOf::ReadSince(since), Worth::Read, "read", in_days(rules, "read"));
     Ok((roots, runs))
+}
+
+/// The roots of all that is kept of a cache, each once. Readers may not see all of them.
+///
+/// # Errors
+/// When the database fails.
+pub async fn kept_roots(
+    metadata: &Metadata,
+    cache: &CacheName,
+    rules: &CacheRetention,
+    now: i64,
+) -> Result<HashSet<StorePathHash>, MetadataError> {
+    let mut hashes = HashSet::new();
+    for root in roots_of(metadata, cache, rules, now).await?.0 {
+        match root.roots {
+            RootsOf::Path(hash) => hashes.extend([hash]),
+            RootsOf::Run(run) => hashes.extend(metadata.roots_of_run(run).await?),
+            roots => hashes.extend(metadata.root_hashes(cache, roots).await?),
+        }
+    }
+    Ok(hashes)
 }
 
 /// Marks what is kept of a cache by roots that are worth more than `above` or take no room.

@@ -27,6 +27,7 @@ pub(crate) use self::budget::{held_by_line, room};
 use self::pressure::Pressure;
 pub use self::{
     compaction::plan_compaction,
+    mark::kept_roots,
     pressure::is_crowded,
     reads::LastReads,
     report::{BudgetReport, CacheReport, CompactionReport, Holder, SweepReport},

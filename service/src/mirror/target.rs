@@ -1,0 +1,199 @@
+//! Where a mirror is written: a folder, or a bucket.
+
+use std::{fmt, fs, io, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use object_store::{
+    Attribute, Attributes, ObjectStore, ObjectStoreExt as _, PutMultipartOptions, PutOptions, WriteMultipart,
+    local::LocalFileSystem, memory::InMemory, path::Path as Key,
+};
+use url::Url;
+
+use super::MirrorError;
+
+/// What Nix reads first.
+pub(super) const CACHE_INFO: &str = "nix-cache-info";
+/// The folder of NARs.
+pub(super) const NARS: &str = "nar";
+/// No narinfo that larderd writes is longer.
+const LONGEST: u64 = 16 << 20;
+
+/// A target that cannot be one. The text names the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidTarget {
+    /// It is no URL of a kind that is known.
+    #[error("{0:?} is no place for a mirror. Write file:///srv/mirror, for a folder")]
+    Unknown(String),
+    /// The folder cannot be used.
+    #[error("{folder}: {source}. The folder above it must be there, and this user must be able to write")]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The store's library refuses.
+    #[error("{url}: {source}")]
+    Store {
+        /// The URL.
+        url: String,
+        /// Why.
+        source: object_store::Error,
+    },
+}
+
+/// Where a mirror is.
+#[derive(Clone)]
+pub struct Target {
+    store: Arc<dyn ObjectStore>,
+    /// Present if it is a folder.
+    folder: Option<PathBuf>,
+    url: String,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.url)
+    }
+}
+
+impl Target {
+    /// Opens what a URL names. A folder is made if it is not there, and what is above it is; but not for a dry run, to
+    /// which it is an empty one.
+    ///
+    /// # Errors
+    /// When it cannot be a target.
+    pub fn open(url: &str, dry_run: bool) -> Result<Self, InvalidTarget> {
+        let unknown = || InvalidTarget::Unknown(url.to_owned());
+        let parsed = Url::parse(url).map_err(|_| unknown())?;
+        if parsed.scheme() != "file" {
+            return Err(unknown());
+        }
+        let folder = parsed.to_file_path().map_err(|()| unknown())?;
+        if dry_run && !folder.exists() {
+            return Ok(Self { store: Arc::new(InMemory::new()), folder: None, url: url.to_owned() });
+        }
+        let unusable = |source| InvalidTarget::Folder { folder: folder.clone(), source };
+        match fs::create_dir(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(error)),
+            _ => {}
+        }
+        let store = LocalFileSystem::new_with_prefix(&folder)
+            .map_err(|source| InvalidTarget::Store { url: url.to_owned(), source })?
+            // A power cut must not leave a narinfo without its NAR.
+            .with_fsync(true);
+        Ok(Self { store: Arc::new(store), folder: Some(folder), url: url.to_owned() })
+    }
+
+    pub(super) fn store(&self) -> &dyn ObjectStore {
+        &*self.store
+    }
+
+    pub(super) fn failed(&self, name: &str, source: object_store::Error) -> MirrorError {
+        MirrorError::Target { target: self.url.clone(), name: name.to_owned(), source }
+    }
+
+    pub(super) fn refuse(&self, problem: String) -> MirrorError {
+        MirrorError::Refused { target: self.url.clone(), problem }
+    }
+
+    /// A small file; `None` where there is none, or one that larderd cannot have written.
+    pub(super) async fn get(&self, name: &str) -> Result<Option<Bytes>, MirrorError> {
+        let failed = |source| self.failed(name, source);
+        match self.store.get(&Key::from(name)).await {
+            Ok(found) if found.meta.size > LONGEST => Ok(None),
+            Ok(found) => Ok(Some(found.bytes().await.map_err(failed)?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(failed(source)),
+        }
+    }
+
+    /// Writes a file at once. Whoever reads it meanwhile finds the old one or the new one, whole.
+    pub(super) async fn put(&self, name: &str, bytes: Bytes) -> Result<(), MirrorError> {
+        let options = PutOptions { attributes: self.attributes(name), ..PutOptions::default() };
+        let put = self.store.put_opts(&Key::from(name), bytes.into(), options).await;
+        put.map_err(|source| self.failed(name, source))?;
+        tracing::debug!(%name, "written");
+        Ok(())
+    }
+
+    /// The same, unless it is there already.
+    pub(super) async fn put_changed(&self, name: &str, bytes: Bytes) -> Result<(), MirrorError> {
+        if self.get(name).await?.as_ref() == Some(&bytes) {
+            return Ok(());
+        }
+        self.put(name, bytes).await
+    }
+
+    /// Begins a long file, in parts of so many bytes. Nobody sees it before it is whole.
+    pub(super) async fn begin(&self, name: &str, part: usize) -> Result<WriteMultipart, MirrorError> {
+        let options =
+            PutMultipartOptions { attributes: self.attributes(name), ..PutMultipartOptions::default() };
+        let upload = self.store.put_multipart_opts(&Key::from(name), options).await;
+        let upload = upload.map_err(|source| self.failed(name, source))?;
+        Ok(WriteMultipart::new_with_chunk_size(upload, part))
+    }
+
+    /// Ends a long file: from now on it is seen.
+    pub(super) async fn finish(&self, name: &str, upload: WriteMultipart) -> Result<(), MirrorError> {
+        upload.finish().await.map_err(|source| self.failed(name, source))?;
+        tracing::debug!(%name, "written");
+        Ok(())
+    }
+
+    /// Removes a file. It may be gone already.
+    pub(super) async fn delete(&self, name: &str) -> Result<(), MirrorError> {
+        match self.store.delete(&Key::from(name)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(source) => return Err(self.failed(name, source)),
+        }
+        tracing::debug!(%name, "removed");
+        Ok(())
+    }
+
+    /// Removes what was left in a folder by writing that was killed: it lies beside its file, with `#1`, `#2`, … behind the
+    /// same name, and is seen by no reader.
+    pub(super) fn tidy(&self) -> Result<(), MirrorError> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        for (folder, below) in [(folder.clone(), ""), (folder.join(NARS), "nar/")] {
+            let failed = |source: io::Error| {
+                let source = object_store::Error::Generic { store: "folder", source: Box::new(source) };
+                self.failed(below, source)
+            };
+            let entries = match fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(failed(error)),
+            };
+            for entry in entries {
+                let entry = entry.map_err(failed)?;
+                let name = entry.file_name();
+                let Some((whole, part)) = name.to_str().and_then(|name| name.rsplit_once('#')) else {
+                    continue;
+                };
+                let is_ours = super::listing::Named::of(&format!("{below}{whole}")).is_some();
+                if is_ours && !part.is_empty() && part.bytes().all(|digit| digit.is_ascii_digit()) {
+                    fs::remove_file(entry.path()).map_err(failed)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a web server is to say of a file: buckets keep that, a folder's server says it by itself.
+    fn attributes(&self, name: &str) -> Attributes {
+        if self.folder.is_some() {
+            return Attributes::new();
+        }
+        let (kind, control) = match name {
+            // Its bytes never change.
+            _ if name.ends_with(".nar.zst") => {
+                ("application/x-nix-nar", "public, max-age=31536000, immutable")
+            }
+            _ if name.ends_with(".narinfo") => ("text/x-nix-narinfo", "public, max-age=300"),
+            CACHE_INFO => ("text/x-nix-cache-info", "public, max-age=300"),
+            _ => ("application/json", "no-cache"),
+        };
+        Attributes::from_iter([(Attribute::ContentType, kind), (Attribute::CacheControl, control)])
+    }
+}
