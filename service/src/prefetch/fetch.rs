@@ -168,7 +168,7 @@ impl Fetching<'_> {
         // Before anything is held that another prefetch may need.
         let _connection = loop {
             self.lane.turn().await;
-            let connection = offer.source.connections.acquire().await.map_err(ApiError::internal)?;
+            let connection = offer.source.connection().await.map_err(ApiError::internal)?;
             // It may have been somebody else's turn by then.
             if self.lane.is_first() {
                 break connection;

@@ -41,7 +41,7 @@ use self::{
     decompress::{Compression, Window},
     flight::Flights,
     lanes::Lanes,
-    source::Source,
+    source::{Limits, Source},
     walk::Lacking,
 };
 use crate::{config::Config, error::ApiError, metadata::MetadataError};
@@ -129,8 +129,19 @@ impl Prefetching {
     /// # Errors
     /// When the system's TLS roots cannot be used.
     pub(crate) fn new(config: &Config) -> Result<Self, reqwest::Error> {
+        // Where caches share an upstream, the smallest of their limits holds for all of them together.
+        let mut connections: HashMap<&str, u32> = HashMap::new();
+        for upstream in config.caches.iter().flat_map(|cache| &cache.upstreams) {
+            let most = connections.entry(&upstream.upstream.url).or_insert(upstream.connections);
+            *most = upstream.connections.min(*most);
+        }
+        let limits: HashMap<&str, Arc<Limits>> =
+            connections.into_iter().map(|(url, connections)| (url, Limits::new(connections))).collect();
         let sources = config.caches.iter().map(|cache| {
-            let sources = cache.upstreams.iter().map(|upstream| Source::new(upstream).map(Arc::new));
+            let sources = cache.upstreams.iter().filter_map(|upstream| {
+                let limits = limits.get(upstream.upstream.url.as_str())?.clone();
+                Some(Source::new(upstream, limits).map(Arc::new))
+            });
             Ok((cache.name.clone(), sources.collect::<Result<_, _>>()?))
         });
         Ok(Self {

@@ -20,7 +20,7 @@ use larder_protocol::{
 use reqwest::StatusCode;
 use tokio::{
     fs::File,
-    sync::Semaphore,
+    sync::{AcquireError, Semaphore, SemaphorePermit},
     time::{Instant, timeout},
 };
 use tokio_util::io::ReaderStream;
@@ -48,11 +48,27 @@ pub(super) struct Source {
     upstream: Upstream,
     client: reqwest::Client,
     timeout: Duration,
-    questions: Semaphore,
-    /// One permit for each NAR that is fetched.
-    pub(super) connections: Semaphore,
+    limits: Arc<Limits>,
     /// How many questions in a row were not answered.
     failures: AtomicU32,
+}
+
+/// How much is asked of an upstream at once, by all caches that have it.
+#[derive(Debug)]
+pub(super) struct Limits {
+    questions: Semaphore,
+    /// One permit for each NAR that is fetched.
+    connections: Semaphore,
+}
+
+impl Limits {
+    /// So many NARs are fetched at once.
+    pub(super) fn new(connections: u32) -> Arc<Self> {
+        Arc::new(Self {
+            questions: Semaphore::new(QUESTIONS),
+            connections: Semaphore::new(connections as usize),
+        })
+    }
 }
 
 /// What an upstream says of a path.
@@ -83,7 +99,7 @@ pub(super) struct Offer {
 pub(super) type Coming = BoxStream<'static, io::Result<Bytes>>;
 
 impl Source {
-    pub(super) fn new(configured: &CheckedUpstream) -> Result<Self, reqwest::Error> {
+    pub(super) fn new(configured: &CheckedUpstream, limits: Arc<Limits>) -> Result<Self, reqwest::Error> {
         let client = client(&configured.upstream.url)
             .connect_timeout(configured.timeout.min(Duration::from_secs(10)))
             .read_timeout(configured.timeout)
@@ -92,10 +108,14 @@ impl Source {
             upstream: configured.upstream.clone(),
             client,
             timeout: configured.timeout,
-            questions: Semaphore::new(QUESTIONS),
-            connections: Semaphore::new(configured.connections as usize),
+            limits,
             failures: AtomicU32::new(0),
         })
+    }
+
+    /// Waits until one more NAR may be fetched from it.
+    pub(super) async fn connection(&self) -> Result<SemaphorePermit<'_>, AcquireError> {
+        self.limits.connections.acquire().await
     }
 
     /// Its URL, as configured.
@@ -114,7 +134,7 @@ impl Source {
 
     /// What it has of a path.
     pub(super) async fn ask(self: &Arc<Self>, path: &StorePath) -> Answer {
-        let Ok(_turn) = self.questions.acquire().await else {
+        let Ok(_turn) = self.limits.questions.acquire().await else {
             return Answer::Silent("it is not asked any more".to_owned());
         };
         if self.failures.load(Ordering::Relaxed) >= FAILURES {

@@ -27,16 +27,17 @@ async fn no_more_nars_are_fetched_from_an_upstream_at_once_than_it_may_be_asked_
         narrow.has(nar, "none");
         narrow.nar(nar, |bytes| Reply::Gated(gate.clone(), bytes));
     }
-    // Two prefetches share what there is.
+    // Prefetches share what there is, and caches do.
     let paths: Vec<&StorePath> = nars.iter().map(|nar| &nar.info.path).collect();
-    let asked = [world.begin(&paths[..6]).await, world.begin(&paths[6..]).await];
+    let asked = [world.begin(&paths[..4]).await, world.begin(&paths[4..8]).await];
+    let token = world.token_for("other", &[Permission::Push]).await;
+    assert_eq!(world.ask(&token, "other", &paths[8..]).await.status(), 202);
     while narrow.most_under_way() < 3 {
         tokio::task::yield_now().await;
     }
     // What would be asked beyond that would have come before all of this is done.
     let another = nar(30);
     other.has(&another, "xz");
-    let token = world.token_for("other", &[Permission::Push]).await;
     assert_eq!(world.ask(&token, "other", &[&another.info.path]).await.status(), 202);
     while world.narinfo("other", &another).await.is_none() {
         tokio::task::yield_now().await;
@@ -46,7 +47,10 @@ async fn no_more_nars_are_fetched_from_an_upstream_at_once_than_it_may_be_asked_
     for prefetch in asked {
         assert_eq!(world.tell(&prefetch.id).await.state, PrefetchState::Complete);
     }
-    assert!(world.has(&nars.iter().collect::<Vec<_>>()).await);
+    assert!(world.has(&nars[..8].iter().collect::<Vec<_>>()).await);
+    for nar in &nars[8..] {
+        assert!(world.narinfo("other", nar).await.is_some());
+    }
     assert_eq!(narrow.most_under_way(), 3);
     world.end().await;
 }
