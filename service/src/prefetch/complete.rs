@@ -46,10 +46,15 @@ pub(crate) async fn complete(
     let sources = prefetching.sources(cache.name());
     let lane = prefetching.lanes.enter(priority);
     let fetching = Fetching { service, cache, lane: &lane, progress };
+    sources.iter().for_each(|source| source.begin());
     let mut failed = Failed::new();
     let mut kept = false;
     for _ in 0..ROUNDS {
-        let found = walk(service, cache, sources, roots, &failed).await?;
+        let mut found = walk(service, cache, sources, roots, &failed).await?;
+        // Who was waited for in vain is not waited for in each round.
+        for (path, silent) in found.silent.drain() {
+            failed.entry(path).or_default().extend(silent);
+        }
         progress.walked(found.paths, found.wanted.len() + found.lacking.len() + found.unknown.len());
         if !kept {
             // A sweep may have taken what was just seen.

@@ -31,6 +31,8 @@ pub(super) struct Walk {
     pub lacking: Vec<Lacking>,
     /// What an upstream that did not answer may have, and what they said.
     pub unknown: Vec<Lacking>,
+    /// Which upstreams did not answer for it.
+    pub silent: Failed,
 }
 
 /// A path that cannot be had.
@@ -44,7 +46,7 @@ pub(crate) struct Lacking {
 /// From which upstream which path could not be fetched, and why.
 pub(super) type Failed = HashMap<StorePathHash, Vec<(Arc<Source>, String)>>;
 
-/// Walks the closure of `roots`.
+/// Walks the closure of `roots`. Upstreams are not asked for what has failed there.
 pub(super) async fn walk(
     service: &Service,
     cache: &Cache,
@@ -52,7 +54,6 @@ pub(super) async fn walk(
     roots: &[StorePath],
     failed: &Failed,
 ) -> Result<Walk, PrefetchError> {
-    sources.iter().for_each(|source| source.begin());
     let max_wanted = service.config.limits.max_push_paths as usize;
     let max_nar_size = service.config.limits.max_nar_size;
     let mut walk = Walk::default();
@@ -148,14 +149,14 @@ impl Walk {
 enum Heard {
     Has(Box<Offer>),
     Lacks(Lacking),
-    Unknown(Lacking),
+    Unknown(Lacking, Vec<(Arc<Source>, String)>),
 }
 
 /// Asks all upstreams at once. The first that has it is heard; that it is lacking, only when all have said so.
 async fn ask(sources: &[Arc<Source>], path: StorePath, failed: &Failed, max_nar_size: ByteSize) -> Heard {
     let bad = failed.get(&path.hash()).map(Vec::as_slice).unwrap_or_default();
     let mut whys: Vec<String> = bad.iter().map(|(source, why)| format!("{}: {why}", source.url())).collect();
-    let mut unknown = !whys.is_empty();
+    let mut silent = Vec::new();
     let usable = sources.iter().filter(|source| !bad.iter().any(|(bad, _)| Arc::ptr_eq(bad, source)));
     let path_asked = &path;
     let asked = usable.map(|source| async move { (source, source.ask(path_asked).await) });
@@ -169,14 +170,17 @@ async fn ask(sources: &[Arc<Source>], path: StorePath, failed: &Failed, max_nar_
             Answer::Lacks(None) => {}
             Answer::Lacks(Some(why)) => whys.push(format!("{}: {why}", source.url())),
             Answer::Silent(why) => {
-                unknown = true;
                 whys.push(format!("{}: {why}", source.url()));
+                silent.push((source.clone(), why));
             }
         }
     }
     drop(answers);
     let lacking = Lacking { path, why: (!whys.is_empty()).then(|| whys.join("; ")) };
-    if unknown { Heard::Unknown(lacking) } else { Heard::Lacks(lacking) }
+    match bad.is_empty() && silent.is_empty() {
+        true => Heard::Lacks(lacking),
+        false => Heard::Unknown(lacking, silent),
+    }
 }
 
 fn hear(heard: Heard, walk: &mut Walk, seen: &mut HashSet<StorePathHash>, next: &mut Vec<(StorePath, bool)>) {
@@ -190,6 +194,9 @@ fn hear(heard: Heard, walk: &mut Walk, seen: &mut HashSet<StorePathHash>, next: 
             walk.wanted.push(*offer);
         }
         Heard::Lacks(lacking) => walk.lacking.push(lacking),
-        Heard::Unknown(lacking) => walk.unknown.push(lacking),
+        Heard::Unknown(lacking, silent) => {
+            walk.silent.entry(lacking.path.hash()).or_default().extend(silent);
+            walk.unknown.push(lacking);
+        }
     }
 }

@@ -82,6 +82,8 @@ async fn a_narinfo_that_drips_is_waited_for_so_long_and_hides_nobodys_hit() {
         }
     };
     assert_eq!((told.state, told.published), (PrefetchState::Waiting, 1), "{told:?}");
+    // It was looked again for what is missing once the other was here; who drips is not waited for twice.
+    assert_eq!(drips.asked().iter().filter(|file| **file == narinfo(&nowhere_else)).count(), 1);
     assert!(world.has(&[&hit]).await);
     assert_eq!(world.narinfo("main", &nowhere_else).await, None);
     good.has(&nowhere_else, "zstd");
