@@ -44,7 +44,8 @@ impl Cutter {
     pub fn new(references: impl IntoIterator<Item = StorePathHash>) -> Self {
         Self {
             known: KnownHashes::new(references),
-            buffer: Vec::with_capacity(GATHER),
+            // It grows as bytes come: most NARs are short.
+            buffer: Vec::new(),
             before: Vec::new(),
             scanned: 0,
             found: Vec::new(),

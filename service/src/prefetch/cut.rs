@@ -1,31 +1,57 @@
-//! Cutting a NAR that comes from elsewhere into chunks, on a thread of its own.
+//! Cutting a NAR that comes from elsewhere into chunks: on the threads on which pushes are worked, so that no more memory
+//! and no more cores are busy with it than there are of these.
 
-use std::{io::Read, thread};
+use std::{
+    io::{self, BufRead, ErrorKind, Read},
+    mem,
+    sync::mpsc as pieces,
+};
 
+use bytes::{Buf as _, Bytes};
+use futures_util::StreamExt as _;
 use larder_protocol::{
-    StorePathHash,
+    StorePath, StorePathHash,
     api::PathInfo,
     chunk::{CutChunk, Cutter},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use super::decompress::wants_larger_window;
-use crate::push::Cut;
+use super::{
+    decompress::{Compression, Window, wants_larger_window},
+    source::Coming,
+};
+use crate::{
+    error::ApiError,
+    push::{Cut, Workshop},
+};
 
 /// So many bytes of chunks are handed over at once.
 const BATCH: usize = 1 << 20;
 /// How many such batches wait.
-const QUEUED: usize = 1;
+pub(super) const QUEUED: usize = 1;
 /// What is read at once.
 const PIECE: usize = 128 << 10;
-/// How far the thread steps back behind those that answer readers.
-const NICE: i32 = 10;
 
-/// What a NAR takes in memory while it is cut and its chunks wait: what the cutter gathers, and the batches.
-pub(super) const MEMORY: u64 = 6 << 20;
+/// What a NAR takes in memory at most while it is cut and its chunks wait: what the cutter gathers, and the batches that
+/// are gathered, that wait, and that frames are made of, with these.
+const CUT: u64 = 8 << 20;
+/// What a connection holds of what has come: as much as hyper reads at once, and what is read of it.
+const COMING: u64 = 512 << 10;
+
+/// What a NAR of so many bytes takes in memory, besides its decoder.
+pub(super) fn memory(nar_size: u64) -> u64 {
+    COMING + nar_size.saturating_mul(4).min(CUT)
+}
+
+/// A NAR that comes, and how it is compressed.
+pub(super) struct Nar {
+    pub coming: Coming,
+    pub compression: Compression,
+    pub window: Window,
+}
 
 /// Why a NAR could not be cut to its end.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum CutError {
     /// It refers further back than was allowed.
     #[error("it is compressed with too large a window")]
@@ -39,64 +65,167 @@ pub(super) enum CutError {
     /// Nobody wants it any more.
     #[error("nobody wants it any more")]
     Unwanted,
+    /// The service's own fault.
+    #[error("{}", .0.message())]
+    Service(ApiError),
 }
 
-/// The chunks, and how it ended.
-pub(super) type Cutting = (mpsc::Receiver<Cut>, oneshot::Receiver<Result<(), CutError>>);
-
-/// Begins to cut a NAR: `open` is called on the thread, and may block.
-pub(super) fn cut<R: Read>(
+/// Cuts a NAR, and hands its chunks over as they come.
+pub(super) async fn cut(
+    workshop: &Workshop,
     info: &PathInfo,
-    open: impl FnOnce() -> std::io::Result<R> + Send + 'static,
-) -> std::io::Result<Cutting> {
-    let (chunks, cut) = mpsc::channel(QUEUED);
-    let (end, ended) = oneshot::channel();
-    let size = info.nar_size;
-    let hashes: Vec<StorePathHash> =
-        info.references.iter().chain([&info.path]).map(larder_protocol::StorePath::hash).collect();
-    thread::Builder::new().name("prefetch".to_owned()).spawn(move || {
-        // Of this thread alone, as Linux has it. Where it may not be, readers wait a little longer.
-        let _ = rustix::process::setpriority_process(None, NICE);
-        let result = match open() {
-            Ok(nar) => run(nar, size, hashes, &chunks),
-            Err(error) => Err(unreadable(&error)),
-        };
-        // The end is known before the chunks are seen to have ended. Whoever waited may be gone.
-        let _ = end.send(result);
-        drop(chunks);
-    })?;
-    Ok((cut, ended))
-}
-
-fn run(
-    mut nar: impl Read,
-    size: u64,
-    hashes: Vec<StorePathHash>,
-    chunks: &mpsc::Sender<Cut>,
+    nar: Nar,
+    chunks: mpsc::Sender<Cut>,
 ) -> Result<(), CutError> {
-    let mut cutter = Cutter::new(hashes);
-    let mut gathered = Gathered { chunks, batch: Vec::new(), bytes: 0 };
-    let mut piece = vec![0; PIECE];
-    let mut left = size;
+    let Nar { mut coming, compression, window } = nar;
+    let (sender, pieces) = pieces::channel();
+    let mut inlet = Some(sender);
+    // How it begins tells how it is to be read.
+    more(&mut coming, &mut inlet).await?;
+    let compressed = Inlet { pieces, now: Bytes::new() };
+    let decoder = compression.decoder(compressed, window).map_err(|error| unreadable(&error))?;
+    let hashes = info.references.iter().chain([&info.path]).map(StorePath::hash);
+    let mut cutting = Cutting::new(decoder, info.nar_size, hashes);
     loop {
-        let read = match nar.read(&mut piece) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(unreadable(&error)),
-        };
-        left = left.checked_sub(read as u64).ok_or(CutError::Size("more"))?;
-        cutter.feed(piece.get(..read).unwrap_or_default(), |chunk| gathered.add(chunk))?;
+        let step = workshop.work(move |_| {
+            let step = cutting.go_on();
+            (cutting, step)
+        });
+        let (back, step) = step.await.map_err(CutError::Service)?;
+        cutting = back;
+        let step = step?;
+        if step == Step::Hungry {
+            more(&mut coming, &mut inlet).await?;
+            continue;
+        }
+        let batch = cutting.take_batch();
+        chunks.send(Cut::Chunks(batch)).await.map_err(|_| CutError::Unwanted)?;
+        if step == Step::End {
+            return chunks.send(Cut::End).await.map_err(|_| CutError::Unwanted);
+        }
     }
-    if left > 0 {
-        return Err(CutError::Size("fewer"));
-    }
-    cutter.finish(|chunk| gathered.add(chunk))?;
-    gathered.send()?;
-    chunks.blocking_send(Cut::End).map_err(|_| CutError::Unwanted)
 }
 
-fn unreadable(error: &std::io::Error) -> CutError {
+/// Waits for more of what comes, and puts it into the inlet.
+async fn more(coming: &mut Coming, inlet: &mut Option<pieces::Sender<Bytes>>) -> Result<(), CutError> {
+    loop {
+        match coming.next().await {
+            Some(Ok(piece)) if piece.is_empty() => {}
+            Some(Ok(piece)) => {
+                // Whoever reads it is gone only when nothing is read any more.
+                let _ = inlet.as_ref().map(|inlet| inlet.send(piece));
+                return Ok(());
+            }
+            Some(Err(error)) => return Err(unreadable(&error)),
+            None => {
+                *inlet = None;
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// What has come and is not decompressed yet. Where more has yet to come, it says `WouldBlock`.
+struct Inlet {
+    pieces: pieces::Receiver<Bytes>,
+    now: Bytes,
+}
+
+impl BufRead for Inlet {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.now.is_empty() {
+            match self.pieces.try_recv() {
+                Ok(piece) => self.now = piece,
+                Err(pieces::TryRecvError::Empty) => return Err(ErrorKind::WouldBlock.into()),
+                Err(pieces::TryRecvError::Disconnected) => {}
+            }
+        }
+        Ok(&self.now)
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.now.advance(bytes);
+    }
+}
+
+impl Read for Inlet {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buffer)?;
+        self.consume(read);
+        Ok(read)
+    }
+}
+
+/// What a step ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// There are chunks enough to be handed over.
+    Full,
+    /// More must come first.
+    Hungry,
+    /// These are the last chunks.
+    End,
+}
+
+/// A NAR that is being cut.
+struct Cutting {
+    nar: Box<dyn Read + Send>,
+    cutter: Option<Cutter>,
+    piece: Vec<u8>,
+    left: u64,
+    batch: Batch,
+}
+
+#[derive(Default)]
+struct Batch {
+    chunks: Vec<CutChunk>,
+    bytes: usize,
+}
+
+impl Cutting {
+    fn new(nar: Box<dyn Read + Send>, size: u64, hashes: impl Iterator<Item = StorePathHash>) -> Self {
+        let cutter = Some(Cutter::new(hashes));
+        Self { nar, cutter, piece: vec![0; PIECE], left: size, batch: Batch::default() }
+    }
+
+    /// Cuts as much as is there, or until a batch is full.
+    fn go_on(&mut self) -> Result<Step, CutError> {
+        let batch = &mut self.batch;
+        while batch.bytes < BATCH {
+            let Some(cutter) = &mut self.cutter else { return Ok(Step::End) };
+            match self.nar.read(&mut self.piece) {
+                Ok(0) if self.left > 0 => return Err(CutError::Size("fewer")),
+                Ok(0) => {
+                    let cutter = self.cutter.take();
+                    cutter.map_or(Ok(()), |cutter| cutter.finish(|chunk| batch.add(chunk)))?;
+                    return Ok(Step::End);
+                }
+                Ok(read) => {
+                    self.left = self.left.checked_sub(read as u64).ok_or(CutError::Size("more"))?;
+                    cutter.feed(self.piece.get(..read).unwrap_or_default(), |chunk| batch.add(chunk))?;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Step::Hungry),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(unreadable(&error)),
+            }
+        }
+        Ok(Step::Full)
+    }
+
+    fn take_batch(&mut self) -> Vec<CutChunk> {
+        mem::take(&mut self.batch).chunks
+    }
+}
+
+impl Batch {
+    fn add(&mut self, chunk: CutChunk) -> Result<(), CutError> {
+        self.bytes += chunk.content.len();
+        self.chunks.push(chunk);
+        Ok(())
+    }
+}
+
+fn unreadable(error: &io::Error) -> CutError {
     if wants_larger_window(error) {
         return CutError::Window;
     }
@@ -111,24 +240,4 @@ fn unreadable(error: &std::io::Error) -> CutError {
         cause = error.source();
     }
     CutError::Unreadable(text)
-}
-
-struct Gathered<'a> {
-    chunks: &'a mpsc::Sender<Cut>,
-    batch: Vec<CutChunk>,
-    bytes: usize,
-}
-
-impl Gathered<'_> {
-    fn add(&mut self, chunk: CutChunk) -> Result<(), CutError> {
-        self.bytes += chunk.content.len();
-        self.batch.push(chunk);
-        if self.bytes >= BATCH { self.send() } else { Ok(()) }
-    }
-
-    fn send(&mut self) -> Result<(), CutError> {
-        self.bytes = 0;
-        let batch = std::mem::take(&mut self.batch);
-        self.chunks.blocking_send(Cut::Chunks(batch)).map_err(|_| CutError::Unwanted)
-    }
 }

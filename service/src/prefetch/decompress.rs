@@ -1,12 +1,12 @@
 //! Decompressing NARs, whatever upstreams have compressed them with, within bounds.
 
-use std::io::{self, BufRead as _, BufReader, Read};
+use std::io::{self, BufRead, Read};
 
 use brotli_decompressor::Decompressor;
-use bzip2::read::MultiBzDecoder;
-use flate2::read::MultiGzDecoder;
+use bzip2::bufread::MultiBzDecoder;
+use flate2::bufread::MultiGzDecoder;
 use liblzma::{
-    read::XzDecoder,
+    bufread::XzDecoder,
     stream::{CONCATENATED, Stream},
 };
 
@@ -28,20 +28,25 @@ pub(super) enum Compression {
 }
 
 /// How far back a compressed NAR may refer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Window {
+    /// As far as it does where Nix compressed it.
+    Small,
     /// As far as the tools do at their usual levels.
     Usual,
     /// As far as they do at their highest.
     Large,
 }
 
-/// The memory of xz's decoder at level 6, which Nix uses, and of zstd's up to level 19.
+/// The memory of xz's decoder at level 6, which Nix uses, and at level 9.
 const USUAL_XZ: u64 = 10 << 20;
-const USUAL_ZSTD_LOG: u32 = 23;
-/// At level 9, and at level 22 but for its two largest windows.
 const LARGE_XZ: u64 = 66 << 20;
+/// The windows of zstd at level 3, which Nix uses, up to level 19, and at level 22 but for its two largest.
+const SMALL_ZSTD_LOG: u32 = 21;
+const USUAL_ZSTD_LOG: u32 = 23;
 const LARGE_ZSTD_LOG: u32 = 26;
+/// What zstd's decoder takes besides.
+const ZSTD: u64 = 512 << 10;
 const BUFFER: usize = 64 << 10;
 /// How a stream begins that has a larger window than Brotli's standard knows (RFC 7932, section 9.1): its decoder would
 /// take up to 1 GiB.
@@ -62,33 +67,26 @@ impl Compression {
         })
     }
 
-    /// What a decoder holds in memory at most, of a NAR of so many bytes.
-    pub(super) fn memory(self, window: Window, nar_size: u64) -> u64 {
-        let most = match (self, window) {
-            (Self::None, _) => 0,
-            (Self::Lzma | Self::Lzip, Window::Usual) => USUAL_XZ,
-            (Self::Lzma | Self::Lzip, Window::Large) => LARGE_XZ,
-            (Self::Bzip2, _) => 5 << 20,
-            (Self::Gzip, _) => 1 << 20,
-            (Self::Zstd, Window::Usual) => 1 << USUAL_ZSTD_LOG,
-            (Self::Zstd, Window::Large) => 1 << LARGE_ZSTD_LOG,
-            (Self::Brotli, _) => 17 << 20,
-        };
-        // A window is touched as far as the content fills it.
-        most.min(nar_size.saturating_add(256 << 10))
+    /// What a decoder takes of memory at most. Windows are taken whole, however short the NAR.
+    pub(super) fn memory(self, window: Window) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Lzma | Self::Lzip => xz_memory(window),
+            Self::Bzip2 => 5 << 20,
+            Self::Gzip => 1 << 20,
+            Self::Zstd => (1 << zstd_log(window)) + ZSTD,
+            Self::Brotli => 17 << 20,
+        }
     }
 
-    /// What `compressed` is when it is decompressed.
+    /// What `compressed` is when it is decompressed. Where that says `WouldBlock`, so does this, and goes on when it is
+    /// read again; only the first byte must be there.
     pub(super) fn decoder(
         self,
-        compressed: impl Read + Send + 'static,
+        mut compressed: impl BufRead + Send + 'static,
         window: Window,
     ) -> io::Result<Box<dyn Read + Send>> {
-        let (xz, zstd_log) = match window {
-            Window::Usual => (USUAL_XZ, USUAL_ZSTD_LOG),
-            Window::Large => (LARGE_XZ, LARGE_ZSTD_LOG),
-        };
-        let mut compressed = BufReader::with_capacity(BUFFER, compressed);
+        let xz = xz_memory(window);
         Ok(match self {
             Self::None => Box::new(compressed),
             Self::Lzma => {
@@ -103,7 +101,7 @@ impl Compression {
             Self::Gzip => Box::new(MultiGzDecoder::new(compressed)),
             Self::Zstd => {
                 let mut decoder = zstd::Decoder::with_buffer(compressed)?;
-                decoder.window_log_max(zstd_log)?;
+                decoder.window_log_max(zstd_log(window))?;
                 Box::new(decoder)
             }
             Self::Brotli => {
@@ -116,6 +114,32 @@ impl Compression {
     }
 }
 
+impl Window {
+    /// What is tried where this is too small.
+    pub(super) fn larger(self) -> Option<Self> {
+        match self {
+            Self::Small => Some(Self::Usual),
+            Self::Usual => Some(Self::Large),
+            Self::Large => None,
+        }
+    }
+}
+
+fn xz_memory(window: Window) -> u64 {
+    match window {
+        Window::Small | Window::Usual => USUAL_XZ,
+        Window::Large => LARGE_XZ,
+    }
+}
+
+fn zstd_log(window: Window) -> u32 {
+    match window {
+        Window::Small => SMALL_ZSTD_LOG,
+        Window::Usual => USUAL_ZSTD_LOG,
+        Window::Large => LARGE_ZSTD_LOG,
+    }
+}
+
 /// Whether decompressing failed because the window is larger than was allowed.
 pub(super) fn wants_larger_window(error: &io::Error) -> bool {
     let lzma = error.get_ref().and_then(|error| error.downcast_ref::<liblzma::stream::Error>());
@@ -125,7 +149,7 @@ pub(super) fn wants_larger_window(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
+    use std::{collections::VecDeque, io::Write as _, mem};
 
     use super::*;
 
@@ -137,10 +161,50 @@ mod tests {
         [block.clone(), block].concat()
     }
 
+    /// Comes piece by piece, and never when it is first asked for.
+    struct Halting {
+        pieces: VecDeque<Vec<u8>>,
+        is_there: bool,
+    }
+
+    impl BufRead for Halting {
+        fn fill_buf(&mut self) -> io::Result<&[u8]> {
+            if mem::replace(&mut self.is_there, true) {
+                return Ok(self.pieces.front().map(Vec::as_slice).unwrap_or_default());
+            }
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+
+        fn consume(&mut self, bytes: usize) {
+            let Some(piece) = self.pieces.front_mut() else { return };
+            piece.drain(..bytes);
+            if piece.is_empty() {
+                self.pieces.pop_front();
+                self.is_there = false;
+            }
+        }
+    }
+
+    impl Read for Halting {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let read = self.fill_buf()?.read(buffer)?;
+            self.consume(read);
+            Ok(read)
+        }
+    }
+
     fn read(compression: Compression, bytes: Vec<u8>, window: Window) -> io::Result<Vec<u8>> {
-        let mut out = Vec::new();
-        compression.decoder(io::Cursor::new(bytes), window)?.read_to_end(&mut out)?;
-        Ok(out)
+        let pieces = bytes.chunks(bytes.len().div_ceil(1000)).map(<[u8]>::to_vec).collect();
+        let mut decoder = compression.decoder(Halting { pieces, is_there: true }, window)?;
+        let (mut out, mut piece) = (Vec::new(), vec![0; 100_000]);
+        loop {
+            match decoder.read(&mut piece) {
+                Ok(0) => return Ok(out),
+                Ok(read) => out.extend(&piece[..read]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn xz(level: u32, content: &[u8]) -> Vec<u8> {

@@ -8,12 +8,11 @@ use std::{
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use larder_protocol::{NarHash, StorePath, StorePathHash, api::PathInfo};
-use tokio::{runtime::Handle, time::interval};
-use tokio_util::io::{StreamReader, SyncIoBridge};
+use tokio::{sync::mpsc, time::interval};
 
 use super::{
     PrefetchError, Progress,
-    cut::{self, CutError, Cutting},
+    cut::{self, CutError, Nar},
     decompress::Window,
     lanes::Lane,
     source::{Offer, Source},
@@ -182,20 +181,23 @@ impl Fetching<'_> {
                 return Ok(None);
             }
         }
-        match self.attempt(intake, offer, Window::Usual).await {
-            Err(BringError::Window) => self.attempt(intake, offer, Window::Large).await.map(Some),
-            other => other.map(Some),
+        let mut window = offer.likely_window();
+        loop {
+            match self.attempt(intake, offer, window).await {
+                Err(BringError::Window) => match offer.larger_window(window) {
+                    Some(larger) => window = larger,
+                    None => return Err(BringError::Window),
+                },
+                other => return other.map(Some),
+            }
         }
     }
 
     async fn attempt(&self, intake: &Intake, offer: &Offer, window: Window) -> Result<Fate, BringError> {
         let _room = self.service.prefetching.room(offer.compression, window, offer.info.nar_size).await;
         let coming = offer.fetch().await.map_err(BringError::Nar)?;
-        let reader = SyncIoBridge::new_with_handle(StreamReader::new(coming), Handle::current());
-        let compression = offer.compression;
-        let cutting = cut::cut(&offer.info, move || compression.decoder(reader, window));
-        let cutting = cutting.map_err(ApiError::internal)?;
-        let fate = take(intake, &offer.info, cutting).await?;
+        let nar = Nar { coming, compression: offer.compression, window };
+        let fate = take(self.service, intake, &offer.info, nar).await?;
         self.progress.fetched(offer.info.nar_size);
         Ok(fate)
     }
@@ -217,17 +219,32 @@ impl From<ApiError> for BringError {
     }
 }
 
-/// Takes a NAR that is being cut.
-pub(super) async fn take(intake: &Intake, info: &PathInfo, cutting: Cutting) -> Result<Fate, BringError> {
-    let (chunks, ended) = cutting;
-    match intake.take(info.nar_hash, info.nar_size, chunks).await {
-        Ok(fate) => Ok(fate),
-        Err(IntakeError::Push(error)) => Err(BringError::Push(error)),
-        Err(IntakeError::Ended) => Err(match ended.await {
-            Ok(Err(CutError::Window)) => BringError::Window,
-            Ok(Err(error)) => BringError::Nar(error.to_string()),
-            Ok(Ok(())) | Err(_) => BringError::Push(ApiError::internal("a NAR's thread is gone")),
-        }),
+impl From<CutError> for BringError {
+    fn from(error: CutError) -> Self {
+        match error {
+            CutError::Window => Self::Window,
+            CutError::Service(error) => Self::Push(error),
+            other => Self::Nar(other.to_string()),
+        }
+    }
+}
+
+/// Takes a NAR as it comes.
+pub(super) async fn take(
+    service: &Service,
+    intake: &Intake,
+    info: &PathInfo,
+    nar: Nar,
+) -> Result<Fate, BringError> {
+    let (chunks, cut) = mpsc::channel(cut::QUEUED);
+    let cutting = cut::cut(&service.workshop, info, nar, chunks);
+    tokio::select! {
+        taken = intake.take(info.nar_hash, info.nar_size, cut) => match taken {
+            Ok(fate) => Ok(fate),
+            Err(IntakeError::Push(error)) => Err(BringError::Push(error)),
+            Err(IntakeError::Ended) => Err(BringError::Push(ApiError::internal("a NAR ended before its end"))),
+        },
+        Err(error) = cutting => Err(error.into()),
     }
 }
 

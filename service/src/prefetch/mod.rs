@@ -46,7 +46,7 @@ use self::{
 };
 use crate::{config::Config, error::ApiError, metadata::MetadataError};
 
-/// What NARs that are fetched take in memory, all together, in KiB.
+/// What NARs that are fetched may take in memory, all together, in KiB.
 const MEMORY_KIB: u32 = 64 << 10;
 /// How many paths an error names.
 const NAMED: usize = 5;
@@ -156,15 +156,15 @@ impl Prefetching {
         self.sources.get(cache).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Waits until there is memory for one more NAR.
+    /// Waits until there is memory for one more NAR: for its decoder, for what comes, and for what is made of it.
     async fn room(
         &self,
         compression: Compression,
         window: Window,
         nar_size: u64,
     ) -> Option<SemaphorePermit<'_>> {
-        let bytes = compression.memory(window, nar_size).saturating_add(nar_size.min(cut::MEMORY)) >> 10;
-        let kib = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(64, MEMORY_KIB);
+        let bytes = compression.memory(window) + cut::memory(nar_size);
+        let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).min(MEMORY_KIB);
         // It is never closed.
         self.memory.acquire_many(kib).await.ok()
     }

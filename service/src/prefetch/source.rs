@@ -5,7 +5,7 @@ use std::{
     path::{Component, Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_util::io::ReaderStream;
 
-use super::decompress::{Compression, READ};
+use super::decompress::{Compression, READ, Window};
 use crate::{config::cache::CheckedUpstream, push::is_signed, upstream::client};
 
 /// How many questions are under way at once.
@@ -40,7 +40,7 @@ const SLOWEST: u64 = 64 << 10;
 /// After so many questions that were not answered, and none that was, it is asked nothing more.
 const FAILURES: u32 = 8;
 /// How much is read from a file at once.
-const PIECE: usize = 64 << 10;
+pub(super) const PIECE: usize = 64 << 10;
 
 /// An upstream that paths can be fetched from.
 #[derive(Debug)]
@@ -51,6 +51,8 @@ pub(super) struct Source {
     limits: Arc<Limits>,
     /// How many questions in a row were not answered.
     failures: AtomicU32,
+    /// Whether windows of its NARs are larger than those that Nix makes.
+    has_usual_windows: AtomicBool,
 }
 
 /// How much is asked of an upstream at once, by all caches that have it.
@@ -110,6 +112,7 @@ impl Source {
             timeout: configured.timeout,
             limits,
             failures: AtomicU32::new(0),
+            has_usual_windows: AtomicBool::new(false),
         })
     }
 
@@ -127,7 +130,7 @@ impl Source {
         &self.upstream
     }
 
-    /// What is said to it anew: that it was silent is forgotten.
+    /// A prefetch begins: that it was silent is forgotten.
     pub(super) fn begin(&self) {
         self.failures.store(0, Ordering::Relaxed);
     }
@@ -238,6 +241,18 @@ impl Source {
 }
 
 impl Offer {
+    /// The window that its NAR most likely has. Only zstd tells Nix's own from the usual.
+    pub(super) fn likely_window(&self) -> Window {
+        let usual = self.source.has_usual_windows.load(Ordering::Relaxed);
+        if self.compression == Compression::Zstd && !usual { Window::Small } else { Window::Usual }
+    }
+
+    /// The window that is tried next where one was too small. An upstream's NARs are most likely all alike.
+    pub(super) fn larger_window(&self, window: Window) -> Option<Window> {
+        self.source.has_usual_windows.store(true, Ordering::Relaxed);
+        window.larger()
+    }
+
     /// Begins to fetch the NAR.
     pub(super) async fn fetch(&self) -> Result<Coming, String> {
         let found = timeout(self.source.timeout, self.source.get(&self.url)).await;

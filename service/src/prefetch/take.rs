@@ -1,14 +1,18 @@
 //! Taking one path from elsewhere than an upstream.
 
-use std::{collections::HashSet, io::Read, sync::Arc};
+use std::{collections::HashSet, fs::File, sync::Arc};
 
+use futures_util::StreamExt as _;
 use larder_protocol::{StorePathHash, api::PathInfo};
+
+use tokio_util::io::ReaderStream;
 
 use super::{
     Flight, Lane, PrefetchError, Prefetching,
-    cut::cut,
+    cut::Nar,
     decompress::{Compression, Window},
     fetch::{BringError, take},
+    source::PIECE,
 };
 use crate::{
     Service,
@@ -34,7 +38,7 @@ impl Prefetching {
     }
 }
 
-/// Brings one path into a cache, which nobody else does meanwhile: that is its `flight`. Its NAR is read on a thread of its own, where it may block, and is refused unless its
+/// Brings one path into a cache, which nobody else does meanwhile: that is its `flight`. Its NAR is refused unless its
 /// structure, its size, its hash and its content address are what `info` says. What it refers to must be in the cache,
 /// or have been seen at an upstream. `from` is told to whoever asks where the path comes from.
 ///
@@ -45,7 +49,7 @@ pub(crate) async fn take_nar(
     cache: &Arc<Cache>,
     from: &str,
     info: PathInfo,
-    nar: impl Read + Send + 'static,
+    nar: File,
     flight: Flight,
 ) -> Result<(), PrefetchError> {
     let prefetching = &service.prefetching;
@@ -63,8 +67,9 @@ pub(crate) async fn take_nar(
     if let Some(why) = intake.refused().get(&path.hash()) {
         return Err(wrong(why));
     }
-    let cutting = cut(&info, move || Ok(nar)).map_err(crate::error::ApiError::internal)?;
-    let fate = match take(&intake, &info, cutting).await {
+    let coming = ReaderStream::with_capacity(tokio::fs::File::from_std(nar), PIECE).boxed();
+    let nar = Nar { coming, compression: Compression::None, window: Window::Usual };
+    let fate = match take(service, &intake, &info, nar).await {
         Ok(fate) => fate,
         Err(BringError::Push(error)) => return Err(error.into()),
         Err(BringError::Nar(why)) => return Err(wrong(&why)),

@@ -14,6 +14,7 @@ mod mended;
 mod nar;
 mod pace;
 mod proxy;
+mod room;
 mod swept;
 mod turns;
 mod upstream;
