@@ -19,7 +19,7 @@ use larder_protocol::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 
 use super::{PushRequest, commit, open, recipes, upload::Upload};
@@ -267,13 +267,15 @@ impl Drop for Open {
     }
 }
 
-/// The writing task: all frames go to one object after another, and NARs are verified when one is on disk.
+/// The writing task: all frames go to one object after another, and NARs are verified when one is on disk, while the next
+/// is written.
 async fn write(request: Arc<PushRequest>, mut steps: mpsc::Receiver<Step>) -> Result<(), ApiError> {
     let mut upload = Upload::new(request.clone());
     // Several tasks may have made the same frame.
     let mut known: HashSet<ChunkId> = HashSet::new();
     let (mut batch, mut bytes) = (Vec::new(), 0);
     let mut waiting = Waiting::default();
+    let mut verifying = JoinSet::new();
     while let Some(step) = steps.recv().await {
         match step {
             Step::Frames(frames) => {
@@ -289,13 +291,23 @@ async fn write(request: Arc<PushRequest>, mut steps: mpsc::Receiver<Step>) -> Re
                 upload.end_object().await?;
             }
             if upload.is_durable() {
-                waiting.verify(&request).await?;
+                end(&mut verifying).await?;
+                verifying.spawn(mem::take(&mut waiting).verify(request.clone()));
             }
         }
     }
     upload.append(batch).await?;
     upload.end_object().await?;
-    waiting.verify(&request).await
+    end(&mut verifying).await?;
+    waiting.verify(request).await
+}
+
+/// Waits until what is being verified is.
+async fn end(verifying: &mut JoinSet<Result<(), ApiError>>) -> Result<(), ApiError> {
+    while let Some(verified) = verifying.join_next().await {
+        verified.map_err(|_| ApiError::internal("a prefetch's verification panicked"))??;
+    }
+    Ok(())
 }
 
 /// NARs that wait for their chunks to be on disk.
@@ -317,12 +329,12 @@ impl Waiting {
         self.recipes.len() >= VERIFIED_NARS || self.bytes >= VERIFIED_BYTES
     }
 
-    async fn verify(&mut self, request: &PushRequest) -> Result<(), ApiError> {
-        let Self { recipes, mut told, .. } = mem::take(self);
+    async fn verify(self, request: Arc<PushRequest>) -> Result<(), ApiError> {
+        let Self { recipes, mut told, .. } = self;
         if recipes.is_empty() {
             return Ok(());
         }
-        let answer = recipes::verify(request, recipes).await?;
+        let answer = recipes::verify(&request, recipes).await?;
         for rejected in answer.rejected {
             if let Some(told) = told.remove(&rejected.nar_hash) {
                 // Whoever wanted to know may be gone.
