@@ -1,7 +1,7 @@
 //! Taking deliveries in. Whatever the load, each is answered within a second: those that come together are stored in
 //! one transaction.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -86,6 +86,18 @@ async fn read(mut body: BodyReader, place: &mut Place<'_>) -> Result<Bytes, ApiE
         place.grow(body.buffered().len()).await.map_err(|Full| busy())?;
     }
     body.rest().await
+}
+
+/// Works on a thread of its own: those for what blocks may all be waiting for a disk. There are as many as there is room
+/// for long bodies.
+pub(super) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let (done, result) = oneshot::channel();
+    let thread = thread::Builder::new().name("delivery".to_owned());
+    // Who sent it may be gone.
+    thread.spawn(move || drop(done.send(work()))).map_err(ApiError::internal)?;
+    result.await.map_err(|_| ApiError::internal("a delivery's check panicked"))
 }
 
 /// Reads what a refused sender still sends, so that it lives to read why.

@@ -118,8 +118,7 @@ async fn take(service: &Arc<Service>, headers: HeaderMap, body: Body) -> Result<
     let (body, room) = service.inbox.hold(&headers, body).await?;
     let delivery = if body.len() > KEEPS_OTHERS_WAITING {
         let service = service.clone();
-        let checked = tokio::task::spawn_blocking(move || check(&service, signature, &headers, body));
-        checked.await.map_err(|_| ApiError::internal("a delivery's check panicked"))??
+        inbox::aside(move || check(&service, signature, &headers, body)).await??
     } else {
         check(service, signature, &headers, body)?
     };

@@ -8,6 +8,7 @@ mod events;
 mod flights;
 #[path = "../webhooks/github.rs"]
 mod github;
+mod meanwhile;
 mod mended;
 #[allow(dead_code, reason = "shared with the tests of pushes")]
 #[path = "../push/nar.rs"]

@@ -1,8 +1,11 @@
 //! The service with upstreams, a webhook, and people and jobs that come to it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use larder_protocol::{
@@ -189,6 +192,19 @@ impl World {
     /// Does something to the database.
     pub async fn sql(&self, statement: &str) {
         sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut self.database().await).await.unwrap();
+    }
+
+    /// What a query gives: one value.
+    pub async fn value<T>(&self, query: &'static str) -> T
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite> + Send + Unpin,
+    {
+        sqlx::query_scalar(query).fetch_one(&mut self.database().await).await.unwrap()
+    }
+
+    /// The file of an object.
+    pub fn object(&self, key: &str) -> PathBuf {
+        self.data.path().join("objects").join(key)
     }
 
     async fn database(&self) -> SqliteConnection {
