@@ -32,6 +32,18 @@ async fn a_signed_delivery_is_stored_under_its_name_once() {
     world.end().await;
 }
 
+/// What is signed is no payload. So it is told from what is not signed by the answer.
+#[tokio::test]
+async fn the_signature_that_github_gives_as_an_example_is_good() {
+    let world = World::new().await;
+    let example = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
+    for (body, status) in [("Hello, World!", 400), ("Hello, World.", 403)] {
+        let delivery = world.delivery("ping", body.as_bytes()).header(SIGNATURE, example);
+        assert_eq!(delivery.send().await.unwrap().status(), status, "{body}");
+    }
+    world.end().await;
+}
+
 #[tokio::test]
 async fn while_a_secret_is_replaced_both_are_good() {
     let world = World::new().await;

@@ -30,7 +30,8 @@ pub const HOUR: i64 = 60 * 60;
 pub const DAY: i64 = 24 * HOUR;
 pub const FIRST: &str = "the first secret of acme";
 pub const SECOND: &str = "the second secret of acme";
-pub const OTHER: &str = "the secret of another";
+/// GitHub's own, of the example that its documentation tests signatures with ("Validating webhook deliveries").
+pub const OTHER: &str = "It's a Secret to Everybody";
 
 const SECRETS: [(&str, &str); 3] = [("FIRST", FIRST), ("SECOND", SECOND), ("OTHER", OTHER)];
 
