@@ -31,9 +31,11 @@ use crate::{
     service::{Service, ServiceError},
 };
 
-/// How often the service is asked how far it is: soon at first, then not so often.
-const FIRST: Duration = Duration::from_millis(200);
+/// How often the service is asked how far it is: soon at first, then not so often, so that whoever waits is kept by a
+/// small part of the time that the prefetch takes.
+const FIRST: Duration = Duration::from_millis(100);
 const LATER: Duration = Duration::from_secs(2);
+const PART: u32 = 20;
 /// How many lacking paths are shown, and how many inputs that are not asked for.
 const SHOWN: usize = 20;
 
@@ -146,11 +148,11 @@ impl PrefetchArgs {
         if !self.wait {
             return Ok(prefetch);
         }
-        let (deadline, mut pause) = (Instant::now() + self.time_limit, FIRST);
+        let begun = Instant::now();
+        let deadline = begun + self.time_limit;
         let mut said = String::new();
         while !prefetch.state.has_ended() && Instant::now() < deadline {
-            sleep(pause).await;
-            pause = (pause * 2).min(LATER);
+            sleep((begun.elapsed() / PART).clamp(FIRST, LATER)).await;
             match timeout_at(deadline, service.prefetch_stands(&prefetch.id)).await {
                 Ok(stands) => prefetch = stands?,
                 Err(_) => break,
