@@ -222,22 +222,22 @@ class Nix:
 SECRET = "a secret for measuring alone"
 
 
-def deliver(service, duration):
+def deliver(service, duration=120, during=None):
     """Delivers one webhook under ever new names on 32 connections, see deliveries.lua. Returns as wrk() does."""
     body = json.dumps({"ref": "topic", "ref_type": "branch", "repository": {"full_name": "acme/flake"}, "more": "x" * 8000})
     signature = hmac.new(SECRET.encode(), body.encode(), "sha256").hexdigest()
-    printed = run(
-        *("wrk", "-t2", "-c32", f"-d{duration}s", "-s", HERE / "deliveries.lua", f"{service.service}/webhooks/github"),
-        *("--", signature, body),
-    )
-    return json.loads(printed.splitlines()[-1])
+    return load("deliveries.lua", f"{service.service}/webhooks/github", signature, body, duration=duration, during=during)
 
 
 def wrk(cache, mode, hashes="", duration=120, during=None):
     """Asks for narinfos on 32 connections, see wrk.lua, for so many seconds or until `during` is done. Returns
     rate, p99 in milliseconds, and how many were refused and how many failed."""
+    return load("wrk.lua", cache, mode, str(hashes), duration=duration, during=during)
+
+
+def load(script, url, *arguments, duration, during):
     process = subprocess.Popen(
-        ["wrk", "-t2", "-c32", f"-d{duration}s", "-s", HERE / "wrk.lua", cache, "--", mode, str(hashes)],
+        ["wrk", "-t2", "-c32", f"-d{duration}s", "-s", HERE / script, url, "--", *arguments],
         text=True,
         stdout=subprocess.PIPE,
     )
