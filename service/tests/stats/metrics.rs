@@ -4,6 +4,7 @@ use axum::body::Body;
 use http::Request;
 use http_body_util::BodyExt as _;
 use larder_service::{
+    config::{ByteSize, Config},
     stats::{metrics, take_sample},
     verification::scrub_step,
 };
@@ -133,4 +134,26 @@ async fn what_strangers_ask_for_makes_no_label_and_tells_them_nothing() {
     assert!(!text.contains("nowhere") && !text.contains("cache=\"none\""), "{text}");
     let none = "larder_http_request_duration_seconds_count{route=\"none\",status=\"4xx\"}";
     assert_eq!(value(&text, none).to_string(), "4");
+}
+
+#[tokio::test]
+async fn the_rules_for_alarms_ask_for_what_is_told() {
+    fn budget(config: &mut Config) {
+        config.retention.max_size = Some(ByteSize::mebibytes(100));
+    }
+    let world = World::with(budget).await;
+    assert!(world.narinfo(&package(1, &[])).await.is_none());
+    while scrub_step(&world.service).await.unwrap() {}
+    take_sample(&world.service).await.unwrap();
+    let told = scrape(&world).await;
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/larder.rules.yml");
+    let rules = std::fs::read_to_string(rules).unwrap();
+    let words = rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let mut names: Vec<_> = words.filter(|word| word.starts_with("larder_")).collect();
+    names.dedup();
+    assert!(names.len() >= 10, "{names:?}");
+    for name in names {
+        let is_told = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+        assert!(told.lines().any(is_told), "{name} is not told:\n{told}");
+    }
 }
