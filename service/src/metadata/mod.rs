@@ -105,6 +105,11 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// How many rows one statement may write or ask for.
 pub(crate) const BATCH: usize = 1000;
 
+/// How many KiB of the database's pages a connection keeps in memory: the one that writes,
+const WRITER_CACHE: u32 = 16 << 10;
+/// and each that reads. It forgets them whenever something was written; the system's own cache has them then.
+const READER_CACHE: u32 = 4 << 10;
+
 /// The database failed, or could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataError {
@@ -165,8 +170,9 @@ impl Metadata {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(30))
-            .pragma("cache_size", "-16384")
-            .pragma("mmap_size", "268435456");
+            // And no more: a file that is mapped counts as memory once for each connection, and kills the process where
+            // it cannot be read.
+            .pragma("cache_size", format!("-{WRITER_CACHE}"));
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(Duration::from_secs(30))
@@ -176,7 +182,7 @@ impl Metadata {
             .connect_with(options.clone())
             .await?;
         MIGRATIONS.run(&writer).await?;
-        let reading = options.read_only(true);
+        let reading = options.read_only(true).pragma("cache_size", format!("-{READER_CACHE}"));
         let reader = SqlitePoolOptions::new()
             .max_connections(4)
             .acquire_timeout(Duration::from_secs(10))

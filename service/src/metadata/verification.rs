@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use futures_util::TryStreamExt as _;
 use larder_protocol::{
     ChunkId, NarHash, StorePathHash,
     api::{CacheName, PathInfo},
@@ -194,8 +195,13 @@ impl Metadata {
         let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
         query.push(StoredChunk::COLUMNS).push(FRAME).push("c.object = ").push_bind(object.0);
         query.push(" ORDER BY c.frame_offset");
-        let mut keys = Keys::default();
-        query.build().fetch_all(self.reader()).await?.iter().map(|row| frame_row(row, &mut keys)).collect()
+        // One after the other: there may be 60,000, and a row takes several times the memory of what is made of it.
+        let mut rows = query.build().fetch(self.reader());
+        let (mut keys, mut frames) = (Keys::default(), Vec::new());
+        while let Some(row) = rows.try_next().await? {
+            frames.push(frame_row(&row, &mut keys)?);
+        }
+        Ok(frames)
     }
 
     /// Chunks by their rows: those that are there and not known to be damaged.
