@@ -12,7 +12,7 @@ use super::{
     marks::reference_hashes,
     number,
     paths::path_of,
-    roots::{self, RootsOf, VISIBLE, Worth},
+    roots::{self, RootsOf, Worth},
 };
 
 /// How many paths are looked at in one step.
@@ -260,11 +260,9 @@ impl Ranking {
             });
             query.push(
                 ") INSERT INTO ranked (path, worth, scanned) SELECT p.id, r.worth, 0 FROM r
-                 JOIN paths p ON p.cache = r.cache AND p.hash = r.hash ",
-            );
-            query.push(VISIBLE);
-            query.push(
-                " WHERE true ON CONFLICT (path) DO UPDATE SET worth = excluded.worth, scanned = 0
+                 CROSS JOIN paths p CROSS JOIN pushes u
+                 WHERE u.id = p.push AND u.state = 'committed' AND p.hidden = 0 AND p.cache = r.cache AND p.hash = r.hash
+                 ON CONFLICT (path) DO UPDATE SET worth = excluded.worth, scanned = 0
                  WHERE excluded.worth > ranked.worth",
             );
             query.build().persistent(batch.len() == BATCH).execute(&mut self.connection).await?;

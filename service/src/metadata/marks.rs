@@ -10,7 +10,7 @@ use super::{
     BATCH, Metadata, MetadataError,
     claims::list,
     paths::path_of,
-    roots::{self, RootsOf, VISIBLE, Worth},
+    roots::{self, RootsOf, Worth},
 };
 
 /// How many paths are looked at in one step.
@@ -144,11 +144,13 @@ impl Marks {
             query.push_values(batch, |mut row, (hash, via)| {
                 row.push_bind(hash.0.to_vec()).push_bind(*via);
             });
+            // In this order, which SQLite keeps where joins are `CROSS`: else it goes through all paths for the sake of a few.
             query.push(
                 ") INSERT OR IGNORE INTO live (path, via, scanned) SELECT p.id, r.via, 0 FROM r
-                 JOIN paths p ON p.hash = r.hash AND p.cache = ",
+                 CROSS JOIN paths p CROSS JOIN pushes u
+                 WHERE u.id = p.push AND u.state = 'committed' AND p.hidden = 0 AND p.hash = r.hash AND p.cache = ",
             );
-            query.push_bind(self.cache.as_str()).push(" ").push(VISIBLE);
+            query.push_bind(self.cache.as_str());
             query.build().persistent(batch.len() == BATCH).execute(&mut self.connection).await?;
         }
         // Also where a row went meanwhile, and was not found.
@@ -258,9 +260,10 @@ impl Marks {
             });
             query.push(
                 ") INSERT OR IGNORE INTO dying_refs (referrer, reference) SELECT r.referrer, p.id FROM r
-                 JOIN paths p ON p.hash = r.hash AND p.hidden = 0 AND p.id <> r.referrer AND p.cache = ",
+                 CROSS JOIN paths p CROSS JOIN dying d
+                 WHERE d.path = p.id AND p.hash = r.hash AND p.hidden = 0 AND p.id <> r.referrer AND p.cache = ",
             );
-            query.push_bind(self.cache.as_str()).push(" JOIN dying d ON d.path = p.id");
+            query.push_bind(self.cache.as_str());
             query.build().persistent(batch.len() == BATCH).execute(&mut self.connection).await?;
         }
         if scanned.is_empty() {

@@ -88,7 +88,7 @@ impl Worth {
 }
 
 /// Only what readers see of paths `p`.
-pub(super) const VISIBLE: &str = "JOIN pushes v ON v.id = p.push AND v.state = 'committed' AND p.hidden = 0";
+const VISIBLE: &str = "JOIN pushes v ON v.id = p.push AND v.state = 'committed' AND p.hidden = 0";
 
 /// Selects the paths `p` that are such roots of a cache: all behind `FROM`.
 pub(super) fn select(query: &mut QueryBuilder<Sqlite>, roots: RootsOf, cache: &CacheName) {
