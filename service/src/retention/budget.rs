@@ -382,7 +382,7 @@ impl Sweep<'_> {
             self.note_dead(&mut marks).await?;
             marks.close().await?;
         }
-        metadata.forget_claims().await?;
+        self.forget_claims().await?;
         let Marked { mut marks, .. } =
             mark::mark(metadata, cache.name(), rules, self.now, above, &mut self.pace).await?;
         self.note_alive(&mut marks).await?;

@@ -117,7 +117,7 @@ impl Sweep<'_> {
     async fn cache(&mut self, cache: &Cache) -> Result<(), MetadataError> {
         let (metadata, rules) = (&self.service.metadata, &cache.config.retention);
         // Before anything is marked: who claims from now on is heeded below.
-        metadata.forget_claims().await?;
+        self.forget_claims().await?;
         let Marked { mut marks, runs } =
             mark::mark(metadata, cache.name(), rules, self.now, mark::ALL, &mut self.pace).await?;
         let kept = marks.extent().await?;
@@ -137,6 +137,14 @@ impl Sweep<'_> {
         let displaced: Vec<i64> = runs.displaced.iter().map(|run| run.id).collect();
         let since = recent_since(rules, self.now);
         while self.service.metadata.delete_pushes(cache.name(), &displaced, since, self.now).await? > 0 {
+            self.pace.rest().await;
+        }
+        Ok(())
+    }
+
+    /// Forgets what was claimed before the marking that begins.
+    pub(super) async fn forget_claims(&mut self) -> Result<(), MetadataError> {
+        while self.service.metadata.forget_claims().await? > 0 {
             self.pace.rest().await;
         }
         Ok(())

@@ -14,8 +14,10 @@ mod model;
 mod moving;
 mod pins;
 mod races;
+mod reads;
 mod room;
 mod roots;
+mod transactions;
 mod why;
 #[allow(dead_code, reason = "other tests need more of it")]
 mod world;

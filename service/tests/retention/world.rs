@@ -368,7 +368,8 @@ impl World {
         found
     }
 
-    async fn database(&self) -> SqliteConnection {
+    /// Its database, to be looked at.
+    pub async fn database(&self) -> SqliteConnection {
         let file = self.data.path().join("larder.db");
         SqliteConnectOptions::new().filename(file).read_only(true).connect().await.unwrap()
     }

@@ -10,15 +10,21 @@ use super::{
 use crate::audit::{Entry, Event, Who};
 
 impl Metadata {
-    /// Forgets what was claimed: whoever did is seen by the marking that begins.
+    /// Forgets some of what was claimed: whoever did is seen by the marking that begins. Tells how much; 0 when all is
+    /// done.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn forget_claims(&self) -> Result<(), MetadataError> {
+    pub async fn forget_claims(&self) -> Result<u64, MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query("DELETE FROM claimed_paths").execute(&mut *transaction).await?;
+        let rows =
+            sqlx::query("DELETE FROM claimed_paths WHERE path IN (SELECT path FROM claimed_paths LIMIT ?)")
+                .bind(ROWS)
+                .execute(&mut *transaction)
+                .await?
+                .rows_affected();
         transaction.commit().await?;
-        Ok(())
+        Ok(rows)
     }
 
     /// Notes that paths are dead, or (`None`) that they are not.

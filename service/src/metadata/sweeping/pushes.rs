@@ -1,12 +1,15 @@
 //! Ended pushes: what they staged and leased goes, and at last their own rows.
 
 use larder_protocol::api::CacheName;
-use sqlx::{QueryBuilder, Sqlite};
+use sqlx::{QueryBuilder, Sqlite, Transaction};
 
 use super::{
     super::{Metadata, MetadataError, claims::list},
     ROWS,
 };
+
+/// How many pushes go at once.
+const PUSHES: i64 = 50;
 
 impl Metadata {
     /// Gives up open pushes that were silent since before `before`, and deletes some of what ended pushes staged or
@@ -56,8 +59,8 @@ impl Metadata {
     }
 
     /// Deletes some rows of a cache's ended pushes that keep and tell nothing any more: given up, or of displaced runs or of
-    /// nobody's run and committed before `before`; and of runs and pins likewise. Tells how many pushes went; 0 when all
-    /// is done.
+    /// nobody's run and committed before `before`; and of runs and pins likewise. Tells how many rows went, or some of
+    /// them; 0 when all is done.
     ///
     /// # Errors
     /// When the database fails.
@@ -90,46 +93,65 @@ impl Metadata {
                 list(&mut select, runs);
                 select.push(")");
             }
-            select.push(" LIMIT 50");
+            select.push(" LIMIT ").push_bind(PUSHES);
             pushes = select.build_query_scalar().persistent(false).fetch_all(&mut *transaction).await?;
             if !pushes.is_empty() {
                 break;
             }
         }
+        if pushes.is_empty() {
+            let rows = tidy(&mut transaction, now).await?;
+            transaction.commit().await?;
+            return Ok(rows);
+        }
+        // What a push named may be many times as much as one transaction deletes.
+        let mut left = ROWS - PUSHES;
         for table in ["push_roots", "divergences"] {
             let mut delete = QueryBuilder::<Sqlite>::new("DELETE FROM ");
-            delete.push(table).push(" WHERE push IN (");
+            delete.push(table).push(" WHERE (push, hash) IN (SELECT push, hash FROM ").push(table);
+            delete.push(" WHERE push IN (");
             list(&mut delete, &pushes);
-            delete.push(")");
-            delete.build().persistent(false).execute(&mut *transaction).await?;
+            delete.push(") LIMIT ").push_bind(left).push(")");
+            let gone = delete.build().persistent(false).execute(&mut *transaction).await?.rows_affected();
+            left -= i64::try_from(gone).unwrap_or(left);
+            if left == 0 {
+                transaction.commit().await?;
+                return Ok(gone);
+            }
         }
         let mut delete = QueryBuilder::<Sqlite>::new("DELETE FROM pushes WHERE id IN (");
         list(&mut delete, &pushes);
         delete.push(")");
         delete.build().persistent(false).execute(&mut *transaction).await?;
-        if pushes.is_empty() {
-            // Of what a push brought nothing is left to be told.
-            sqlx::query(
-                "UPDATE pushes SET record = NULL WHERE id IN (SELECT u.id FROM pushes u WHERE u.record IS NOT NULL
-                 AND NOT EXISTS (SELECT 1 FROM paths p WHERE p.push = u.id) LIMIT ?)",
-            )
-            .bind(ROWS)
-            .execute(&mut *transaction)
-            .await?;
-            sqlx::query(
-                "DELETE FROM runs WHERE id IN (SELECT r.id FROM runs r WHERE NOT EXISTS (
-                     SELECT 1 FROM pushes u WHERE u.run = r.id) LIMIT ?)",
-            )
-            .bind(ROWS)
-            .execute(&mut *transaction)
-            .await?;
-            sqlx::query("DELETE FROM pins WHERE id IN (SELECT id FROM pins WHERE expires_at <= ? LIMIT ?)")
-                .bind(now)
-                .bind(ROWS)
-                .execute(&mut *transaction)
-                .await?;
-        }
         transaction.commit().await?;
         Ok(pushes.len() as u64)
     }
+}
+
+/// Deletes some of what no push keeps any more. Tells how many rows that changed; 0 when all is done.
+async fn tidy(transaction: &mut Transaction<'static, Sqlite>, now: i64) -> Result<u64, MetadataError> {
+    // Of what a push brought nothing is left to be told.
+    let mut rows = sqlx::query(
+        "UPDATE pushes SET record = NULL WHERE id IN (SELECT u.id FROM pushes u WHERE u.record IS NOT NULL
+         AND NOT EXISTS (SELECT 1 FROM paths p WHERE p.push = u.id) LIMIT ?)",
+    )
+    .bind(ROWS / 4)
+    .execute(&mut **transaction)
+    .await?
+    .rows_affected();
+    rows += sqlx::query(
+        "DELETE FROM runs WHERE id IN (SELECT r.id FROM runs r WHERE NOT EXISTS (
+             SELECT 1 FROM pushes u WHERE u.run = r.id) LIMIT ?)",
+    )
+    .bind(ROWS / 4)
+    .execute(&mut **transaction)
+    .await?
+    .rows_affected();
+    rows += sqlx::query("DELETE FROM pins WHERE id IN (SELECT id FROM pins WHERE expires_at <= ? LIMIT ?)")
+        .bind(now)
+        .bind(ROWS / 4)
+        .execute(&mut **transaction)
+        .await?
+        .rows_affected();
+    Ok(rows)
 }
