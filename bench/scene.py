@@ -126,6 +126,7 @@ class Larderd(Server):
         run(self.programs / "larder", "prefetch", "--wait", path, env=env)
 
     def peak_memory(self):
+        """The most that was resident, pages of mapped files included."""
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
 
