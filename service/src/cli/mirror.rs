@@ -154,7 +154,7 @@ async fn mirror(
         state: &state,
     };
     let mut progress = Progress::new("written");
-    let mut work = std::pin::pin!(mirroring.mirror(roots));
+    let mut work = std::pin::pin!(mirroring.mirror(&roots));
     let mirrored = loop {
         tokio::select! {
             mirrored = &mut work => break mirrored,

@@ -35,6 +35,8 @@ use crate::{
 
 /// Nix asks the substituter with the lowest number first: a mirror just after the service, and before the public cache.
 const AFTER_THE_SERVICE: u32 = 1;
+/// How often it is looked again what is to be there.
+const ATTEMPTS: u32 = 3;
 /// The public cache's.
 const PUBLIC_PRIORITY: u32 = 40;
 
@@ -184,7 +186,9 @@ impl Why {
     /// For people.
     pub fn in_words(self) -> &'static str {
         match self {
-            Self::Went => "it went or was replaced meanwhile",
+            Self::Went => {
+                "it was replaced meanwhile, several times. Nothing was removed; the next run brings it"
+            }
             Self::Damaged => "its NAR is damaged: larderd verify",
             Self::RefersToDamaged => "it refers to a path that was withdrawn as damaged: larderd verify",
             Self::RefersToAbsent => {
@@ -209,31 +213,53 @@ impl MirrorReport {
 }
 
 impl Mirroring<'_> {
-    /// Makes the mirror one of the closures of these roots.
+    /// Makes the mirror one of the closures of these roots. Where something is swept or replaced meanwhile, it looks again what is
+    /// to be there, and removes nothing before that is known.
     ///
     /// # Errors
     /// When what is there is no mirror of the cache, or something fails. What is there is right also then.
-    pub async fn mirror(&self, roots: HashSet<StorePathHash>) -> Result<MirrorReport, MirrorError> {
-        let listing = Listing::read(self.target).await?;
+    pub async fn mirror(&self, roots: &HashSet<StorePathHash>) -> Result<MirrorReport, MirrorError> {
+        let mut listing = Listing::read(self.target).await?;
         marker::check(self, &listing).await?;
-        let plan = Plan::make(self, &listing, roots).await?;
-        if plan.paths.is_empty() && !listing.narinfos.is_empty() {
-            let (cache, held) = (&self.cache.name, listing.narinfos.len());
-            return Err(self.target.refuse(format!(
-                "has {held} paths, and of {cache} nothing is kept: it is left as it is. If all of it shall go, empty it \
-                 by hand"
-            )));
+        let mut report = MirrorReport {
+            cache: self.name().to_string(),
+            to: self.target.to_string(),
+            dry_run: self.dry_run,
+            ..MirrorReport::default()
+        };
+        let mut named = HashSet::new();
+        for attempt in 1.. {
+            let plan = Plan::make(self, &listing, roots).await?;
+            if plan.paths.is_empty() && !listing.narinfos.is_empty() {
+                let held = listing.narinfos.len();
+                return Err(self.target.refuse(format!(
+                    "has {held} paths, and of {} nothing is kept: it is left as it is. If all of it shall go, empty \
+                     it by hand",
+                    self.name()
+                )));
+            }
+            let total = self.state.done.load(Ordering::Relaxed) + plan.nar_bytes;
+            self.state.total.store(total, Ordering::Relaxed);
+            if !self.dry_run && attempt == 1 {
+                self.target.tidy()?;
+                marker::write(self).await?;
+                let priority = (self.cache.priority + AFTER_THE_SERVICE).min(PUBLIC_PRIORITY);
+                self.target.put_changed(target::CACHE_INFO, cache::info(priority)).await?;
+            }
+            let mut written = write::write(self, &listing, &plan).await?;
+            written.named.extend(named);
+            written.tell(&plan, &mut report);
+            let is_settled = !report.left_out.iter().any(|path| path.why == Why::Went);
+            if is_settled || self.dry_run {
+                remove::remove(self, &listing, written, &mut report).await?;
+                break;
+            }
+            if attempt == ATTEMPTS {
+                break;
+            }
+            named = written.named;
+            listing = Listing::read(self.target).await?;
         }
-        self.state.total.store(plan.nar_bytes, Ordering::Relaxed);
-        if !self.dry_run {
-            self.target.tidy()?;
-            marker::write(self).await?;
-            let priority = (self.cache.priority + AFTER_THE_SERVICE).min(PUBLIC_PRIORITY);
-            self.target.put_changed(target::CACHE_INFO, cache::info(priority)).await?;
-        }
-        let written = write::write(self, &listing, &plan).await?;
-        let mut report = written.report(self, &plan);
-        remove::remove(self, &listing, written, &mut report).await?;
         Ok(report)
     }
 

@@ -75,7 +75,7 @@ impl Plan {
     pub async fn make(
         mirroring: &Mirroring<'_>,
         listing: &Listing,
-        roots: HashSet<StorePathHash>,
+        roots: &HashSet<StorePathHash>,
     ) -> Result<Self, MirrorError> {
         let mut found: Vec<Found> = Vec::new();
         let mut absent: HashSet<StorePathHash> = HashSet::new();

@@ -311,19 +311,15 @@ fn file_of(stored: &StoredPath) -> NarFile {
 }
 
 impl Written {
-    /// What is to be said of it.
-    pub fn report(&self, mirroring: &Mirroring<'_>, plan: &Plan) -> MirrorReport {
-        let mut report = MirrorReport {
-            cache: mirroring.name().to_string(),
-            to: mirroring.target.to_string(),
-            dry_run: mirroring.dry_run,
-            paths: self.there.len() as u64,
-            added: self.added,
-            changed: self.changed,
-            nars_written: self.nars,
-            nar_bytes_written: self.nar_bytes,
-            ..MirrorReport::default()
-        };
+    /// Adds it to what is to be said.
+    pub fn tell(&self, plan: &Plan, report: &mut MirrorReport) {
+        report.paths = self.there.len() as u64;
+        report.added += self.added;
+        report.changed += self.changed;
+        report.nars_written += self.nars;
+        report.nar_bytes_written += self.nar_bytes;
+        report.left_out.clear();
+        (report.kept_by_mirror, report.referrers_left_out) = (0, 0);
         let mut elsewhere: HashSet<StorePathHash> = HashSet::new();
         for path in &plan.paths {
             match path.outcome.get() {
@@ -338,6 +334,5 @@ impl Written {
             }
         }
         report.at_upstreams = elsewhere.len() as u64;
-        report
     }
 }

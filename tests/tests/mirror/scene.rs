@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 /// Another ref may push, too.
-const TOPIC: &str = r#"
+pub const TOPIC: &str = r#"
 [[cache.trust]]
 repository = "acme/flake"
 ref = "refs/heads/topic"
