@@ -24,6 +24,8 @@ use crate::{
 pub struct Larderd {
     address: SocketAddr,
     config: PathBuf,
+    /// Whose certificates it trusts, if they are not the machine's.
+    root: Option<PathBuf>,
     child: Child,
     log: watch::Sender<String>,
 }
@@ -31,14 +33,19 @@ pub struct Larderd {
 impl Larderd {
     /// Starts it on a free port and waits until it answers.
     pub async fn start(dir: &Path, issuer: &str, scene: &Scene) -> Self {
+        Self::trusting(dir, issuer, scene, None).await
+    }
+
+    /// The same, where it trusts the certificates that the root in a file has signed, and no others.
+    pub async fn trusting(dir: &Path, issuer: &str, scene: &Scene, root: Option<PathBuf>) -> Self {
         // Somebody else may take the port between our looking and its listening.
         for _ in 0..5 {
             let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
             let config = dir.join("larder.toml");
             std::fs::write(&config, configuration(address, &dir.join("data"), issuer, scene)).unwrap();
             let log = watch::Sender::default();
-            if let Some(child) = spawn(&config, address, &log).await {
-                return Self { address, config, child, log };
+            if let Some(child) = spawn(&config, root.as_deref(), address, &log).await {
+                return Self { address, config, root, child, log };
             }
         }
         panic!("larderd does not start: see above");
@@ -62,8 +69,8 @@ impl Larderd {
 
     /// Starts it on what it left.
     pub async fn start_again(&mut self) {
-        self.child =
-            spawn(&self.config, self.address, &self.log).await.expect("larderd does not start again");
+        let again = spawn(&self.config, self.root.as_deref(), self.address, &self.log).await;
+        self.child = again.expect("larderd does not start again");
     }
 
     /// Waits until it has logged a line with all of this.
@@ -93,10 +100,16 @@ impl Larderd {
 }
 
 /// Starts it and waits until it is ready; `None` if it ended instead.
-async fn spawn(config: &Path, address: SocketAddr, log: &watch::Sender<String>) -> Option<Child> {
+async fn spawn(
+    config: &Path,
+    root: Option<&Path>,
+    address: SocketAddr,
+    log: &watch::Sender<String>,
+) -> Option<Child> {
     let mut child = Command::new(program("larderd"))
         .arg("--config")
         .arg(config)
+        .envs(root.map(|root| ("SSL_CERT_FILE", root)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -1,6 +1,8 @@
 //! Prefetching from a real binary cache, for real Nix; and killed in its middle.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+#[path = "prefetch/https.rs"]
+mod https;
 #[path = "prefetch/killed.rs"]
 mod killed;
 
