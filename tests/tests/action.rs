@@ -13,11 +13,16 @@ use std::{
     time::Duration,
 };
 
+use larder_protocol::{
+    StorePath,
+    manifest::{Manifest, Manifests},
+};
 use larder_service::clock::Clock;
 use larder_tests::{
     github::{GitHub, Job, Page, StartedJob},
     larderd::Larderd,
     nix::{self, Nix, ScratchStore, run, unique},
+    programs::program,
     runner::{Ran, RunnerJob, Stage, Workflow, start_job},
     world::{Scene, reader},
 };
@@ -76,6 +81,17 @@ impl Machine {
                 assert!(info["signatures"][0].as_str().unwrap().starts_with(key), "{info}");
             }
         }
+    }
+
+    /// What its jobs on the main branch have reported.
+    async fn manifests(&self) -> Vec<Manifest> {
+        let mut create = Command::new(program("larderd"));
+        create.arg("--config").arg(self.dir.path().join("larder.toml"));
+        let created = run(create.args(["token", "create", "anna", "--permission", "read"])).await;
+        let token = created.expect_success().split_whitespace().last().unwrap().to_owned();
+        let page = "api/v1/repositories/acme/flake/manifests?ref=refs/heads/main";
+        let asked = reqwest::Client::new().get(format!("{}/{page}", self.larderd.url())).bearer_auth(token);
+        asked.send().await.unwrap().json::<Manifests>().await.unwrap().manifests
     }
 
     async fn has(&self, path: &Path) -> bool {
@@ -159,10 +175,22 @@ async fn what_a_job_builds_is_pushed_and_the_next_job_reads_it() {
     let (said, again) = build(&job, &expression).await;
     assert_eq!(again, built);
     assert!(said.contains("copying path") && !said.contains("building '"), "it was built again: {said}");
+    let (_, new) = build(&job, &self::expression()).await;
+    let new = nix::closure(&new).await;
     let post = job.run(Stage::Post).await;
     assert_ended_well(&post);
     assert!(post.log.contains("Read through the relay: "), "{}", post.log);
-    nix::delete(&closure).await;
+
+    // It has reported what it built, and what it took from the cache.
+    let said = machine.manifests().await;
+    let [Manifest { built, substituted, .. }] = &said[..] else { panic!("{said:?}") };
+    let has = |paths: &[StorePath], all: &[PathBuf]| {
+        let names: Vec<PathBuf> = paths.iter().map(|path| path.absolute().into()).collect();
+        all.iter().filter(|path| names.contains(path)).count()
+    };
+    assert_eq!((has(built, &new), has(substituted, &new)), (new.len(), 0), "{said:?}");
+    assert_eq!((has(built, &closure), has(substituted, &closure)), (0, closure.len()), "{said:?}");
+    nix::delete(&[closure, new].concat()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
