@@ -23,6 +23,8 @@ use crate::{Service, config::ByteSize, metadata::MetadataError, storage::Storage
 
 /// At most so many missing references are listed.
 const MAX_LISTED: usize = 1000;
+/// After so long, who was refused since a bucket does not answer comes again.
+const STORAGE_BACK_WITHIN: Duration = Duration::from_secs(5);
 
 /// A refusal, as it will be answered.
 #[derive(Debug)]
@@ -191,7 +193,17 @@ impl From<MetadataError> for ApiError {
 
 impl From<StorageError> for ApiError {
     fn from(error: StorageError) -> Self {
-        if error.is_full() { Self::no_space(error) } else { Self::internal(error) }
+        if error.is_full() {
+            Self::no_space(error)
+        } else if error.is_unavailable() {
+            tracing::error!(%error, "storage does not answer");
+            Self::unavailable(
+                "the service's storage does not answer; what was taken so far is kept. Try again",
+                STORAGE_BACK_WITHIN,
+            )
+        } else {
+            Self::internal(error)
+        }
     }
 }
 

@@ -199,7 +199,7 @@ impl Service {
         metadata.remember_paths().await.map_err(unusable)?;
         let caches = Caches::open(&config, &namespaces, &clock)?;
         let issuers = Issuers::new(&config.issuers).map_err(StartError::Tls)?;
-        let storage = Storage::open_folder(&config.data_dir.join("objects"))?;
+        let storage = Storage::open(&config)?;
         let upstreams = UpstreamClient::new(&config).map_err(StartError::Tls)?;
         let fetcher = Fetcher::new(&config, &internet).map_err(StartError::Tls)?;
         let prefetching = Prefetching::new(&config).map_err(StartError::Tls)?;

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "see above")]
 
 pub mod archive_host;
+pub mod bucket;
 pub mod client;
 pub mod cutting_proxy;
 pub mod front_proxy;

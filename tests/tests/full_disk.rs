@@ -71,7 +71,7 @@ async fn a_sweep_makes_room_on_a_disk_without_any() {
     // Files stay an hour for readers under way.
     world.advance(HOUR + 1);
     sweep(world.service()).await.unwrap();
-    assert!(world.service().storage.room().unwrap().available > 8_000_000);
+    assert!(world.service().storage.room().unwrap().unwrap().available > 8_000_000);
     assert!(world.data_dir().join("reserve").exists());
     run(&world, 6).await.push(&[&new]).await.unwrap();
     assert!(is_right(&world, &new).await && is_right(&world, &packages[3]).await);

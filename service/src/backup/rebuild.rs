@@ -58,7 +58,7 @@ pub struct RebuildReport {
 /// # Errors
 /// When a database is in use already, or database or storage fail. Then there is none.
 pub async fn rebuild(config: &Config, now: i64) -> Result<RebuildReport, BackupError> {
-    let storage = Storage::open_folder(&config.data_dir.join("objects"))?;
+    let storage = Storage::open(config)?;
     let workshop = Workshop::new(&config.limits).map_err(crate::StartError::from)?;
     let fresh = Fresh::begin(config).await?;
     let mut rebuilding = Rebuilding {

@@ -1,20 +1,26 @@
 //! Sending the frames of a NAR, wherever they lie by then: what is being read may move to another object meanwhile, and its
 //! old one may go. Their bytes are the same wherever they lie.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use tokio::time::Instant;
 
 use crate::{
     Service,
     metadata::{Metadata, StoredNar},
-    storage::{Ingredient, Storage, StorageError, batches, have_moved},
+    storage::{Ingredient, Storage, StorageError, have_moved},
 };
 
 /// How often frames are looked up again that move while they are looked up.
 const TRIES: usize = 3;
+/// How long a NAR that is being sent waits for storage that does not answer. Nix waits for five minutes
+/// (`stalled-download-timeout`).
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long until storage is asked again.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// The frames of a NAR that are being sent.
 struct Frames {
@@ -26,6 +32,20 @@ struct Frames {
 }
 
 impl Frames {
+    /// Reads what follows the first bytes: whoever has those is better off waiting than cut off, though not for ever.
+    async fn read_on(&self, batch: Range<usize>) -> Result<Bytes, StorageError> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.read(batch.clone()).await {
+                Err(error) if error.is_unavailable() && Instant::now() < until => {
+                    tracing::debug!(%error, "a NAR that is being sent waits for its storage");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
     async fn read(&self, batch: Range<usize>) -> Result<Bytes, StorageError> {
         let Service { metadata, storage, .. } = &*self.service;
         let place = self.first + batch.start;
@@ -80,15 +100,20 @@ pub(super) async fn body(
     sent: impl Fn(usize) + Send + 'static,
 ) -> Result<Body, StorageError> {
     let (first, mut skip) = trim(&mut recipe, &range);
-    let batches = batches(&recipe);
+    let (batches, read_ahead) = (service.storage.batches(&recipe), service.storage.read_ahead());
     let frames = Arc::new(Frames { service, nar, recipe, first });
     let mut pieces = stream::iter(batches)
-        .map(move |batch| {
+        .enumerate()
+        .map(move |(number, batch)| {
             let frames = frames.clone();
-            async move { frames.read(batch).await }
+            async move {
+                match number {
+                    0 => frames.read(batch).await,
+                    _ => frames.read_on(batch).await,
+                }
+            }
         })
-        // One is read while the one before is sent.
-        .buffered(2);
+        .buffered(read_ahead);
     let Some(first) = pieces.next().await.transpose()? else { return Ok(Body::empty()) };
     let mut left = range.end - range.start;
     let pieces = stream::once(async { Ok(first) }).chain(pieces).map(move |piece| {

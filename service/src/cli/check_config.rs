@@ -3,7 +3,10 @@
 use std::fmt::Write;
 
 use super::print;
-use crate::{config::Config, identity::SigningAlgorithm};
+use crate::{
+    config::{Config, StorageConfig},
+    identity::SigningAlgorithm,
+};
 
 pub(super) fn report(config: &Config) {
     let mut text = String::new();
@@ -21,6 +24,9 @@ fn write(text: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(text, "  listen on      {}", config.listen)?;
     writeln!(text, "  public URL     {}", config.public_url.as_ref().map_or("none", |url| url.origin()))?;
     writeln!(text, "  data in        {}", config.data_dir.display())?;
+    if let StorageConfig::Bucket(bucket) = &config.storage {
+        writeln!(text, "  objects in     {}", bucket.url)?;
+    }
     let limits = &config.limits;
     writeln!(text, "  largest body   {}", limits.max_body)?;
     writeln!(text, "  largest NAR    {}", limits.max_nar_size)?;

@@ -132,7 +132,7 @@ async fn mirror(
     let _lock = lock(config)?;
     let roots = chosen_roots(arguments, cache, metadata).await?;
     let (keys, known_keys) = keys(config, cache)?;
-    let storage = Storage::open_folder(&config.data_dir.join("objects")).map_err(Failure::because)?;
+    let storage = Storage::open(config).map_err(Failure::because)?;
     let target = Target::open(&arguments.to, arguments.dry_run).map_err(Failure::because)?;
     let state = Arc::new(State::default());
     let told_to_stop = serve::told_to_stop()?;

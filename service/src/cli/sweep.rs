@@ -188,8 +188,9 @@ async fn dry_run(arguments: &Arguments, config: &Config) -> Result<(), Failure> 
         plans.push((cache.name.to_string(), plan));
     }
     let compaction = retention::plan_compaction(&metadata).await.map_err(Failure::because)?;
-    let room = Storage::open_folder(&config.data_dir.join("objects")).and_then(|storage| storage.room());
-    let rooms = retention::plan_room(&metadata, config, room.ok(), now).await.map_err(Failure::because)?;
+    let room = Storage::open(config).and_then(|storage| storage.room());
+    let rooms =
+        retention::plan_room(&metadata, config, room.ok().flatten(), now).await.map_err(Failure::because)?;
     metadata.close().await;
     if arguments.json {
         let caches: Vec<_> = plans.iter().map(|(name, plan)| object(name, plan)).collect();

@@ -12,6 +12,8 @@ pub const LISTEN: &str = "LARDER_LISTEN";
 pub const PUBLIC_URL: &str = "LARDER_PUBLIC_URL";
 /// `data_dir`: where the database, the keys and what is stored lie.
 pub const DATA_DIR: &str = "LARDER_DATA_DIR";
+/// `storage.url`: the bucket that holds what is stored.
+pub const STORAGE_URL: &str = "LARDER_STORAGE_URL";
 /// `limits.max_body`.
 pub const MAX_BODY: &str = "LARDER_MAX_BODY";
 /// `limits.max_nar_size`.
@@ -49,6 +51,12 @@ impl Environment {
     /// The value of a variable. An empty one counts as unset.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The variables whose names begin so, with their values.
+    pub(super) fn starting_with(&self, prefix: &str) -> impl Iterator<Item = (&str, &str)> {
+        let set = self.0.iter().filter(move |(name, value)| name.starts_with(prefix) && !value.is_empty());
+        set.map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// The variable's value, read as `T`. `remedy` says how it is written.

@@ -11,7 +11,7 @@ use super::{ConfigError, issuer::GITHUB_API, public_url::is_loopback};
 /// Longer than any such key; what is longer is another file.
 const MAX_KEY: u64 = 64 << 10;
 /// What nobody may do with the key's file but its owner, and its group reading.
-const TOO_OPEN: u32 = 0o037;
+pub(super) const TOO_OPEN: u32 = 0o037;
 
 /// GitHub, and as whom the service speaks there.
 #[derive(Debug, Clone)]

@@ -13,10 +13,13 @@ pub mod limits;
 mod metrics;
 pub mod period;
 pub mod prefetch;
+mod profile;
 pub mod public_url;
 pub mod retention;
+mod s3;
 pub mod schedule;
 pub mod size;
+pub mod storage;
 pub mod trust;
 pub mod webhook;
 
@@ -45,6 +48,7 @@ pub use self::{
     retention::{CacheRetention, Retention},
     schedule::{Schedule, ScheduledPrefetch},
     size::ByteSize,
+    storage::{BucketConfig, StorageConfig},
     webhook::{ActsOn, WebhookRule, WebhookSecret},
 };
 use crate::{client, trust::TrustRules};
@@ -61,6 +65,8 @@ pub struct Config {
     pub public_url: Option<PublicUrl>,
     /// Where the database, the signing keys and what is stored lie.
     pub data_dir: PathBuf,
+    /// Where what is stored lies, if not in the data directory.
+    pub storage: StorageConfig,
     /// The caches, at least one, each with a name of its own.
     pub caches: Vec<CacheConfig>,
     /// The issuers whose ID tokens are taken.
@@ -132,6 +138,8 @@ struct File {
     listen: Option<SocketAddr>,
     public_url: Option<PublicUrl>,
     data_dir: Option<PathBuf>,
+    #[serde(default)]
+    storage: storage::File,
     #[serde(default)]
     cache: Vec<cache::File>,
     #[serde(default)]
@@ -235,6 +243,7 @@ impl Config {
             listen: listen.or(file.listen).unwrap_or((Ipv4Addr::LOCALHOST, 8080).into()),
             public_url: public_url.or(file.public_url),
             data_dir,
+            storage: StorageConfig::check(&file.storage, environment)?,
             caches,
             issuers,
             limits: Limits::check(file.limits, environment)?,
@@ -259,6 +268,7 @@ impl Config {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             public_url: None,
             data_dir: data_dir.to_owned(),
+            storage: StorageConfig::Folder,
             caches: vec![CacheConfig::default()],
             issuers: vec![IssuerConfig::default()],
             limits: Limits::default(),

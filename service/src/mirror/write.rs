@@ -17,7 +17,6 @@ use super::{
 use crate::{
     cache::{NarFile, read_frames, render},
     metadata::StoredPath,
-    storage::batches,
 };
 
 /// How many paths are looked at side by side.
@@ -272,11 +271,11 @@ impl Writer<'_> {
         let (mut digest, mut length) = (blake3::Hasher::new(), 0);
         for first in (0..).step_by(CHUNKS) {
             let recipe = metadata.recipe_part(&stored.nar, first..first + CHUNKS).await?;
-            let mut pieces = stream::iter(batches(&recipe))
+            let mut pieces = stream::iter(storage.batches(&recipe))
                 .map(|batch| {
                     read_frames(metadata, storage, &stored.nar, &recipe[batch.clone()], first + batch.start)
                 })
-                .buffered(2);
+                .buffered(storage.read_ahead());
             while let Some(piece) = pieces.next().await {
                 if state.is_stopped() {
                     return Err(MirrorError::Stopped);

@@ -204,7 +204,8 @@ async fn frames(
     body: Body,
 ) -> Result<Json<UploadAnswer>, ApiError> {
     let request = PushRequest::authorize(service, client, &headers, path).await?.open()?;
-    let room = request.service.workshop.upload().await?;
+    let held = request.service.storage.held();
+    let room = request.service.workshop.upload(held).await?;
     let (service, cache) = (request.service.clone(), request.cache.clone());
     let (who, name) = (request.who.clone(), request.name);
     // A task of its own: when the client goes away, what has arrived is stored all the same.

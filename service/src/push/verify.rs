@@ -15,7 +15,7 @@ use crate::{
     Service,
     error::ApiError,
     metadata::{Encoding, Metadata, MetadataError, StoredChunk},
-    storage::{Ingredient, Storage, StorageError, batches, have_moved},
+    storage::{Ingredient, Storage, StorageError, have_moved},
 };
 
 /// By how many content addresses a NAR is checked at most. A NAR has one for each way and algorithm, and so has no
@@ -120,7 +120,7 @@ impl ReadBack<'_> {
             Ok(addresses) => Reading { addresses, ..Reading::default() },
             Err(reason) => return Ok(Err(reason)),
         };
-        let batches = batches(ingredients);
+        let batches = self.storage.batches(ingredients);
         let mut ahead: Option<Vec<u8>> = None;
         for (number, batch) in batches.iter().enumerate() {
             let frames = match ahead.take() {

@@ -39,6 +39,7 @@ pub struct Workshop {
     bodies: Arc<Semaphore>,
     /// One permit for each KiB of frames under way.
     window: Arc<Semaphore>,
+    window_kib: u32,
     commits: Arc<Semaphore>,
 }
 
@@ -64,6 +65,7 @@ impl Workshop {
             threads,
             bodies: Arc::new(Semaphore::new(bodies.min(Semaphore::MAX_PERMITS))),
             window: Arc::new(Semaphore::new(window)),
+            window_kib: u32::try_from(window).unwrap_or(u32::MAX),
             commits: Arc::new(Semaphore::new(COMMITS)),
         })
     }
@@ -83,9 +85,10 @@ impl Workshop {
         }
     }
 
-    /// Waits until there is room for one more upload.
-    pub(super) async fn upload(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Self::turn(&self.window, UPLOAD_KIB, "limits.upload_window").await
+    /// Waits until there is room for one more upload, whose object takes so many bytes of memory.
+    pub(super) async fn upload(&self, held: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+        let kib = (UPLOAD_KIB + u32::try_from(held >> 10).unwrap_or(u32::MAX >> 1)).min(self.window_kib);
+        Self::turn(&self.window, kib, "limits.upload_window").await
     }
 
     /// Waits until one more push can be committed.

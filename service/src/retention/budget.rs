@@ -255,10 +255,12 @@ pub(super) async fn least_used(
     Ok(caches)
 }
 
-/// How much room the disk has, if that can be known.
+/// How much room the disk has on which objects lie, if they lie on one and that can be known.
 pub(crate) fn room(service: &Service) -> Option<Room> {
     let room = service.storage.room();
-    room.inspect_err(|error| tracing::warn!(%error, "how much room the disk has cannot be known")).ok()
+    room.inspect_err(|error| tracing::warn!(%error, "how much room the disk has cannot be known"))
+        .ok()
+        .flatten()
 }
 
 impl Sweep<'_> {

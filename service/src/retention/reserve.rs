@@ -12,7 +12,7 @@ use std::{
 use rustix::fs::{FallocateFlags, fallocate};
 
 use super::budget::room;
-use crate::Service;
+use crate::{Service, storage::Room};
 
 /// How many bytes: what some transactions of a sweep take, several times over. On a small disk, a small part of it.
 const MOST: u64 = 16 << 20;
@@ -31,7 +31,10 @@ pub(crate) fn is_spent(service: &Service) -> bool {
 
 /// Sets the reserve aside, unless it is there, where there is ample room.
 pub(super) fn keep(service: &Service) {
-    let (Some(room), file) = (room(service), file(service)) else { return };
+    let file = file(service);
+    // Where objects are in a bucket, the database is on a disk nevertheless.
+    let database = || Room::of(&service.config.data_dir).ok();
+    let Some(room) = room(service).or_else(database) else { return };
     let size = MOST.min(room.size / PART);
     if !file.exists() {
         if room.available < size * AMPLE {

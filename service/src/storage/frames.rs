@@ -4,23 +4,23 @@ use std::ops::Range;
 
 use larder_protocol::{StorePathHash, chunk::fill_holes};
 
-use super::{Run, Storage, StorageError};
+use super::{Kind, Run, Storage, StorageError, bucket};
 use crate::metadata::StoredChunk;
 
 /// A chunk of a recipe: where its frame lies, and what fills its holes.
 pub type Ingredient = (StoredChunk, Box<[StorePathHash]>);
 
-/// How many bytes are read at once: few enough that they are still in the processor's cache when they are sent or
+/// How many bytes of files are read at once: few enough that they are still in the processor's cache when they are sent or
 /// decoded, and that memory stays small.
 const PIECE: u64 = 512 << 10;
 
-/// Parts of a recipe to be read at once.
-pub fn batches(recipe: &[Ingredient]) -> Vec<Range<usize>> {
+/// Parts of a recipe of so many bytes, or little more.
+fn batches(recipe: &[Ingredient], piece: u64) -> Vec<Range<usize>> {
     let mut batches = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (position, (chunk, _)) in recipe.iter().enumerate() {
         bytes += u64::from(chunk.frame_len);
-        if bytes >= PIECE {
+        if bytes >= piece {
             batches.push(start..position + 1);
             (start, bytes) = (position + 1, 0);
         }
@@ -40,6 +40,23 @@ pub fn have_moved(before: &[Ingredient], now: &[Ingredient]) -> bool {
 }
 
 impl Storage {
+    /// Parts of a recipe to be read at once.
+    pub fn batches(&self, recipe: &[Ingredient]) -> Vec<Range<usize>> {
+        match self.kind {
+            Kind::Files(_) => batches(recipe, PIECE),
+            Kind::Bucket(_) => batches(recipe, bucket::PIECE),
+        }
+    }
+
+    /// How many of them are read at once, each with the ones before it under way.
+    pub fn read_ahead(&self) -> usize {
+        match self.kind {
+            // One is read while the one before is sent.
+            Kind::Files(_) => 2,
+            Kind::Bucket(_) => bucket::READ_AHEAD,
+        }
+    }
+
     /// Reads frames, one behind the other, with their holes filled.
     ///
     /// # Errors

@@ -1,12 +1,14 @@
-//! Objects: immutable files, by the `object_store` crate.
+//! Objects: immutable files, or what lies under a key of a bucket, by the `object_store` crate.
 //!
 //! An object of frames ends with an index of them, so that a lost database can be rebuilt: the upload's
 //! index ([`larder_protocol::upload`]) in the order of the frames, then its length as a
 //! little-endian `u64`, then `LARDEROX`.
 
+mod bucket;
 mod frames;
 mod inspect;
 mod object;
+mod parts;
 mod room;
 
 use std::{
@@ -15,15 +17,27 @@ use std::{
     ops::Range,
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
-use object_store::{ObjectStoreExt as _, local::LocalFileSystem, path::Path as Key};
+use object_store::{
+    ObjectStore, ObjectStoreExt as _, local::LocalFileSystem, multipart::MultipartStore, path::Path as Key,
+};
 
-pub use frames::{Ingredient, batches, have_moved};
+use self::{bucket::Bucket, parts::Parts};
+
+pub use bucket::connect;
+pub use frames::{Ingredient, have_moved};
 pub use inspect::IndexedFrame;
 pub use object::ObjectWriter;
+pub(crate) use parts::noted_by;
 pub use room::Room;
+
+use crate::config::{Config, StorageConfig};
+
+/// What `object_store` calls files.
+const LOCAL: &str = "LocalFileSystem";
 
 /// Storage failed.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +61,12 @@ pub enum StorageError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A bucket does not answer.
+    #[error("storage did not answer within {} seconds", .0.as_secs())]
+    Late(Duration),
+    /// An object is not made of what was sent of it.
+    #[error("a part of the object was not taken")]
+    Broken,
     /// A read came back shorter than the object's row says.
     #[error("object {0} is shorter than its row says")]
     Short(String),
@@ -56,6 +76,18 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// Whether a bucket does not answer, or refuses us: nothing is said of any object, and it may be over in a moment.
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Late(_) | Self::Broken => true,
+            Self::Store(object_store::Error::Generic { store, .. }) => *store != LOCAL,
+            Self::Store(
+                object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. },
+            ) => true,
+            _ => false,
+        }
+    }
+
     /// Whether the disk is full, or the quota used up.
     pub fn is_full(&self) -> bool {
         let mut error: Option<&dyn std::error::Error> = Some(self);
@@ -73,7 +105,19 @@ impl StorageError {
 /// Where objects are.
 #[derive(Clone)]
 pub struct Storage {
-    store: LocalFileSystem,
+    store: Arc<dyn ObjectStore>,
+    kind: Kind,
+    /// The folder, or the bucket's URL.
+    place: Arc<str>,
+}
+
+/// How objects are written, read and tidied.
+#[derive(Clone)]
+enum Kind {
+    /// As files, without a detour.
+    Files(LocalFileSystem),
+    /// As what a bucket wants.
+    Bucket(Bucket),
 }
 
 /// A run of an object's bytes.
@@ -85,6 +129,17 @@ pub(crate) struct Run {
 }
 
 impl Storage {
+    /// Objects where the configuration says that they lie.
+    ///
+    /// # Errors
+    /// When the folder cannot be used, or what is configured cannot be a bucket.
+    pub fn open(config: &Config) -> Result<Self, StorageError> {
+        match &config.storage {
+            StorageConfig::Folder => Self::open_folder(&config.data_dir.join("objects")),
+            StorageConfig::Bucket(bucket) => Self::open_bucket(bucket),
+        }
+    }
+
     /// Objects as files below `folder`. What is written is on disk before it is acknowledged.
     ///
     /// # Errors
@@ -93,7 +148,22 @@ impl Storage {
         let unusable = |source| StorageError::Folder { path: folder.display().to_string(), source };
         std::fs::create_dir_all(folder).map_err(unusable)?;
         let store = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true);
-        Ok(Self { store })
+        let place = folder.display().to_string().into();
+        Ok(Self { store: Arc::new(store.clone()), kind: Kind::Files(store), place })
+    }
+
+    /// Objects in any store. `place` is what messages call it.
+    pub fn of(store: impl ObjectStore + MultipartStore, place: &str) -> Self {
+        Self::of_bucket(Bucket::of(store), place)
+    }
+
+    fn of_bucket(bucket: Bucket, place: &str) -> Self {
+        Self { store: bucket.store.clone(), kind: Kind::Bucket(bucket), place: place.into() }
+    }
+
+    /// Where objects are, for people: a folder, or a bucket's URL.
+    pub fn place(&self) -> &str {
+        &self.place
     }
 
     /// Whether storage answers: asks for an object that nobody writes.
@@ -107,12 +177,24 @@ impl Storage {
         }
     }
 
+    /// How many bytes an object takes in memory while it is written.
+    pub fn held(&self) -> usize {
+        match self.kind {
+            Kind::Files(_) => 0,
+            Kind::Bucket(_) => parts::HELD,
+        }
+    }
+
     /// Begins an object. Its row must be committed already.
     ///
     /// # Errors
     /// When storage refuses.
     pub async fn write(&self, key: &str) -> Result<ObjectWriter, StorageError> {
-        Ok(ObjectWriter::new(self.store.put_multipart(&Key::from(key)).await?))
+        let key = Key::from(key);
+        Ok(match &self.kind {
+            Kind::Files(files) => ObjectWriter::to_file(files.put_multipart(&key).await?),
+            Kind::Bucket(bucket) => ObjectWriter::to_bucket(Parts::new(bucket.clone(), key)),
+        })
     }
 
     /// Writes a small object at once.
@@ -129,12 +211,16 @@ impl Storage {
     /// # Errors
     /// When storage refuses.
     pub async fn delete(&self, key: &str) -> Result<(), StorageError> {
+        if let Kind::Bucket(bucket) = &self.kind {
+            parts::give_up_noted(bucket, &Key::from(key)).await?;
+        }
         match self.store.delete(&Key::from(key)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
         }
         // What is being written lies beside its object, under the same name with `#1`, `#2`, … behind it.
-        let whole = self.store.path_to_filesystem(&Key::from(key))?;
+        let Kind::Files(files) = &self.kind else { return Ok(()) };
+        let whole = files.path_to_filesystem(&Key::from(key))?;
         for part in 1.. {
             let mut file = whole.clone().into_os_string();
             file.push(format!("#{part}"));
@@ -149,17 +235,20 @@ impl Storage {
 
     /// Reads runs, one behind the other. Each must be there whole.
     ///
-    /// By itself and not by `object_store`, which zeroes a buffer for each range and leaves it to be copied.
+    /// Files by itself and not by `object_store`, which zeroes a buffer for each range and leaves it to be copied.
     ///
     /// # Errors
     /// When an object is gone, too short, or cannot be read.
     pub(crate) async fn read(&self, runs: Vec<Run>) -> Result<Vec<u8>, StorageError> {
-        let store = self.store.clone();
+        let files = match &self.kind {
+            Kind::Files(files) => files.clone(),
+            Kind::Bucket(bucket) => return bucket::read(bucket.store.clone(), runs).await,
+        };
         let reading = tokio::task::spawn_blocking(move || {
             let length = runs.iter().map(|run| run.range.end - run.range.start).sum::<u64>();
             let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
             for Run { object, range } in runs {
-                let file = store.path_to_filesystem(&Key::from(&*object))?;
+                let file = files.path_to_filesystem(&Key::from(&*object))?;
                 let wanted = range.end - range.start;
                 let read = File::open(file).and_then(|mut file| {
                     file.seek(SeekFrom::Start(range.start))?;

@@ -4,20 +4,50 @@ use bytes::Bytes;
 use larder_protocol::upload::{FrameEntry, encode_index};
 use object_store::{MultipartUpload, PutPayload};
 
-use super::StorageError;
+use super::{StorageError, parts::Parts};
 
 pub(super) const END: &[u8; 8] = b"LARDEROX";
 
 /// An object of frames that is being written. Dropped before [`ObjectWriter::finish`], it leaves nothing.
 pub struct ObjectWriter {
-    upload: Box<dyn MultipartUpload>,
+    target: Target,
     entries: Vec<FrameEntry>,
     len: u64,
 }
 
+/// Where the bytes go.
+enum Target {
+    /// To a file, as they come.
+    File(Box<dyn MultipartUpload>),
+    /// To a bucket, a part at a time.
+    Bucket(Box<Parts>),
+}
+
+impl Target {
+    async fn write(&mut self, payload: PutPayload) -> Result<(), StorageError> {
+        match self {
+            Self::File(upload) => upload.put_part(payload).await?,
+            Self::Bucket(parts) => parts.write(payload).await?,
+        }
+        Ok(())
+    }
+
+    async fn finish(self) -> Result<(), StorageError> {
+        match self {
+            Self::File(mut upload) => drop(upload.complete().await?),
+            Self::Bucket(parts) => parts.finish().await?,
+        }
+        Ok(())
+    }
+}
+
 impl ObjectWriter {
-    pub(super) fn new(upload: Box<dyn MultipartUpload>) -> Self {
-        Self { upload, entries: Vec::new(), len: 0 }
+    pub(super) fn to_file(upload: Box<dyn MultipartUpload>) -> Self {
+        Self { target: Target::File(upload), entries: Vec::new(), len: 0 }
+    }
+
+    pub(super) fn to_bucket(parts: Parts) -> Self {
+        Self { target: Target::Bucket(Box::new(parts)), entries: Vec::new(), len: 0 }
     }
 
     /// Writes frames one behind the other, and tells where the first begins.
@@ -31,7 +61,7 @@ impl ObjectWriter {
     ) -> Result<u64, StorageError> {
         let offset = self.len;
         self.len += frames.content_length() as u64;
-        self.upload.put_part(frames).await?;
+        self.target.write(frames).await?;
         self.entries.extend(entries);
         Ok(offset)
     }
@@ -46,15 +76,20 @@ impl ObjectWriter {
         index.extend_from_slice(&length.to_le_bytes());
         index.extend_from_slice(END);
         self.len += index.len() as u64;
-        self.upload.put_part(Bytes::from(index).into()).await?;
-        self.upload.complete().await?;
+        self.target.write(Bytes::from(index).into()).await?;
+        self.target.finish().await?;
         Ok(self.len)
     }
 
     /// Gives the object up.
-    pub async fn abort(mut self) {
-        if let Err(error) = self.upload.abort().await {
-            tracing::warn!(%error, "an object that was given up could not be removed");
+    pub async fn abort(self) {
+        match self.target {
+            Target::File(mut upload) => {
+                if let Err(error) = upload.abort().await {
+                    tracing::warn!(%error, "an object that was given up could not be removed");
+                }
+            }
+            Target::Bucket(parts) => parts.abort().await,
         }
     }
 }

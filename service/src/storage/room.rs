@@ -1,8 +1,8 @@
 //! How much room there is where objects lie.
 
-use object_store::path::Path as Key;
+use std::path::Path;
 
-use super::{Storage, StorageError};
+use super::{Kind, Storage, StorageError};
 
 /// How much room a disk has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,19 +13,30 @@ pub struct Room {
     pub size: u64,
 }
 
-impl Storage {
-    /// How much room there is.
+impl Room {
+    /// How much room the disk of a folder has.
     ///
     /// # Errors
     /// When the system does not say.
-    pub fn room(&self) -> Result<Room, StorageError> {
-        let folder = self.store.path_to_filesystem(&Key::from("ready"))?;
-        let folder = folder.parent().unwrap_or(&folder);
+    pub fn of(folder: &Path) -> Result<Self, StorageError> {
         let said = rustix::fs::statvfs(folder).map_err(|error| StorageError::Folder {
             path: folder.display().to_string(),
             source: error.into(),
         })?;
         let bytes = |blocks: u64| blocks.saturating_mul(said.f_frsize);
-        Ok(Room { available: bytes(said.f_bavail), size: bytes(said.f_blocks) })
+        Ok(Self { available: bytes(said.f_bavail), size: bytes(said.f_blocks) })
+    }
+}
+
+impl Storage {
+    /// How much room there is for objects; `None` in a bucket, which has no end.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn room(&self) -> Result<Option<Room>, StorageError> {
+        match &self.kind {
+            Kind::Files(_) => Room::of(Path::new(self.place())).map(Some),
+            Kind::Bucket(_) => Ok(None),
+        }
     }
 }

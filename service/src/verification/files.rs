@@ -3,6 +3,7 @@
 use futures_util::TryStreamExt as _;
 
 use super::{Outcome, VerifyError, withdraw::Verifier};
+use crate::storage::noted_by;
 
 /// How many files are looked up at once.
 const BATCH: usize = 500;
@@ -28,9 +29,11 @@ impl Verifier<'_> {
     }
 
     async fn strays(&self, files: &[(String, u64)]) -> Result<(), VerifyError> {
-        let keys: Vec<String> = files.iter().map(|(key, _)| key.clone()).collect();
+        // What notes an upload in parts is its object's.
+        let object = |key: &str| noted_by(key).unwrap_or(key).to_owned();
+        let keys: Vec<String> = files.iter().map(|(key, _)| object(key)).collect();
         let known = self.service.metadata.known_objects(&keys).await?;
-        for (key, size) in files.iter().filter(|(key, _)| !known.contains(key)) {
+        for (key, size) in files.iter().filter(|(key, _)| !known.contains(&object(key))) {
             let mut report = self.report();
             report.unreferenced += 1;
             report.unreferenced_bytes += size;

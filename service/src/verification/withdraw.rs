@@ -74,8 +74,7 @@ impl<'a> Verifier<'a> {
             return Ok(());
         }
         if !self.service.storage.has_any().await? {
-            let folder = self.service.config.data_dir.join("objects");
-            return Err(VerifyError::NoObjects(folder.display().to_string()));
+            return Err(VerifyError::NoObjects(self.service.storage.place().to_owned()));
         }
         self.storage_is_there.store(true, Ordering::Relaxed);
         Ok(())

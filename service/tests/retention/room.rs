@@ -90,7 +90,7 @@ async fn what_the_disk_has_no_room_for_is_refused() {
             info
         })
         .collect();
-    let room = world.service.storage.room().unwrap();
+    let room = world.service.storage.room().unwrap().unwrap();
     let open = OpenPush { roots: vec![paths[0].path.clone()], paths, ..OpenPush::default() };
     let body = serde_json::to_vec(&open).unwrap();
     let answer = world.call(Method::POST, "/api/v1/caches/main/pushes", Some(&anna), body).await;

@@ -31,7 +31,7 @@ async fn main_run(world: &World, run_id: u64) -> Client {
 async fn a_pull_request_leaves_what_sweeps_keep_free() {
     let disk = SmallDisk::new(64);
     let world = world_on(&disk).await;
-    let available = world.service().storage.room().unwrap().available;
+    let available = world.service().storage.room().unwrap().unwrap().available;
     // A quarter of it is what it takes. It fits, and leaves less than twice the twentieth of the disk.
     let mut large = Package::noise("large", 1000);
     large.info.nar_size = 4 * (available - 5_000_000);

@@ -1,0 +1,137 @@
+//! `[storage]`: where objects lie, if not in a folder beside the database.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use serde::Deserialize;
+use url::Url;
+
+use super::{ConfigError, Environment, environment, s3};
+
+/// Where objects lie, checked.
+#[derive(Debug, Clone, Default)]
+pub enum StorageConfig {
+    /// In the folder `objects` of the data directory.
+    #[default]
+    Folder,
+    /// In a bucket.
+    Bucket(BucketConfig),
+}
+
+/// A bucket, and how it is reached.
+#[derive(Clone)]
+pub struct BucketConfig {
+    /// `s3://bucket`, or `s3://bucket/folder`; also `gs://` and `az://`.
+    pub url: Url,
+    /// What the crate `object_store` is told beside that, by its own names. Some of it is secret.
+    pub options: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for BucketConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BucketConfig")
+            .field("url", &self.url.as_str())
+            .field("options", &self.options.keys())
+            .finish()
+    }
+}
+
+/// `[storage]`, as the file says it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    url: Option<Url>,
+    pub(super) endpoint: Option<Url>,
+    pub(super) region: Option<String>,
+    pub(super) virtual_hosted: Option<bool>,
+    pub(super) access_key_id: Option<String>,
+    pub(super) secret_access_key_file: Option<PathBuf>,
+    pub(super) credentials_file: Option<PathBuf>,
+    pub(super) profile: Option<String>,
+}
+
+impl File {
+    /// What is said of S3 alone.
+    fn said_of_s3(&self) -> Option<&'static str> {
+        let said = [
+            ("endpoint", self.endpoint.is_some()),
+            ("region", self.region.is_some()),
+            ("virtual_hosted", self.virtual_hosted.is_some()),
+            ("access_key_id", self.access_key_id.is_some()),
+            ("secret_access_key_file", self.secret_access_key_file.is_some()),
+            ("credentials_file", self.credentials_file.is_some()),
+            ("profile", self.profile.is_some()),
+        ];
+        said.into_iter().find_map(|(key, said)| said.then_some(key))
+    }
+}
+
+impl StorageConfig {
+    pub(super) fn check(file: &File, environment: &Environment) -> Result<Self, ConfigError> {
+        let url = environment
+            .parsed(environment::STORAGE_URL, "for example s3://bucket/folder")?
+            .or_else(|| file.url.clone());
+        match (url, file.said_of_s3()) {
+            (Some(url), _) => BucketConfig::check(url, file, environment).map(Self::Bucket),
+            (None, None) => Ok(Self::Folder),
+            (None, Some(key)) => Err(ConfigError::value(
+                format!("storage.{key}"),
+                "is said of a bucket, and there is none. Write storage.url = \"s3://bucket\", or leave it out",
+            )),
+        }
+    }
+}
+
+impl BucketConfig {
+    /// A bucket of which the environment alone says how it is reached.
+    ///
+    /// # Errors
+    /// When the URL is none of a bucket, or the credentials that are named cannot be read.
+    pub fn of_environment(url: Url, environment: &Environment) -> Result<Self, ConfigError> {
+        Self::check(url, &File::default(), environment)
+    }
+
+    fn check(url: Url, file: &File, environment: &Environment) -> Result<Self, ConfigError> {
+        let bucket = url.host_str().filter(|bucket| !bucket.is_empty());
+        let has_more = !url.username().is_empty()
+            || url.password().is_some()
+            || url.port().is_some()
+            || url.query().is_some()
+            || url.fragment().is_some();
+        let Some(bucket) = bucket.filter(|_| !has_more) else {
+            return Err(ConfigError::value(
+                "storage.url",
+                "is not a bucket. Write the scheme, the bucket and perhaps a folder in it: \"s3://bucket/folder\". \
+                 Address and credentials have keys of their own",
+            ));
+        };
+        let options = match url.scheme() {
+            "s3" | "s3a" => s3::options(bucket, file, environment)?,
+            "gs" => from_environment(environment, "GOOGLE_"),
+            "az" | "azure" => from_environment(environment, "AZURE_"),
+            scheme => {
+                let problem = format!(
+                    "{scheme}:// is no storage that larderd knows. Write s3://, gs:// or az://, or leave it out for a \
+                     folder in data_dir"
+                );
+                return Err(ConfigError::value("storage.url", problem));
+            }
+        };
+        if let (false, Some(key)) = (url.scheme().starts_with("s3"), file.said_of_s3()) {
+            let problem = format!(
+                "is said of S3, and the bucket is {}://. Leave it out: the service takes credentials from the \
+                 environment",
+                url.scheme()
+            );
+            return Err(ConfigError::value(format!("storage.{key}"), problem));
+        }
+        Ok(Self { url, options })
+    }
+}
+
+/// What the variables say whose names begin so, by the names in `object_store`: those without capitals.
+pub(super) fn from_environment(environment: &Environment, prefix: &str) -> BTreeMap<String, String> {
+    environment
+        .starting_with(prefix)
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+        .collect()
+}

@@ -1,0 +1,145 @@
+//! Objects in a bucket: S3, and what else the `object_store` crate knows.
+//!
+//! A large object is sent in parts ([`super::parts`]). Every wait has a limit: a bucket may stop answering, and keep its
+//! connections.
+
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use object_store::{
+    BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt as _, RetryConfig, aws::AmazonS3Builder,
+    azure::MicrosoftAzureBuilder, coalesce_ranges, gcp::GoogleCloudStorageBuilder, multipart::MultipartStore,
+    path::Path as Key, prefix::PrefixStore,
+};
+
+use super::{Run, Storage, StorageError};
+use crate::config::BucketConfig;
+
+/// So many bytes of a NAR, or little more, are read at once: a request takes as long as some hundred KiB do.
+pub(super) const PIECE: u64 = 1 << 20;
+/// So many such pieces are asked for at once: what lies in another object, or far off, does not come later.
+pub(super) const READ_AHEAD: usize = 4;
+/// So many objects are asked at once for one piece.
+const AT_ONCE: usize = 8;
+/// What lies between two runs is read with them if it is no longer: cheaper than another request.
+const GAP: u64 = 128 << 10;
+
+/// To be connected.
+const CONNECT: Duration = Duration::from_secs(5);
+/// One request, with its body.
+const REQUEST: Duration = Duration::from_secs(30);
+/// All attempts at writing something.
+const RETRY: Duration = Duration::from_secs(90);
+/// All attempts at reading something: then the reader is told to go elsewhere.
+const READ: Duration = Duration::from_secs(10);
+
+impl Storage {
+    /// Objects in a bucket.
+    ///
+    /// # Errors
+    /// When what is configured cannot be a bucket. Whether it answers, [`Storage::ping`] tells.
+    pub fn open_bucket(bucket: &BucketConfig) -> Result<Self, StorageError> {
+        Ok(Self::of_bucket(Bucket::open(bucket)?, bucket.url.as_str()))
+    }
+}
+
+/// A bucket, or the folder in it that the URL names, as the crate `object_store` speaks to it.
+///
+/// # Errors
+/// When what is configured cannot be a bucket.
+pub fn connect(bucket: &BucketConfig) -> Result<Arc<dyn ObjectStore>, StorageError> {
+    Ok(Bucket::open(bucket)?.store)
+}
+
+/// A bucket, or a folder in it.
+#[derive(Clone)]
+pub(super) struct Bucket {
+    pub store: Arc<dyn ObjectStore>,
+    /// The same, for objects that are sent in parts.
+    pub parts: Arc<dyn MultipartStore>,
+}
+
+impl Bucket {
+    pub fn of(store: impl ObjectStore + MultipartStore) -> Self {
+        let store = Arc::new(store);
+        Self { store: store.clone(), parts: store }
+    }
+
+    fn open(bucket: &BucketConfig) -> Result<Self, StorageError> {
+        let url = bucket.url.as_str();
+        let folder = Key::parse(bucket.url.path().trim_matches('/')).map_err(object_store::Error::from)?;
+        let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries: 6, retry_timeout: RETRY };
+        let client = ClientOptions::new().with_connect_timeout(CONNECT).with_timeout(REQUEST);
+        macro_rules! build {
+            ($builder:ty) => {{
+                let builder = <$builder>::new().with_client_options(client).with_retry(retry).with_url(url);
+                let options =
+                    bucket.options.iter().filter_map(|(key, value)| Some((key.parse().ok()?, value)));
+                let store =
+                    options.fold(builder, |builder, (key, value)| builder.with_config(key, value)).build()?;
+                Self::of(PrefixStore::new(store, folder))
+            }};
+        }
+        Ok(match bucket.url.scheme() {
+            "gs" => build!(GoogleCloudStorageBuilder),
+            "az" | "azure" => build!(MicrosoftAzureBuilder),
+            _ => build!(AmazonS3Builder),
+        })
+    }
+}
+
+/// Reads runs, one behind the other: of each object those that lie near each other at once, and of several objects at
+/// the same time.
+pub(super) async fn read(store: Arc<dyn ObjectStore>, runs: Vec<Run>) -> Result<Vec<u8>, StorageError> {
+    let mut wanted: BTreeMap<Arc<str>, Wanted> = BTreeMap::new();
+    for (number, run) in runs.into_iter().enumerate() {
+        wanted.entry(run.object).or_default().push((number, run.range));
+    }
+    let number = wanted.values().map(Vec::len).sum();
+    let answers = wanted.into_iter().map(|(object, wanted)| read_object(store.clone(), object, wanted));
+    let mut answers = stream::iter(answers.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+    let reading = async move {
+        let mut found = vec![Bytes::new(); number];
+        while let Some(answer) = answers.try_next().await? {
+            for (number, bytes) in answer {
+                found[number] = bytes;
+            }
+        }
+        match &mut found[..] {
+            // Not copied where nobody else holds it.
+            [one] => Ok(std::mem::take(one).into()),
+            found => Ok(found.concat()),
+        }
+    };
+    tokio::time::timeout(READ, reading).await.map_err(|_| StorageError::Late(READ))?
+}
+
+/// Which run of all, and where it lies in the object.
+type Wanted = Vec<(usize, Range<u64>)>;
+
+async fn read_object(
+    store: Arc<dyn ObjectStore>,
+    object: Arc<str>,
+    wanted: Wanted,
+) -> Result<Vec<(usize, Bytes)>, StorageError> {
+    let (numbers, ranges): (Vec<usize>, Vec<Range<u64>>) = wanted.into_iter().unzip();
+    let (store, key) = (&store, &Key::from(&*object));
+    let fetch = |range| async move { store.get_range(key, range).await };
+    let bytes = match coalesce_ranges(&ranges, fetch, GAP).await {
+        Ok(bytes) => bytes,
+        // A range behind the end is refused in other words by each.
+        Err(error @ object_store::Error::Generic { .. }) => {
+            let end = ranges.iter().map(|range| range.end).max().unwrap_or(0);
+            return match store.head(key).await {
+                Ok(found) if found.size < end => Err(StorageError::Short(object.to_string())),
+                _ => Err(error.into()),
+            };
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match bytes.iter().zip(&ranges).all(|(bytes, range)| bytes.len() as u64 == range.end - range.start) {
+        true => Ok(numbers.into_iter().zip(bytes).collect()),
+        false => Err(StorageError::Short(object.to_string())),
+    }
+}

@@ -1,0 +1,127 @@
+//! What `[storage]` takes, and what it says to what it does not.
+
+use std::{fs, path::Path};
+
+use larder_service::{
+    config::{Config, ConfigError, Environment, StorageConfig},
+    storage::Storage,
+};
+use larder_tests::world::secret_file;
+use tempfile::TempDir;
+
+fn options<const N: usize>(text: &str, environment: [(&str, &str); N]) -> Result<Vec<String>, ConfigError> {
+    let text = format!("data_dir = \"/data\"\n[storage]\n{text}");
+    let environment = Environment::from(environment);
+    match Config::parse(Path::new("larder.toml"), &text, &environment)?.storage {
+        StorageConfig::Folder => Ok(Vec::new()),
+        StorageConfig::Bucket(bucket) => {
+            Ok(bucket.options.iter().map(|(key, value)| format!("{key}={value}")).collect())
+        }
+    }
+}
+
+#[test]
+fn a_bucket_is_below_its_services_address_or_has_a_host_of_its_own() {
+    let said = |text| options(&format!("url = \"s3://objects/folder\"\n{text}"), []).unwrap();
+    assert_eq!(said(""), [""; 0]);
+    assert_eq!(
+        said("endpoint = \"http://garage:3900\"\nregion = \"garage\""),
+        ["allow_http=true", "aws_endpoint=http://garage:3900", "aws_region=garage"]
+    );
+    assert_eq!(
+        said("endpoint = \"https://s3.example.org\"\nvirtual_hosted = true"),
+        [
+            "allow_http=false",
+            "aws_endpoint=https://objects.s3.example.org",
+            "aws_virtual_hosted_style_request=true"
+        ]
+    );
+}
+
+#[test]
+fn what_the_documentation_says_of_buckets_is_a_configuration() {
+    let dir = TempDir::new().unwrap();
+    let secret = secret_file(&dir.path().join("secret"), "a secret\n");
+    let text = include_str!("../../../docs/operations.md");
+    let blocks: Vec<String> = text
+        .split("<!-- bucket: ")
+        .skip(1)
+        .filter_map(|rest| Some(rest.split_once("```toml\n")?.1.split_once("```")?.0))
+        .map(|block| block.replace("/etc/larder/s3-secret", &secret))
+        .collect();
+    assert_eq!(blocks.len(), 4);
+    for block in blocks {
+        let text = format!("data_dir = \"/data\"\n{block}");
+        let config = Config::parse(Path::new("larder.toml"), &text, &Environment::default()).unwrap();
+        let StorageConfig::Bucket(bucket) = config.storage else { panic!("{block}") };
+        Storage::open_bucket(&bucket).unwrap();
+    }
+}
+
+#[test]
+fn who_asks_is_said_by_one_source_alone() {
+    let dir = TempDir::new().unwrap();
+    let shared = dir.path().join("credentials");
+    fs::write(&shared, "[default]\naws_access_key_id=A\naws_secret_access_key=B\n").unwrap();
+    let file = format!("url = \"s3://objects\"\ncredentials_file = \"{}\"", shared.display());
+    let keys = ["aws_access_key_id=A", "aws_secret_access_key=B"];
+    let environment =
+        [("AWS_ACCESS_KEY_ID", "E"), ("AWS_SECRET_ACCESS_KEY", "F"), ("AWS_SESSION_TOKEN", "G")];
+    assert_eq!(options(&file, environment).unwrap(), keys);
+    assert_eq!(
+        options("url = \"s3://objects\"", environment).unwrap(),
+        ["aws_access_key_id=E", "aws_secret_access_key=F", "aws_session_token=G"]
+    );
+    let endpoint = "url = \"s3://objects\"\nendpoint = \"https://s3.example.org\"";
+    let environment = [("AWS_ENDPOINT_URL", "https://another"), ("AWS_ENDPOINT_URL_S3", "https://a-third")];
+    let said = ["allow_http=false", "aws_endpoint=https://s3.example.org"];
+    assert_eq!(options(endpoint, environment).unwrap(), said);
+    let shared = shared.display().to_string();
+    let environment = [("AWS_SHARED_CREDENTIALS_FILE", &*shared)];
+    assert_eq!(options("url = \"s3://objects\"", environment).unwrap(), keys);
+    let refusal =
+        options("url = \"s3://objects\"\nprofile = \"other\"", environment).unwrap_err().to_string();
+    assert!(refusal.contains("[other]"), "{refusal}");
+}
+
+#[test]
+fn what_is_said_of_no_bucket_or_of_half_a_key_is_refused() {
+    for (text, told) in [
+        ("region = \"eu\"", "storage.region"),
+        ("url = \"ftp://objects\"", "s3://, gs:// or az://"),
+        ("url = \"s3://key:secret@objects\"", "is not a bucket"),
+        ("url = \"gs://objects\"\nendpoint = \"http://x\"", "storage.endpoint"),
+        ("url = \"s3://objects\"\nendpoint = \"http://x/objects\"", "is not the address of an S3 service"),
+        ("url = \"s3://objects\"\naccess_key_id = \"x\"", "storage.secret_access_key_file"),
+        ("url = \"s3://objects\"\nsecret_access_key_file = \"/x\"", "storage.access_key_id"),
+        ("url = \"s3://objects\"\ncredentials_file = \"/nonexistent\"", "/nonexistent"),
+    ] {
+        let refusal = options(text, []).unwrap_err().to_string();
+        assert!(refusal.contains(told), "{text}: {refusal}");
+    }
+}
+
+#[test]
+fn a_profile_is_read_as_awss_programs_read_it() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("credentials");
+    let text = "# a comment\n[default]\naws_access_key_id = A\naws_secret_access_key=B/+=\nregion = x\n\n\
+                [other]\n; another\nAWS_ACCESS_KEY_ID=C\naws_secret_access_key = D\naws_session_token = E==\n\
+                [half]\naws_access_key_id = F\n";
+    let file = secret_file(&file, text);
+    let said = |profile| {
+        options(
+            &format!("url = \"s3://objects\"\ncredentials_file = \"{file}\"\nprofile = \"{profile}\""),
+            [],
+        )
+    };
+    assert_eq!(said("default").unwrap(), ["aws_access_key_id=A", "aws_secret_access_key=B/+="]);
+    assert_eq!(
+        said("other").unwrap(),
+        ["aws_access_key_id=C", "aws_secret_access_key=D", "aws_session_token=E=="]
+    );
+    for (profile, told) in [("none", "it has no [none]"), ("half", "needs aws_access_key_id and")] {
+        let refusal = said(profile).unwrap_err().to_string();
+        assert!(refusal.contains(told), "{refusal}");
+    }
+}
