@@ -1,8 +1,11 @@
 //! A job is one worker's for as long as its lease says.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
 };
 
 use larder_service::queue::{JobState, MAX_ATTEMPTS};
@@ -82,7 +85,8 @@ fn a_job_that_kills_every_worker_is_given_up() {
                 assert_eq!(metadata.jobs().await.unwrap()[0].state, JobState::Failed);
             }
         });
-        runtime.shutdown_background();
+        // None of its workers goes on beside the next one's.
+        runtime.shutdown_timeout(Duration::from_secs(60));
         time.fetch_add(61, Ordering::SeqCst);
     }
 }
