@@ -108,4 +108,24 @@ need_webhook_examples() {
 	printf '%s' "$version" >"$examples/installed"
 }
 
+# A PostgreSQL server of this run's own, which ends with it. Its database is in LARDER_TEST_DATABASE.
+start_postgres() {
+	local programs port
+	compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need initdb=postgresql-15
+	programs=$(compgen -G '/usr/lib/postgresql/*/bin' | sort -V | tail -n 1)
+	postgres=$(mktemp -d)
+	chown postgres "$postgres"
+	trap 'runuser -u postgres -- "$programs/pg_ctl" -D "$postgres/data" -m immediate stop >/dev/null; rm -rf "$postgres"; give_back' EXIT
+	port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+	(
+		cd "$postgres"
+		runuser -u postgres -- "$programs/initdb" -D data -A trust -N >/dev/null
+		# What it holds is worth nothing after this run.
+		printf '%s\n' "port = $port" "listen_addresses = '127.0.0.1'" "unix_socket_directories = '$postgres'" \
+			'max_connections = 300' 'fsync = off' 'synchronous_commit = off' 'full_page_writes = off' >>data/postgresql.conf
+		runuser -u postgres -- "$programs/pg_ctl" -D data -w -l log start >/dev/null
+	)
+	export LARDER_TEST_DATABASE="postgres://postgres@127.0.0.1:$port/postgres"
+}
+
 have_image() { docker image inspect "$1" >/dev/null 2>&1; }

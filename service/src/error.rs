@@ -25,6 +25,8 @@ use crate::{Service, config::ByteSize, metadata::MetadataError, storage::Storage
 const MAX_LISTED: usize = 1000;
 /// After so long, who was refused since a bucket does not answer comes again.
 const STORAGE_BACK_WITHIN: Duration = Duration::from_secs(5);
+/// After so long, who was refused since a database does not answer comes again.
+const DATABASE_BACK_WITHIN: Duration = Duration::from_secs(5);
 
 /// A refusal, as it will be answered.
 #[derive(Debug)]
@@ -185,6 +187,12 @@ impl From<MetadataError> for ApiError {
             Self::not_found("the push was given up meanwhile, or what it relies on has gone; open a new one")
         } else if error.is_full() {
             Self::no_space(error)
+        } else if error.is_unreachable() {
+            tracing::error!(%error, "the database does not answer");
+            Self::unavailable(
+                "the service's database does not answer; what was taken so far is kept. Try again",
+                DATABASE_BACK_WITHIN,
+            )
         } else {
             Self::internal(error)
         }

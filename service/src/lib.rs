@@ -29,6 +29,7 @@ pub mod provenance;
 pub mod push;
 pub mod queue;
 pub mod random;
+mod replicas;
 pub mod retention;
 pub mod router;
 pub mod serve;
@@ -52,7 +53,7 @@ use crate::{
     cache::ReadMemory,
     caches::Caches,
     clock::Clock,
-    config::Config,
+    config::{Config, DatabaseConfig},
     flake::{Fetcher, Internet},
     forge::{ForgeError, GitHub, Inbox},
     identity::Issuers,
@@ -130,10 +131,10 @@ pub enum StartError {
     #[error(transparent)]
     Key(#[from] KeyError),
     /// The database cannot be used.
-    #[error("{file}: {source}")]
+    #[error("{place}: {source}")]
     Metadata {
-        /// The file.
-        file: PathBuf,
+        /// Its file, or its server.
+        place: String,
         /// Why.
         source: MetadataError,
     },
@@ -150,6 +151,19 @@ pub enum StartError {
         cache: String,
         /// What the configuration says now.
         public: bool,
+    },
+    /// Another replica signs by other keys.
+    #[error(
+        "another replica signs the paths of cache {cache:?} by other keys than those in {data_dir}/keys, and readers trust \
+         only one of the two. Copy the folder `keys` from its data directory, then start this one again. (If those keys \
+         are given up: stop all who have them, and wait a quarter of an hour.)",
+        data_dir = .data_dir.display()
+    )]
+    OtherKeys {
+        /// The cache.
+        cache: String,
+        /// Where this replica's keys are.
+        data_dir: PathBuf,
     },
     /// The objects' folder cannot be used.
     #[error(transparent)]
@@ -183,7 +197,7 @@ impl Service {
     /// When something cannot be used.
     pub async fn open_on(config: Config, clock: Clock, internet: Internet) -> Result<Arc<Self>, StartError> {
         let metadata = open_metadata(&config).await?;
-        let unusable = |source| StartError::Metadata { file: config.data_dir.join(DATABASE), source };
+        let unusable = |source| StartError::Metadata { place: config.database_place(), source };
         let mut namespaces = Vec::new();
         for cache in &config.caches {
             match metadata.settle_namespace(&cache.name, cache.public).await.map_err(unusable)? {
@@ -196,8 +210,21 @@ impl Service {
                 }
             }
         }
-        metadata.remember_paths().await.map_err(unusable)?;
+        // Where others may add paths, the database must be asked for them.
+        let is_shared = matches!(config.database, DatabaseConfig::Server(_));
+        if !is_shared {
+            metadata.remember_paths().await.map_err(unusable)?;
+        }
         let caches = Caches::open(&config, &namespaces, &clock)?;
+        if is_shared
+            && let Some(cache) =
+                replicas::signs_otherwise(&metadata, &caches, &clock).await.map_err(unusable)?
+        {
+            return Err(StartError::OtherKeys {
+                cache: cache.to_string(),
+                data_dir: config.data_dir.clone(),
+            });
+        }
         let issuers = Issuers::new(&config.issuers).map_err(StartError::Tls)?;
         let storage = Storage::open(&config)?;
         let upstreams = UpstreamClient::new(&config).map_err(StartError::Tls)?;
@@ -205,7 +232,7 @@ impl Service {
         let prefetching = Prefetching::new(&config).map_err(StartError::Tls)?;
         let paces = Paces::new(&config.limits);
         let audit = Audit::start(metadata.clone(), clock.clone(), config.audit.clone());
-        let (reads, workshop) = (ReadMemory::default(), Workshop::new(&config.limits)?);
+        let (reads, workshop) = (ReadMemory::new(is_shared), Workshop::new(&config.limits)?);
         let queue = Queue::new(metadata.clone(), clock.clone());
         let github = GitHub::new(&config.github, clock.clone())?;
         let inbox = Inbox::open(metadata.clone(), clock.clone(), queue.clone());
@@ -239,7 +266,15 @@ impl Service {
 /// # Errors
 /// When the data directory or the database cannot be used.
 pub async fn open_metadata(config: &Config) -> Result<Metadata, StartError> {
-    open_database(&config.data_dir, &config.data_dir.join(DATABASE)).await
+    match &config.database {
+        DatabaseConfig::File => open_database(&config.data_dir, &config.data_dir.join(DATABASE)).await,
+        DatabaseConfig::Server(server) => {
+            let unusable = |source| StartError::DataDir { directory: config.data_dir.clone(), source };
+            keys::make_private_dir(&config.data_dir).map_err(unusable)?;
+            let opened = Metadata::open_on(server).await;
+            opened.map_err(|source| StartError::Metadata { place: config.database_place(), source })
+        }
+    }
 }
 
 /// A database's file in the data directory.
@@ -248,5 +283,6 @@ async fn open_database(directory: &Path, file: &Path) -> Result<Metadata, StartE
     keys::make_private_dir(directory).map_err(unusable)?;
     // Made here, so that others can never read it; SQLite gives its other files the same mode.
     OpenOptions::new().append(true).create(true).mode(0o600).open(file).map_err(unusable)?;
-    Metadata::open(file).await.map_err(|source| StartError::Metadata { file: file.to_owned(), source })
+    let unusable = |source| StartError::Metadata { place: file.display().to_string(), source };
+    Metadata::open(file).await.map_err(unusable)
 }

@@ -15,7 +15,7 @@ use crate::{
     Service,
     client::Peer,
     connections::{BusyBody, Connection, Connections},
-    isolated, queue, retention, router, stats, trust, verification,
+    queue, replicas, retention, router, stats, trust,
 };
 
 /// A connection on which no whole request head arrives for so long is closed, idle ones too: one that sends a byte
@@ -41,13 +41,12 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(BUFFER);
     let mut connections = Connections::new(service.config.limits.max_connections);
     let (stop, serving) = (CancellationToken::new(), TaskTracker::new());
-    let sweeping = tokio::spawn(retention::run(service.clone()));
-    let verifying = [
-        tokio::spawn(verification::run(service.clone())),
-        tokio::spawn(verification::run_scrub(service.clone())),
+    let background = [
+        tokio::spawn(replicas::lead(service.clone())),
+        tokio::spawn(replicas::say_keys(service.clone())),
+        tokio::spawn(retention::run(service.clone())),
+        tokio::spawn(stats::run(service.clone())),
     ];
-    let tidying = tokio::spawn(isolated::run(service.clone()));
-    let sampling = tokio::spawn(stats::run(service.clone()));
     let workers = queue::start(&service).await;
 
     // Requests do not wait for it, nor does the end.
@@ -86,10 +85,7 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
         tracing::warn!("some requests did not finish in time and were cut off");
     }
     // Whatever it is doing goes on at the next start.
-    tidying.abort();
-    sweeping.abort();
-    verifying.iter().for_each(tokio::task::JoinHandle::abort);
-    sampling.abort();
+    background.iter().for_each(tokio::task::JoinHandle::abort);
     // With what was read, and when.
     if let Err(error) = stats::take_sample(&service).await {
         tracing::error!(%error, "what was read lately could not be noted");

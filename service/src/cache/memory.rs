@@ -1,6 +1,9 @@
 //! Narinfos that were asked for lately, and paths that were found absent, in bounded memory.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use larder_protocol::StorePathHash;
@@ -23,6 +26,17 @@ type Narinfo = Option<Bytes>;
 struct Remembered {
     narinfo: Narinfo,
     generation: u64,
+    since: Instant,
+}
+
+/// What is remembered of a path.
+pub(super) enum Recalled {
+    /// What holds.
+    Fresh(Narinfo),
+    /// What held a while ago: good enough where the database cannot be asked.
+    Old(Narinfo),
+    /// Nothing.
+    Nothing,
 }
 
 #[derive(Clone)]
@@ -34,24 +48,40 @@ impl Weighter<Key, Remembered> for ByLength {
     }
 }
 
+/// How long a narinfo is remembered where other processes may take what it tells of: no longer than any reader may be
+/// on the way from it to its NAR.
+const SHARED: Duration = Duration::from_secs(30);
+
 /// What readers asked for lately.
 pub struct ReadMemory {
+    /// Whether other processes publish and withdraw, too.
+    shared: bool,
     narinfos: QuickCache<Key, Remembered, ByLength>,
     /// How often something became visible, or ceased to be: what was looked up before is not remembered after.
     epoch: AtomicU64,
 }
 
-impl Default for ReadMemory {
-    fn default() -> Self {
-        Self { narinfos: QuickCache::with_weighter(100_000, CAPACITY, ByLength), epoch: AtomicU64::new(0) }
-    }
-}
-
 impl ReadMemory {
+    /// Nothing is remembered yet. Where the rows are `shared` with other processes, absence never is, and nothing for
+    /// long.
+    pub fn new(shared: bool) -> Self {
+        Self {
+            shared,
+            narinfos: QuickCache::with_weighter(100_000, CAPACITY, ByLength),
+            epoch: AtomicU64::new(0),
+        }
+    }
+
     /// What is remembered of a path: its narinfo if the keys that sign now have signed it, its absence, or nothing.
-    pub(super) fn recall(&self, cache: &Cache, hash: StorePathHash, generation: u64) -> Option<Narinfo> {
-        let known = self.narinfos.get(&(cache.number?, hash))?;
-        (known.narinfo.is_none() || known.generation == generation).then_some(known.narinfo)
+    pub(super) fn recall(&self, cache: &Cache, hash: StorePathHash, generation: u64) -> Recalled {
+        let known = cache.number.and_then(|number| self.narinfos.get(&(number, hash)));
+        match known {
+            Some(known) if known.narinfo.is_none() || known.generation == generation => {
+                let stands = !self.shared || known.since.elapsed() < SHARED;
+                if stands { Recalled::Fresh(known.narinfo) } else { Recalled::Old(known.narinfo) }
+            }
+            _ => Recalled::Nothing,
+        }
     }
 
     /// To be asked before a look-up whose result is to be remembered.
@@ -69,8 +99,11 @@ impl ReadMemory {
         epoch: u64,
     ) {
         let Some(number) = cache.number else { return };
+        if self.shared && narinfo.is_none() {
+            return;
+        }
         let key = (number, hash);
-        self.narinfos.insert(key, Remembered { narinfo, generation });
+        self.narinfos.insert(key, Remembered { narinfo, generation, since: Instant::now() });
         // Either this sees the new epoch, or whoever set it forgets the entry after.
         if self.epoch() != epoch {
             self.narinfos.remove(&key);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use larder_protocol::{SigningKey, StorePathHash, narinfo::NarInfo};
 
-use super::nar::NarFile;
+use super::{memory::Recalled, nar::NarFile};
 use crate::{Service, caches::Cache, keys::ActiveKeys, metadata::PublishedPath};
 
 /// How long a reader waits for a database that cannot answer.
@@ -25,10 +25,14 @@ pub(super) async fn narinfo(service: &Service, cache: &Cache, hash: StorePathHas
         return None;
     }
     let keys = cache.signing_keys();
-    if let Some(known) = service.reads.recall(cache, hash, keys.generation) {
-        return known;
+    match service.reads.recall(cache, hash, keys.generation) {
+        Recalled::Fresh(known) => known,
+        Recalled::Old(known) if service.metadata.fails() => known,
+        Recalled::Old(known) => {
+            look_up(service, cache, hash, &keys).await.or(known.filter(|_| service.metadata.fails()))
+        }
+        Recalled::Nothing => look_up(service, cache, hash, &keys).await,
     }
-    look_up(service, cache, hash, &keys).await
 }
 
 async fn look_up(service: &Service, cache: &Cache, hash: StorePathHash, keys: &ActiveKeys) -> Option<Bytes> {
@@ -48,7 +52,9 @@ async fn look_up(service: &Service, cache: &Cache, hash: StorePathHash, keys: &A
             }
         }
     };
-    tokio::time::timeout(PATIENCE, look_up).await.unwrap_or_default()
+    let found = tokio::time::timeout(PATIENCE, look_up).await;
+    service.metadata.note_answer(found.is_ok());
+    found.unwrap_or_default()
 }
 
 /// The narinfo of a path, signed by these keys.

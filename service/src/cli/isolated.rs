@@ -6,13 +6,12 @@ use clap::Subcommand;
 use larder_protocol::{api::CacheName, quantity::count};
 use serde::Serialize;
 
-use super::{Failure, print};
+use super::{Failure, open_existing, print};
 use crate::{
     audit::Who,
     clock::{Clock, to_date},
     config::Config,
     metadata::{IsolatedCache, Metadata},
-    open_metadata,
 };
 
 const EXAMPLES: &str = "\
@@ -40,14 +39,7 @@ pub(super) enum Command {
 }
 
 pub(super) async fn run(command: Command, config: &Config) -> Result<(), Failure> {
-    if !config.data_dir.join("larder.db").exists() {
-        return Err(Failure::Other(format!(
-            "there is no larder.db in {}. Start larderd there once, or say where its data are: --config, or \
-             LARDER_DATA_DIR",
-            config.data_dir.display()
-        )));
-    }
-    let metadata = open_metadata(config).await.map_err(Failure::because)?;
+    let metadata = open_existing(config).await?;
     let done = match command {
         Command::List { json } => list(&metadata, json).await,
         Command::Drop { name } => drop_cache(&metadata, &name).await,

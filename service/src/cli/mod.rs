@@ -27,7 +27,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
-    config::{Config, ConfigError, Environment, environment},
+    config::{Config, ConfigError, DatabaseConfig, Environment, environment},
     log::{self, LogFormat},
     metadata::Metadata,
     open_metadata,
@@ -243,7 +243,7 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
 
 /// The database of a service that has run before.
 async fn open_existing(config: &Config) -> Result<Metadata, Failure> {
-    if !config.data_dir.join("larder.db").exists() {
+    if matches!(config.database, DatabaseConfig::File) && !config.data_dir.join("larder.db").exists() {
         return Err(Failure::Other(format!(
             "there is no larder.db in {}. Start larderd there once, or say where its data are: --config, or \
              LARDER_DATA_DIR",

@@ -11,7 +11,14 @@ use tokio::{
 };
 
 use super::{Failure, print, welcome};
-use crate::{Service, clock::Clock, config::Config, keys, stats::metrics};
+use crate::{
+    Service,
+    clock::Clock,
+    config::Config,
+    keys,
+    metadata::{Lead, Metadata},
+    stats::metrics,
+};
 
 pub(super) async fn serve(mut config: Config) -> Result<(), Failure> {
     log_panics();
@@ -69,6 +76,22 @@ pub(super) fn try_lock(config: &Config) -> Result<Option<File>, Failure> {
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(failed(error)),
     }
+}
+
+/// What a command holds that does what the service would do.
+pub(super) struct InItsStead {
+    _lock: File,
+    _lead: Lead,
+}
+
+/// What is to be held by a command that does what the service would do. `None` where a service does it.
+pub(super) async fn in_its_stead(
+    config: &Config,
+    metadata: &Metadata,
+) -> Result<Option<InItsStead>, Failure> {
+    let Some(lock) = try_lock(config)? else { return Ok(None) };
+    let lead = metadata.try_lead().await.map_err(Failure::because)?;
+    Ok(lead.map(|lead| InItsStead { _lock: lock, _lead: lead }))
 }
 
 /// SIGTERM and SIGINT. A second one ends the process at once.

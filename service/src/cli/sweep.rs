@@ -51,8 +51,8 @@ pub(super) async fn run(arguments: Arguments, config: Config) -> Result<(), Fail
         return dry_run(&arguments, &config).await;
     }
     let metadata = open_existing(&config).await?;
-    let report = match serve::try_lock(&config)? {
-        Some(_lock) => {
+    let report = match serve::in_its_stead(&config, &metadata).await? {
+        Some(_alone) => {
             metadata.close().await;
             let service = Service::open(config, Clock::System).await.map_err(Failure::because)?;
             let report = retention::sweep(&service).await.map_err(Failure::because);
@@ -169,7 +169,7 @@ async fn ask(metadata: &Metadata, config: &Config) -> Result<SweepReport, Failur
         if let Some(report) = metadata.asked_sweep(asked).await.map_err(Failure::because)?.report {
             return serde_json::from_str(&report).map_err(Failure::because);
         }
-        if serve::try_lock(config)?.is_some() {
+        if serve::in_its_stead(config, metadata).await?.is_some() {
             return Err(Failure::Other(
                 "the service stopped before the sweep was done. Run `larderd sweep` again".to_owned(),
             ));

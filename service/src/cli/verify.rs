@@ -83,8 +83,8 @@ impl Arguments {
 pub(super) async fn run(arguments: Arguments, config: Config) -> Result<(), Failure> {
     let scope = arguments.scope()?;
     let metadata = open_existing(&config).await?;
-    let report = match serve::try_lock(&config)? {
-        Some(_lock) => {
+    let report = match serve::in_its_stead(&config, &metadata).await? {
+        Some(_alone) => {
             metadata.close().await;
             let service = Service::open(config, Clock::System).await.map_err(Failure::because)?;
             let report = here(&service, scope).await;
@@ -137,7 +137,7 @@ async fn wait(metadata: &Metadata, id: i64, config: &Config) -> Result<VerifyRep
             return serde_json::from_str(&report).map_err(Failure::because);
         }
         progress.show(asked.done, asked.total);
-        if serve::try_lock(config)?.is_some() {
+        if serve::in_its_stead(config, metadata).await?.is_some() {
             progress.end();
             // The next service that starts is not to do it for nobody.
             let report =

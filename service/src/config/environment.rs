@@ -14,6 +14,8 @@ pub const PUBLIC_URL: &str = "LARDER_PUBLIC_URL";
 pub const DATA_DIR: &str = "LARDER_DATA_DIR";
 /// `storage.url`: the bucket that holds what is stored.
 pub const STORAGE_URL: &str = "LARDER_STORAGE_URL";
+/// `database.url`: the PostgreSQL database.
+pub const DATABASE_URL: &str = "LARDER_DATABASE_URL";
 /// `limits.max_body`.
 pub const MAX_BODY: &str = "LARDER_MAX_BODY";
 /// `limits.max_nar_size`.

@@ -4,6 +4,7 @@
 
 pub mod audit;
 pub mod cache;
+pub mod database;
 pub mod environment;
 pub mod github;
 pub mod host_store;
@@ -36,6 +37,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 pub use self::{
     audit::AuditConfig,
     cache::CacheConfig,
+    database::{DatabaseConfig, DatabaseServer},
     environment::Environment,
     github::{AppConfig, GitHubConfig},
     host_store::{HostStore, HostTake},
@@ -51,7 +53,7 @@ pub use self::{
     storage::{BucketConfig, StorageConfig},
     webhook::{ActsOn, WebhookRule, WebhookSecret},
 };
-use crate::{client, trust::TrustRules};
+use crate::{DATABASE, client, trust::TrustRules};
 
 /// Where the configuration is looked for when nobody says where it is.
 pub const DEFAULT_FILE: &str = "/etc/larder/larder.toml";
@@ -67,6 +69,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where what is stored lies, if not in the data directory.
     pub storage: StorageConfig,
+    /// Where rows lie: in a file there, or on a server.
+    pub database: DatabaseConfig,
     /// The caches, at least one, each with a name of its own.
     pub caches: Vec<CacheConfig>,
     /// The issuers whose ID tokens are taken.
@@ -140,6 +144,8 @@ struct File {
     data_dir: Option<PathBuf>,
     #[serde(default)]
     storage: storage::File,
+    #[serde(default)]
+    database: database::File,
     #[serde(default)]
     cache: Vec<cache::File>,
     #[serde(default)]
@@ -244,6 +250,7 @@ impl Config {
             public_url: public_url.or(file.public_url),
             data_dir,
             storage: StorageConfig::check(&file.storage, environment)?,
+            database: DatabaseConfig::check(file.database, environment)?,
             caches,
             issuers,
             limits: Limits::check(file.limits, environment)?,
@@ -269,6 +276,7 @@ impl Config {
             public_url: None,
             data_dir: data_dir.to_owned(),
             storage: StorageConfig::Folder,
+            database: DatabaseConfig::default(),
             caches: vec![CacheConfig::default()],
             issuers: vec![IssuerConfig::default()],
             limits: Limits::default(),
@@ -330,6 +338,14 @@ impl Config {
             Some(url) => url.origin().to_owned(),
             None if self.listen.ip().is_unspecified() => format!("http://127.0.0.1:{}", self.listen.port()),
             None => format!("http://{}", self.listen),
+        }
+    }
+
+    /// Where the database is, for messages: its file, or its server without the password.
+    pub fn database_place(&self) -> String {
+        match &self.database {
+            DatabaseConfig::File => self.data_dir.join(DATABASE).display().to_string(),
+            DatabaseConfig::Server(server) => server.to_string(),
         }
     }
 

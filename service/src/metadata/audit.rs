@@ -1,8 +1,9 @@
 //! Rows of the audit log.
 
-use sqlx::{QueryBuilder, Row, Sqlite, Transaction, sqlite::SqliteRow};
-
-use super::{BATCH, Metadata, MetadataError, number};
+use super::{
+    BATCH, Metadata, MetadataError, number,
+    sql::{QueryBuilder, Row, Transaction, query, query_scalar},
+};
 use crate::audit::{Entry, Kind};
 
 /// A row as it is shown. All text is as it was stored, and may be of others' making.
@@ -63,8 +64,8 @@ pub struct AuditFilter {
 ///
 /// # Errors
 /// When the database fails: then nothing of the transaction may be committed.
-pub(crate) async fn record(
-    transaction: &mut Transaction<'static, Sqlite>,
+pub(super) async fn record(
+    transaction: &mut Transaction,
     entry: &Entry,
     now: i64,
 ) -> Result<(), MetadataError> {
@@ -73,15 +74,11 @@ pub(crate) async fn record(
     Ok(())
 }
 
-async fn insert(
-    transaction: &mut Transaction<'static, Sqlite>,
-    entry: &Entry,
-    now: i64,
-) -> Result<(), MetadataError> {
+async fn insert(transaction: &mut Transaction, entry: &Entry, now: i64) -> Result<(), MetadataError> {
     let who = &entry.who;
     let details = serde_json::to_string(&entry.event)
         .map_err(|_| MetadataError::Damaged("an entry of the audit log cannot be written"))?;
-    sqlx::query(
+    query(
         "INSERT INTO audit (time, last_time, kind, cache, issuer, repository, repository_id, ref, event, run, attempt,
                             actor, token, address, details, same)
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -103,7 +100,7 @@ async fn insert(
     .bind(who.address.map(|address| address.to_string()))
     .bind(details)
     .bind(entry.same(now).map(Vec::from))
-    .execute(&mut **transaction)
+    .execute(&mut *transaction)
     .await?;
     Ok(())
 }
@@ -130,7 +127,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn audit(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, MetadataError> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM audit WHERE 1 = 1");
+        let mut query = QueryBuilder::new("SELECT * FROM audit WHERE 1 = 1");
         if let Some(since) = filter.since {
             query.push(" AND last_time >= ").push_bind(since);
         }
@@ -158,21 +155,21 @@ impl Metadata {
     /// When the database fails.
     pub(crate) async fn thin_audit(&self, before: i64, max_rows: u64) -> Result<u64, MetadataError> {
         let batch = i64::try_from(BATCH).unwrap_or(i64::MAX);
-        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM audit").fetch_one(self.reader()).await?;
+        let rows: i64 = query_scalar("SELECT count(*) FROM audit").fetch_one(self.reader()).await?;
         let excess = number(rows)?.saturating_sub(max_rows);
         let excess = i64::try_from(excess).unwrap_or(i64::MAX).min(batch);
         let oldest: Option<i64> =
-            sqlx::query_scalar("SELECT min(time) FROM audit").fetch_one(self.reader()).await?;
+            query_scalar("SELECT min(time) FROM audit").fetch_one(self.reader()).await?;
         if excess == 0 && oldest.is_none_or(|oldest| oldest >= before) {
             return Ok(0);
         }
         let mut transaction = self.write().await?;
-        let mut gone = sqlx::query(
+        let mut gone = query(
             "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE time < ? ORDER BY time LIMIT ?)",
         )
         .bind(before)
         .bind(batch)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?
         .rows_affected();
         for of_kind in ["same IS NOT NULL", "same IS NULL"] {
@@ -180,17 +177,16 @@ impl Metadata {
             if left <= 0 {
                 break;
             }
-            let mut delete =
-                QueryBuilder::<Sqlite>::new("DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE ");
+            let mut delete = QueryBuilder::new("DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE ");
             delete.push(of_kind).push(" ORDER BY id LIMIT ").push_bind(left).push(")");
-            gone += delete.build().persistent(false).execute(&mut *transaction).await?.rows_affected();
+            gone += delete.build().persistent(false).execute(&mut transaction).await?.rows_affected();
         }
         transaction.commit().await?;
         Ok(gone)
     }
 }
 
-fn audit_row(row: &SqliteRow) -> Result<AuditRow, MetadataError> {
+fn audit_row(row: &Row) -> Result<AuditRow, MetadataError> {
     Ok(AuditRow {
         time: row.try_get("time")?,
         last_time: row.try_get("last_time")?,
@@ -226,7 +222,7 @@ mod tests {
         let create = async |name| people::create_token(&metadata, &Clock::System, new(name)).await;
         create("anna").await.unwrap();
         let mut transaction = metadata.write().await.unwrap();
-        sqlx::query("ALTER TABLE audit RENAME TO lost").execute(&mut *transaction).await.unwrap();
+        query("ALTER TABLE audit RENAME TO lost").execute(&mut transaction).await.unwrap();
         transaction.commit().await.unwrap();
 
         create("bert").await.unwrap_err();

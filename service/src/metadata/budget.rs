@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 
 use larder_protocol::{StorePath, StorePathHash, api::CacheName};
-use sqlx::{Connection as _, QueryBuilder, Row as _, Sqlite, SqliteConnection};
 
 use super::{
     BATCH, Metadata, MetadataError,
@@ -13,6 +12,7 @@ use super::{
     number,
     paths::path_of,
     roots::{self, RootsOf, Worth},
+    sql::{Connection, QueryBuilder, query, query_scalar},
 };
 
 /// How many paths are looked at in one step.
@@ -23,7 +23,7 @@ const SLICE: i64 = 20_000;
 /// Paths of some caches, each with what the best of the roots that keep it is worth: a path is never worth less than one
 /// that refers to it.
 pub struct Ranking {
-    connection: SqliteConnection,
+    connection: Connection,
 }
 
 /// A path and what it is worth.
@@ -56,16 +56,12 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn ranking(&self) -> Result<Ranking, MetadataError> {
-        let mut connection = SqliteConnection::connect_with(&self.reading).await?;
-        for table in [
-            // Some megabytes before it needs a disk, which may be full.
-            "PRAGMA temp.cache_size = -32768",
+        let mut connection = self.apart().await?;
+        connection.define_temporary(&[
             "CREATE TEMP TABLE ranked (path INTEGER PRIMARY KEY, worth INTEGER NOT NULL, scanned INTEGER NOT NULL)",
             "CREATE INDEX temp.ranked_unscanned ON ranked (worth) WHERE scanned = 0",
             "CREATE TEMP TABLE nar_worth (nar INTEGER PRIMARY KEY, worth INTEGER NOT NULL)",
-        ] {
-            sqlx::query(table).execute(&mut connection).await?;
-        }
+        ]).await?;
         Ok(Ranking { connection })
     }
 
@@ -75,8 +71,8 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn object_bytes(&self) -> Result<u64, MetadataError> {
-        let bytes: i64 = sqlx::query_scalar(
-            "SELECT coalesce(sum(size), 0) FROM objects WHERE doomed_at IS NULL AND key NOT LIKE '%/isolated/%'",
+        let bytes: i64 = query_scalar(
+            "SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM objects WHERE doomed_at IS NULL AND key NOT LIKE '%/isolated/%'",
         )
         .fetch_one(self.reader())
         .await?;
@@ -88,8 +84,8 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn recipe_bytes(&self) -> Result<u64, MetadataError> {
-        let bytes: i64 = sqlx::query_scalar(
-            "SELECT coalesce(sum(size), 0) FROM objects WHERE doomed_at IS NULL AND key LIKE 'recipes/%'
+        let bytes: i64 = query_scalar(
+            "SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM objects WHERE doomed_at IS NULL AND key LIKE 'recipes/%'
              AND key NOT LIKE '%/isolated/%'",
         )
         .fetch_one(self.reader())
@@ -102,12 +98,13 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn doomed_bytes(&self) -> Result<u64, MetadataError> {
-        let bytes: i64 =
-            sqlx::query_scalar("SELECT coalesce(sum(size), 0) FROM objects WHERE doomed_at IS NOT NULL")
-                .fetch_one(self.reader())
-                .await?;
-        let dropped: i64 = sqlx::query_scalar(
-            "SELECT coalesce(sum(o.size), 0) FROM isolated_caches i JOIN pushes u ON u.cache = i.name
+        let bytes: i64 = query_scalar(
+            "SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM objects WHERE doomed_at IS NOT NULL",
+        )
+        .fetch_one(self.reader())
+        .await?;
+        let dropped: i64 = query_scalar(
+            "SELECT CAST(coalesce(sum(o.size), 0) AS BIGINT) FROM isolated_caches i JOIN pushes u ON u.cache = i.name
              JOIN objects o ON o.push = u.id WHERE i.dropped_at IS NOT NULL AND o.doomed_at IS NULL",
         )
         .fetch_one(self.reader())
@@ -127,7 +124,7 @@ impl Metadata {
         now: i64,
     ) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query(
+        query(
             "INSERT INTO budgets (cache, used, held, measured_at) VALUES (?, ?, ?, ?) ON CONFLICT (cache)
              DO UPDATE SET used = excluded.used, held = excluded.held, measured_at = excluded.measured_at",
         )
@@ -135,7 +132,7 @@ impl Metadata {
         .bind(i64::try_from(used).unwrap_or(i64::MAX))
         .bind(i64::try_from(held).unwrap_or(i64::MAX))
         .bind(now)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(())
@@ -146,7 +143,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn budget_held(&self, cache: Option<&CacheName>) -> Result<u64, MetadataError> {
-        let held: Option<i64> = sqlx::query_scalar("SELECT held FROM budgets WHERE cache = ?")
+        let held: Option<i64> = query_scalar("SELECT held FROM budgets WHERE cache = ?")
             .bind(cache.map_or("", CacheName::as_str))
             .fetch_optional(self.reader())
             .await?;
@@ -158,8 +155,8 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn nar_bytes(&self) -> Result<u64, MetadataError> {
-        let bytes: i64 = sqlx::query_scalar(
-            "SELECT coalesce(sum(size), 0) FROM nars WHERE complete = 1 AND namespace >= 0",
+        let bytes: i64 = query_scalar(
+            "SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM nars WHERE complete = 1 AND namespace >= 0",
         )
         .fetch_one(self.reader())
         .await?;
@@ -186,8 +183,7 @@ impl Ranking {
         roots: RootsOf,
         worth: Worth,
     ) -> Result<(), MetadataError> {
-        let mut query =
-            QueryBuilder::<Sqlite>::new("INSERT INTO ranked (path, worth, scanned) SELECT p.id, ");
+        let mut query = QueryBuilder::new("INSERT INTO ranked (path, worth, scanned) SELECT p.id, ");
         worth.push(&mut query);
         query.push(", 0 FROM ");
         roots::select(&mut query, roots, cache);
@@ -205,7 +201,7 @@ impl Ranking {
     /// When the database fails.
     pub async fn add_dead(&mut self, cache: &CacheName, now: i64) -> Result<(), MetadataError> {
         // Nobody sees what is hidden, and it refers to nothing that it needs.
-        sqlx::query(
+        query(
             "INSERT INTO ranked (path, worth, scanned)
              SELECT p.id, coalesce(p.dead_since, ?) + ?, p.hidden FROM paths p
              JOIN pushes u ON u.id = p.push AND u.state = 'committed' WHERE p.cache = ? ON CONFLICT DO NOTHING",
@@ -224,7 +220,7 @@ impl Ranking {
     /// When the database fails.
     pub async fn spread(&mut self) -> Result<bool, MetadataError> {
         // What is worth most first, so that few are looked at twice.
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT k.path, k.worth, p.cache, p.refs FROM ranked k JOIN paths p ON p.id = k.path
              WHERE k.scanned = 0 ORDER BY k.worth DESC LIMIT ?",
         )
@@ -233,9 +229,7 @@ impl Ranking {
         .await?;
         if rows.is_empty() {
             // Also where a row went meanwhile.
-            sqlx::query("UPDATE ranked SET scanned = 1 WHERE scanned = 0")
-                .execute(&mut self.connection)
-                .await?;
+            query("UPDATE ranked SET scanned = 1 WHERE scanned = 0").execute(&mut self.connection).await?;
             return Ok(false);
         }
         let mut scanned: Vec<i64> = Vec::with_capacity(rows.len());
@@ -248,13 +242,13 @@ impl Ranking {
                 *known = worth.max(*known);
             }
         }
-        let mut update = QueryBuilder::<Sqlite>::new("UPDATE ranked SET scanned = 1 WHERE path IN (");
+        let mut update = QueryBuilder::new("UPDATE ranked SET scanned = 1 WHERE path IN (");
         list(&mut update, &scanned);
         update.push(")");
         update.build().persistent(false).execute(&mut self.connection).await?;
         let best: Vec<_> = best.into_iter().collect();
         for batch in best.chunks(BATCH) {
-            let mut query = QueryBuilder::<Sqlite>::new("WITH r (cache, hash, worth) AS (");
+            let mut query = QueryBuilder::new("WITH r (cache, hash, worth) AS (");
             query.push_values(batch, |mut row, ((cache, hash), worth)| {
                 row.push_bind(cache).push_bind(hash.0.to_vec()).push_bind(*worth);
             });
@@ -277,8 +271,8 @@ impl Ranking {
     /// # Errors
     /// When the database fails.
     pub async fn look_at_nars(&mut self, cache: Option<&CacheName>) -> Result<(), MetadataError> {
-        sqlx::query("DELETE FROM nar_worth").execute(&mut self.connection).await?;
-        sqlx::query(
+        query("DELETE FROM nar_worth").execute(&mut self.connection).await?;
+        query(
             "INSERT INTO nar_worth (nar, worth)
              SELECT p.nar, max(CASE WHEN p.cache LIKE '%~%' THEN ? ELSE coalesce(k.worth, ?) END) FROM paths p
              LEFT JOIN ranked k ON k.path = p.id WHERE p.nar IS NOT NULL AND p.cache = coalesce(?, p.cache)
@@ -298,11 +292,11 @@ impl Ranking {
     /// # Errors
     /// When the database fails.
     pub async fn weigh(&mut self, after: i64) -> Result<Option<Slice>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "WITH c AS (SELECT id, frame_len FROM chunks WHERE id > ? AND condemned_at IS NULL AND namespace >= 0
                  ORDER BY id LIMIT ?)
              SELECT (SELECT max(w.worth) FROM nar_chunks r JOIN nar_worth w ON w.nar = r.nar WHERE r.chunk = c.id) AS best,
-                 sum(c.frame_len), max(c.id) FROM c GROUP BY best",
+                 CAST(sum(c.frame_len) AS BIGINT), max(c.id) FROM c GROUP BY best",
         )
         .bind(after)
         .bind(SLICE)
@@ -322,7 +316,7 @@ impl Ranking {
     /// # Errors
     /// When the database fails.
     pub async fn worth_at_most(&mut self, most: i64, after: i64) -> Result<Vec<RankedPath>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT p.id, p.cache, p.hash, p.name, p.nar_size, k.worth FROM ranked k JOIN paths p ON p.id = k.path
              WHERE k.path > ? AND k.worth > ? AND k.worth <= ? AND p.hidden = 0
              AND NOT EXISTS (SELECT 1 FROM leases l WHERE l.path = p.id) ORDER BY k.path LIMIT ?",

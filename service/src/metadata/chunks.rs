@@ -3,9 +3,12 @@
 use std::{collections::HashMap, sync::Arc};
 
 use larder_protocol::{ChunkId, chunk::FrameHole, upload::FrameEntry};
-use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction, sqlite::SqliteRow};
 
-use super::{BATCH, Metadata, MetadataError, ObjectId, batches, blob, sweeping::hold_open};
+use super::{
+    BATCH, Metadata, MetadataError, ObjectId, batches, blob,
+    sql::{QueryBuilder, Row, Transaction, query_scalar},
+    sweeping::hold_open,
+};
 
 /// Which caches share chunks: public ones one namespace, each private one its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,16 +64,16 @@ impl Keys {
 impl StoredChunk {
     pub(super) const COLUMNS: &str = "c.id, o.key, c.frame_offset, c.frame_len, c.content_len, c.holes";
 
-    pub(super) fn of_row(row: &SqliteRow, keys: &mut Keys) -> Result<Self, MetadataError> {
+    pub(super) fn of_row(row: &Row, keys: &mut Keys) -> Result<Self, MetadataError> {
         let damaged = MetadataError::Damaged("a chunk's row has a number out of range");
         let (Ok(frame_offset), Ok(frame_len), Ok(content_len)) = (
-            row.try_get::<i64, _>(2)?.try_into(),
-            row.try_get::<i64, _>(3)?.try_into(),
-            row.try_get::<i64, _>(4)?.try_into(),
+            row.try_get::<i64>(2)?.try_into(),
+            row.try_get::<i64>(3)?.try_into(),
+            row.try_get::<i64>(4)?.try_into(),
         ) else {
             return Err(damaged);
         };
-        let holes = row.try_get::<Option<&[u8]>, _>(5)?.unwrap_or_default();
+        let holes = row.try_get::<Option<&[u8]>>(5)?.unwrap_or_default();
         Ok(Self {
             id: row.try_get(0)?,
             object: keys.share(row.try_get(1)?),
@@ -114,7 +117,7 @@ impl Metadata {
         let mut stored = HashMap::with_capacity(names.len());
         let mut keys = Keys::default();
         for (namespace, batch) in batches(namespaces, names) {
-            let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+            let mut query = QueryBuilder::new("SELECT ");
             query.push(StoredChunk::COLUMNS);
             query.push(
                 ", c.name FROM chunks c JOIN objects o ON o.id = c.object LEFT JOIN sweeps s ON s.id = c.condemned_by
@@ -174,12 +177,12 @@ impl Metadata {
 }
 
 async fn insert_frames(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     object: ObjectId,
     namespace: Namespace,
     batch: &[(FrameEntry, u64)],
 ) -> Result<(), MetadataError> {
-    let mut insert = QueryBuilder::<Sqlite>::new(
+    let mut insert = QueryBuilder::new(
         "INSERT INTO chunks (namespace, name, object, frame_offset, frame_len, content_len, holes) ",
     );
     insert.push_values(batch, |mut row, (entry, offset)| {
@@ -193,22 +196,22 @@ async fn insert_frames(
     });
     // The first frame of a chunk stays; one that a sweep wanted is revived.
     insert.push(" ON CONFLICT (namespace, name) DO UPDATE SET condemned_at = NULL, condemned_by = NULL");
-    insert.build().execute(&mut **transaction).await?;
+    insert.build().execute(&mut *transaction).await?;
     unsettle(transaction, object, namespace, batch).await
 }
 
 /// Notes that an object is on disk, if frames may be noted of it: its push is open, and nobody has given it up.
 async fn note_stored(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     object: ObjectId,
     size: u64,
 ) -> Result<(), MetadataError> {
-    let push: Option<i64> = sqlx::query_scalar(
+    let push: Option<i64> = query_scalar(
         "UPDATE objects SET state = 'stored', size = ? WHERE id = ? AND doomed_at IS NULL RETURNING push",
     )
     .bind(i64::try_from(size).unwrap_or(i64::MAX))
     .bind(object.0)
-    .fetch_optional(&mut **transaction)
+    .fetch_optional(&mut *transaction)
     .await?
     .flatten();
     hold_open(transaction, push.ok_or(MetadataError::Gone)?).await
@@ -217,13 +220,13 @@ async fn note_stored(
 /// Has objects looked through again for what nothing uses when the push of `object` has ended: this upload may have
 /// revived chunks that lie there.
 async fn unsettle(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     object: ObjectId,
     namespace: Namespace,
     frames: &[(FrameEntry, u64)],
 ) -> Result<(), MetadataError> {
     let mut update =
-        QueryBuilder::<Sqlite>::new("UPDATE objects SET push = (SELECT o.push FROM objects o WHERE o.id = ");
+        QueryBuilder::new("UPDATE objects SET push = (SELECT o.push FROM objects o WHERE o.id = ");
     update
         .push_bind(object.0)
         .push(") WHERE state = 'stored' AND id IN (SELECT c.object FROM chunks c WHERE c.object <> ");
@@ -233,17 +236,17 @@ async fn unsettle(
         list.push_bind(&entry.id.0[..]);
     }
     update.push("))");
-    update.build().execute(&mut **transaction).await?;
+    update.build().execute(&mut *transaction).await?;
     Ok(())
 }
 
 async fn note_sent(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     push: i64,
     namespace: Namespace,
     frames: &[(FrameEntry, u64)],
 ) -> Result<(), MetadataError> {
-    let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO sent_chunks (push, chunk) SELECT ");
+    let mut insert = QueryBuilder::new("INSERT INTO sent_chunks (push, chunk) SELECT ");
     insert.push_bind(push).push(", id FROM chunks WHERE namespace = ").push_bind(namespace.0);
     insert.push(" AND name IN (");
     let mut list = insert.separated(", ");
@@ -251,6 +254,6 @@ async fn note_sent(
         list.push_bind(&entry.id.0[..]);
     }
     insert.push(") ON CONFLICT DO NOTHING");
-    insert.build().execute(&mut **transaction).await?;
+    insert.build().execute(&mut *transaction).await?;
     Ok(())
 }

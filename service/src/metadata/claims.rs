@@ -7,36 +7,37 @@
 //! one of the writer; in PostgreSQL a row that whoever claims locks `FOR SHARE` and a sweep `FOR UPDATE`, before anything
 //! is read.
 
-use sqlx::{QueryBuilder, Sqlite, Transaction};
-
-use super::{BATCH, MetadataError};
+use super::{
+    BATCH, MetadataError,
+    sql::{QueryBuilder, Transaction},
+};
 
 /// Claims paths by their rows.
-pub(super) async fn claim(
-    transaction: &mut Transaction<'static, Sqlite>,
-    paths: &[i64],
-) -> Result<(), MetadataError> {
+pub(super) async fn claim(transaction: &mut Transaction, paths: &[i64]) -> Result<(), MetadataError> {
     for batch in paths.chunks(BATCH) {
-        let mut insert = QueryBuilder::<Sqlite>::new(
+        let mut insert = QueryBuilder::new(
             "INSERT INTO claimed_paths (path) SELECT id FROM paths WHERE dead_since IS NOT NULL AND id IN (",
         );
         list(&mut insert, batch);
         insert.push(") ON CONFLICT DO NOTHING");
-        let claimed = insert.build().persistent(false).execute(&mut **transaction).await?.rows_affected();
+        let claimed = insert.build().persistent(false).execute(&mut *transaction).await?.rows_affected();
         if claimed > 0 {
-            let mut update = QueryBuilder::<Sqlite>::new(
+            let mut update = QueryBuilder::new(
                 "UPDATE paths SET dead_since = NULL WHERE dead_since IS NOT NULL AND id IN (",
             );
             list(&mut update, batch);
             update.push(")");
-            update.build().persistent(false).execute(&mut **transaction).await?;
+            update.build().persistent(false).execute(&mut *transaction).await?;
         }
     }
     Ok(())
 }
 
-/// Rows, commas between them.
-pub(super) fn list(query: &mut QueryBuilder<Sqlite>, ids: &[i64]) {
+/// Rows, commas between them, for `IN (…)`. Nothing is in an empty list.
+pub(super) fn list(query: &mut QueryBuilder, ids: &[i64]) {
+    if ids.is_empty() {
+        query.push("NULL");
+    }
     let mut list = query.separated(", ");
     for id in ids {
         list.push_bind(*id);

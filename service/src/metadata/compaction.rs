@@ -3,10 +3,13 @@
 //! has moved, is left alone.
 
 use larder_protocol::{ChunkId, NarHash, upload::FrameEntry};
-use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
 
 use super::{
-    BATCH, Metadata, MetadataError, Namespace, ObjectId, blob, chunks::decode_holes, claims::list, number,
+    BATCH, Metadata, MetadataError, Namespace, ObjectId, blob,
+    chunks::decode_holes,
+    claims::list,
+    number,
+    sql::{QueryBuilder, Transaction, query, query_scalar},
 };
 
 /// How many objects are looked at at once, each by the entries of its chunks in an index,
@@ -77,7 +80,7 @@ impl Metadata {
         let statement = match holding {
             Holding::Frames => {
                 "SELECT o.id, o.size,
-                     (SELECT coalesce(sum(c.frame_len), 0) + 42 * count(*) FROM chunks c WHERE c.object = o.id),
+                     (SELECT CAST(coalesce(sum(c.frame_len), 0) AS BIGINT) + 42 * count(*) FROM chunks c WHERE c.object = o.id),
                      (SELECT c.namespace FROM chunks c WHERE c.object = o.id LIMIT 1)
                  FROM objects o WHERE o.id > ? AND o.state = 'stored' AND o.doomed_at IS NULL AND o.push IS NULL
                  AND o.key LIKE 'frames/%' ORDER BY o.id LIMIT ?"
@@ -89,14 +92,14 @@ impl Metadata {
                  AND o.key LIKE 'recipes/%' ORDER BY o.id LIMIT ?"
             }
         };
-        let rows = sqlx::query(statement).bind(after.0).bind(OBJECTS).fetch_all(self.reader()).await?;
+        let rows = query(statement).bind(after.0).bind(OBJECTS).fetch_all(self.reader()).await?;
         rows.iter()
             .map(|row| {
                 Ok(UsedObject {
                     id: ObjectId(row.try_get(0)?),
                     size: number(row.try_get(1)?)?,
                     live: number(row.try_get(2)?)?,
-                    namespace: row.try_get::<Option<i64>, _>(3)?.map(Namespace),
+                    namespace: row.try_get::<Option<i64>>(3)?.map(Namespace),
                 })
             })
             .collect()
@@ -107,7 +110,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn object_key(&self, object: ObjectId) -> Result<Option<(String, u64)>, MetadataError> {
-        let row = sqlx::query("SELECT key, size FROM objects WHERE id = ? AND doomed_at IS NULL")
+        let row = query("SELECT key, size FROM objects WHERE id = ? AND doomed_at IS NULL")
             .bind(object.0)
             .fetch_optional(self.reader())
             .await?;
@@ -119,7 +122,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn frames_in(&self, object: ObjectId, from: u64) -> Result<Vec<PlacedFrame>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT id, frame_offset, frame_len, content_len, holes, name FROM chunks
              WHERE object = ? AND frame_offset >= ? AND damaged_at IS NULL ORDER BY frame_offset LIMIT ?",
         )
@@ -131,11 +134,11 @@ impl Metadata {
         rows.iter()
             .map(|row| {
                 let (Ok(frame_len), Ok(content_len)) =
-                    (row.try_get::<i64, _>(2)?.try_into(), row.try_get::<i64, _>(3)?.try_into())
+                    (row.try_get::<i64>(2)?.try_into(), row.try_get::<i64>(3)?.try_into())
                 else {
                     return Err(MetadataError::Damaged("a chunk's row has a number out of range"));
                 };
-                let holes = decode_holes(row.try_get::<Option<&[u8]>, _>(4)?.unwrap_or_default())?.into_vec();
+                let holes = decode_holes(row.try_get::<Option<&[u8]>>(4)?.unwrap_or_default())?.into_vec();
                 let id = ChunkId(blob(row.try_get(5)?)?);
                 Ok(PlacedFrame {
                     chunk: row.try_get(0)?,
@@ -151,7 +154,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn recipes_in(&self, object: ObjectId) -> Result<Vec<(i64, NarHash)>, MetadataError> {
-        let rows = sqlx::query("SELECT id, hash FROM nars WHERE recipe_object = ? ORDER BY id")
+        let rows = query("SELECT id, hash FROM nars WHERE recipe_object = ? ORDER BY id")
             .bind(object.0)
             .fetch_all(self.reader())
             .await?;
@@ -164,12 +167,12 @@ impl Metadata {
     /// When the database fails.
     pub async fn begin_compacted(&self, key: &str, now: i64) -> Result<ObjectId, MetadataError> {
         let mut transaction = self.write().await?;
-        let id = sqlx::query_scalar(
+        let id = query_scalar(
             "INSERT INTO objects (key, state, created_at) VALUES (?, 'writing', ?) RETURNING id",
         )
         .bind(key)
         .bind(now)
-        .fetch_one(&mut *transaction)
+        .fetch_one(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(ObjectId(id))
@@ -189,7 +192,7 @@ impl Metadata {
         for batch in frames.chunks(BATCH) {
             let mut transaction = self.write().await?;
             stored(&mut transaction, object, size).await?;
-            let mut update = QueryBuilder::<Sqlite>::new("WITH moved (chunk, source, was, becomes) AS (");
+            let mut update = QueryBuilder::new("WITH moved (chunk, source, was, becomes) AS (");
             update.push_values(batch, |mut row, frame| {
                 row.push_bind(frame.chunk)
                     .push_bind(frame.source.0)
@@ -200,7 +203,7 @@ impl Metadata {
             update.push(
                 " FROM moved m WHERE chunks.id = m.chunk AND chunks.object = m.source AND chunks.frame_offset = m.was",
             );
-            moved += update.build().persistent(false).execute(&mut *transaction).await?.rows_affected();
+            moved += update.build().persistent(false).execute(&mut transaction).await?.rows_affected();
             unsettle(&mut transaction, object, batch.iter().map(|frame| frame.source)).await?;
             transaction.commit().await?;
         }
@@ -221,13 +224,13 @@ impl Metadata {
         for batch in recipes.chunks(BATCH) {
             let mut transaction = self.write().await?;
             stored(&mut transaction, object, size).await?;
-            let mut update = QueryBuilder::<Sqlite>::new("WITH moved (nar, source) AS (");
+            let mut update = QueryBuilder::new("WITH moved (nar, source) AS (");
             update.push_values(batch, |mut row, (nar, source)| {
                 row.push_bind(*nar).push_bind(source.0);
             });
             update.push(") UPDATE nars SET recipe_object = ").push_bind(object.0);
             update.push(" FROM moved m WHERE nars.id = m.nar AND nars.recipe_object = m.source");
-            moved += update.build().persistent(false).execute(&mut *transaction).await?.rows_affected();
+            moved += update.build().persistent(false).execute(&mut transaction).await?.rows_affected();
             transaction.commit().await?;
         }
         Ok(moved)
@@ -236,23 +239,22 @@ impl Metadata {
 
 /// Notes that an object is on disk.
 pub(super) async fn stored(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     object: ObjectId,
     size: u64,
 ) -> Result<(), MetadataError> {
-    let found =
-        sqlx::query("UPDATE objects SET state = 'stored', size = ? WHERE id = ? AND doomed_at IS NULL")
-            .bind(column(size))
-            .bind(object.0)
-            .execute(&mut **transaction)
-            .await?;
+    let found = query("UPDATE objects SET state = 'stored', size = ? WHERE id = ? AND doomed_at IS NULL")
+        .bind(column(size))
+        .bind(object.0)
+        .execute(&mut *transaction)
+        .await?;
     if found.rows_affected() == 1 { Ok(()) } else { Err(MetadataError::Gone) }
 }
 
 /// Has an object be looked through for what nothing uses, where that is still to be done for those that its frames come
 /// from: a push may have revived one of them in the meantime.
 async fn unsettle(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     object: ObjectId,
     sources: impl Iterator<Item = ObjectId>,
 ) -> Result<(), MetadataError> {
@@ -260,12 +262,11 @@ async fn unsettle(
     objects.push(object.0);
     objects.sort_unstable();
     objects.dedup();
-    let mut update = QueryBuilder::<Sqlite>::new(
-        "UPDATE objects SET push = (SELECT max(o.push) FROM objects o WHERE o.id IN (",
-    );
+    let mut update =
+        QueryBuilder::new("UPDATE objects SET push = (SELECT max(o.push) FROM objects o WHERE o.id IN (");
     list(&mut update, &objects);
     update.push(")) WHERE id = ").push_bind(object.0);
-    update.build().persistent(false).execute(&mut **transaction).await?;
+    update.build().persistent(false).execute(&mut *transaction).await?;
     Ok(())
 }
 

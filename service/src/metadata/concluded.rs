@@ -1,9 +1,12 @@
 //! How runs ended, what they are called, and letting go of what the runs of a ref keep.
 
 use larder_protocol::{StorePath, StorePathHash, api::CacheName};
-use sqlx::{Row as _, Sqlite, Transaction};
 
-use super::{Metadata, MetadataError, audit, blob, runs::keep_line_anew};
+use super::{
+    Metadata, MetadataError, audit, blob,
+    runs::keep_line_anew,
+    sql::{Row, Transaction, query, query_scalar},
+};
 use crate::{
     audit::{Entry, Event, Who},
     forge::Conclusion,
@@ -43,7 +46,7 @@ impl Metadata {
     ) -> Result<Vec<ConcludedRun>, MetadataError> {
         let attempt = i64::try_from(attempt).unwrap_or(i64::MAX);
         let mut transaction = self.write().await?;
-        let rows = sqlx::query(
+        let rows = query(
             "UPDATE runs SET conclusion = ?, concluded_attempt = ?
              WHERE issuer = ? AND lower(repository) = lower(?) AND run_id = ?
                AND coalesce(concluded_attempt, 0) <= ? RETURNING id, cache, git_ref",
@@ -54,13 +57,13 @@ impl Metadata {
         .bind(of.repository.as_str())
         .bind(run.to_string())
         .bind(attempt)
-        .fetch_all(&mut *transaction)
+        .fetch_all(&mut transaction)
         .await?;
         let mut concluded = Vec::with_capacity(rows.len());
         for row in rows {
             keep_line_anew(&mut transaction, row.try_get("id")?).await?;
             let damaged = |_| MetadataError::Damaged("a run's cache has no name that one could have");
-            let cache = row.try_get::<&str, _>("cache")?.parse().map_err(damaged)?;
+            let cache = row.try_get::<&str>("cache")?.parse().map_err(damaged)?;
             concluded.push(ConcludedRun { cache, git_ref: row.try_get("git_ref")? });
         }
         transaction.commit().await?;
@@ -92,7 +95,7 @@ impl Metadata {
         let runs = format!("UPDATE runs SET dropped_at = ?1 WHERE dropped_at IS NULL AND {THEIRS}");
         let mut dropped = 0;
         for statement in [pushes, runs] {
-            dropped = sqlx::query(sqlx::AssertSqlSafe(statement))
+            dropped = query(statement)
                 .bind(now)
                 .bind(cache.as_str())
                 .bind(of.issuer)
@@ -100,7 +103,7 @@ impl Metadata {
                 .bind(git_ref.map(GitRef::as_str))
                 .bind(before)
                 .bind(repository_id.map(|id| id.to_string()))
-                .execute(&mut *transaction)
+                .execute(&mut transaction)
                 .await?
                 .rows_affected();
         }
@@ -121,7 +124,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn repository_ids(&self, of: RunsOf<'_>) -> Result<Vec<u64>, MetadataError> {
-        let rows: Vec<String> = sqlx::query_scalar(
+        let rows: Vec<String> = query_scalar(
             "SELECT DISTINCT repository_id FROM runs WHERE issuer = ? AND lower(repository) = lower(?) LIMIT 100",
         )
         .bind(of.issuer)
@@ -143,17 +146,17 @@ impl Metadata {
         to: &RepositoryName,
     ) -> Result<u64, MetadataError> {
         let mut transaction = self.write().await?;
-        let runs = sqlx::query(
+        let runs = query(
             "UPDATE runs SET repository = ? WHERE issuer = ? AND lower(repository) = lower(?) AND repository_id = ?",
         )
         .bind(to.as_str())
         .bind(of.issuer)
         .bind(of.repository.as_str())
         .bind(id.to_string())
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?
         .rows_affected();
-        let manifests = sqlx::query(
+        let manifests = query(
             "UPDATE manifests SET repository = ?, repository_key = lower(?)
              WHERE issuer = ? AND repository_key = lower(?) AND repository_id = ?",
         )
@@ -162,7 +165,7 @@ impl Metadata {
         .bind(of.issuer)
         .bind(of.repository.as_str())
         .bind(i64::try_from(id).unwrap_or(i64::MAX))
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?
         .rows_affected();
         transaction.commit().await?;
@@ -181,7 +184,7 @@ impl Metadata {
         git_ref: &GitRef,
         most: u32,
     ) -> Result<Vec<StorePath>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT p.hash, p.name, max(u.committed_at) AS at FROM runs r
              JOIN pushes u ON u.run = r.id AND u.state = 'committed' AND u.dropped_at IS NULL
              JOIN push_roots t ON t.push = u.id
@@ -198,7 +201,7 @@ impl Metadata {
         .bind(most)
         .fetch_all(self.reader())
         .await?;
-        let path = |row: &sqlx::sqlite::SqliteRow| {
+        let path = |row: &Row| {
             let hash = StorePathHash(blob(row.try_get("hash")?)?);
             let name: &str = row.try_get("name")?;
             StorePath::new(hash, name)
@@ -209,13 +212,10 @@ impl Metadata {
 }
 
 /// Forgets how a run ended, since it goes on.
-pub(super) async fn reopen_run(
-    transaction: &mut Transaction<'static, Sqlite>,
-    run: i64,
-) -> Result<(), MetadataError> {
-    sqlx::query("UPDATE runs SET conclusion = NULL WHERE id = ? AND conclusion <> 'success'")
+pub(super) async fn reopen_run(transaction: &mut Transaction, run: i64) -> Result<(), MetadataError> {
+    query("UPDATE runs SET conclusion = NULL WHERE id = ? AND conclusion <> 'success'")
         .bind(run)
-        .execute(&mut **transaction)
+        .execute(&mut *transaction)
         .await?;
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! Rows of deliveries.
 
-use sqlx::{Row as _, sqlite::SqliteRow};
-
-use super::{Metadata, MetadataError, jobs, number};
+use super::{
+    Metadata, MetadataError, jobs, number,
+    sql::{Row, query},
+};
 use crate::{
     forge::{DeliveryCount, DeliveryOutcome, DeliveryRow, NewDelivery, StoredDelivery},
     queue::{Enqueued, NewJob},
@@ -25,7 +26,7 @@ impl Metadata {
         let mut transaction = self.write().await?;
         let mut new = Vec::with_capacity(deliveries.len());
         for delivery in deliveries {
-            let inserted = sqlx::query(
+            let inserted = query(
                 "INSERT INTO deliveries (guid, about, event, action, outcome, received_at, headers, payload)
                  VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (guid, about) DO NOTHING",
             )
@@ -37,7 +38,7 @@ impl Metadata {
             .bind(now)
             .bind(&delivery.headers)
             .bind(delivery.payload.as_deref())
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
             let is_new = inserted.rows_affected() == 1;
             if is_new {
@@ -63,11 +64,11 @@ impl Metadata {
         now: i64,
     ) -> Result<Vec<Enqueued>, MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query("UPDATE deliveries SET replayed_at = ? WHERE guid = ? AND about = ?")
+        query("UPDATE deliveries SET replayed_at = ? WHERE guid = ? AND about = ?")
             .bind(now)
             .bind(guid)
             .bind(about)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         let mut became = Vec::with_capacity(jobs.len());
         for job in jobs {
@@ -83,7 +84,7 @@ impl Metadata {
     /// When the database fails.
     pub async fn deliveries(&self, limit: u32) -> Result<Vec<DeliveryRow>, MetadataError> {
         let sql = format!("SELECT {COLUMNS} FROM deliveries ORDER BY received_at DESC, id DESC LIMIT ?");
-        let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(limit).fetch_all(self.reader()).await?;
+        let rows = query(sql).bind(limit).fetch_all(self.reader()).await?;
         rows.iter().map(delivery_row).collect()
     }
 
@@ -92,7 +93,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn delivery_counts(&self) -> Result<Vec<DeliveryCount>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT event, outcome, count(*) AS count FROM deliveries GROUP BY event, outcome ORDER BY event, outcome",
         )
         .fetch_all(self.reader())
@@ -116,7 +117,7 @@ impl Metadata {
         let sql = format!(
             "SELECT {COLUMNS}, headers, payload FROM deliveries WHERE guid = ? ORDER BY id LIMIT 100"
         );
-        let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(guid).fetch_all(self.reader()).await?;
+        let rows = query(sql).bind(guid).fetch_all(self.reader()).await?;
         rows.iter()
             .map(|row| {
                 Ok(StoredDelivery {
@@ -132,13 +133,13 @@ impl Metadata {
     pub(crate) async fn forget_deliveries(&self, before: i64) -> Result<(), MetadataError> {
         loop {
             let mut transaction = self.write().await?;
-            let removed = sqlx::query(
+            let removed = query(
                 "DELETE FROM deliveries WHERE id IN
                      (SELECT id FROM deliveries WHERE received_at < ? ORDER BY received_at LIMIT ?)",
             )
             .bind(before)
             .bind(SWEPT)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?
             .rows_affected();
             transaction.commit().await?;
@@ -149,7 +150,7 @@ impl Metadata {
     }
 }
 
-fn delivery_row(row: &SqliteRow) -> Result<DeliveryRow, MetadataError> {
+fn delivery_row(row: &Row) -> Result<DeliveryRow, MetadataError> {
     Ok(DeliveryRow {
         guid: row.try_get("guid")?,
         about: row.try_get("about")?,
@@ -162,7 +163,7 @@ fn delivery_row(row: &SqliteRow) -> Result<DeliveryRow, MetadataError> {
     })
 }
 
-fn outcome(row: &SqliteRow) -> Result<DeliveryOutcome, MetadataError> {
+fn outcome(row: &Row) -> Result<DeliveryOutcome, MetadataError> {
     DeliveryOutcome::of(row.try_get("outcome")?)
         .ok_or(MetadataError::Damaged("a delivery has an outcome that there is not"))
 }

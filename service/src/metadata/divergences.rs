@@ -4,11 +4,11 @@ use larder_protocol::{
     NarHash, StorePath, StorePathHash,
     api::{CacheName, Divergence, Replacement},
 };
-use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction, sqlite::SqliteRow};
 
 use super::{
     BATCH, Metadata, MetadataError, blob, number,
     paths::{path_of, standing},
+    sql::{QueryBuilder, Row, Transaction, query, query_scalar},
 };
 use crate::trust::{GrantedTo, Verdict};
 
@@ -85,7 +85,7 @@ const DAMAGED: &str = "a divergence's row cannot be read";
 impl Metadata {
     /// What a push brought with another content than what stood, and stays.
     pub async fn divergences_of(&self, push: i64) -> Result<Vec<Divergence>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT hash, name, kept, pushed, upstream FROM divergences
              WHERE push = ? AND outcome IN ('kept', 'refused')",
         )
@@ -106,7 +106,7 @@ impl Metadata {
 
     /// What a push replaced.
     pub async fn replacements_of(&self, push: i64) -> Result<Vec<Replacement>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT hash, name, kept, pushed FROM divergences
              WHERE push = ? AND outcome IN ('replaced', 'ordered')",
         )
@@ -126,8 +126,9 @@ impl Metadata {
 
     /// How many paths, of a cache or of all, were pushed though an upstream did not answer what it has signed of them.
     pub async fn unasked(&self, cache: Option<&CacheName>) -> Result<u64, MetadataError> {
-        let sum =
-            sqlx::query_scalar("SELECT coalesce(sum(unasked), 0) FROM pushes WHERE ?1 IS NULL OR cache = ?1");
+        let sum = query_scalar(
+            "SELECT CAST(coalesce(sum(unasked), 0) AS BIGINT) FROM pushes WHERE ?1 IS NULL OR cache = ?1",
+        );
         number(sum.bind(cache.map(CacheName::as_str)).fetch_one(self.reader()).await?)
     }
 
@@ -136,7 +137,7 @@ impl Metadata {
         &self,
         filter: &DivergenceFilter,
     ) -> Result<Vec<NotedDivergence>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT d.noted_at, u.cache, d.hash, d.name, d.outcome, d.kept, d.pushed, d.upstream,
                     u.provenance AS brought_by, k.provenance AS kept_by
              FROM divergences d JOIN pushes u ON u.id = d.push LEFT JOIN pushes k ON k.id = d.kept_push
@@ -152,7 +153,7 @@ impl Metadata {
     }
 }
 
-fn noted(row: &SqliteRow) -> Result<NotedDivergence, MetadataError> {
+fn noted(row: &Row) -> Result<NotedDivergence, MetadataError> {
     let who = |column| {
         let json: Option<&str> = row.try_get(column)?;
         let who = json.map(serde_json::from_str).transpose();
@@ -178,13 +179,13 @@ fn noted(row: &SqliteRow) -> Result<NotedDivergence, MetadataError> {
 
 /// Notes what is kept, found when the push was opened.
 pub(super) async fn note(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     push: i64,
     divergences: &[NewDivergence],
     now: i64,
 ) -> Result<(), MetadataError> {
     for batch in divergences.chunks(BATCH) {
-        let mut insert = QueryBuilder::<Sqlite>::new(
+        let mut insert = QueryBuilder::new(
             "INSERT INTO divergences (push, hash, name, kept, pushed, outcome, noted_at, kept_push, upstream) ",
         );
         insert.push_values(batch, |mut row, NewDivergence { told, kept_push }| {
@@ -199,7 +200,7 @@ pub(super) async fn note(
                 .push_bind(*kept_push)
                 .push_bind(told.upstream.as_deref());
         });
-        insert.build().persistent(false).execute(&mut **transaction).await?;
+        insert.build().persistent(false).execute(&mut *transaction).await?;
     }
     Ok(())
 }
@@ -219,12 +220,8 @@ struct Rival {
 
 /// Decides for each path of a push that is visible already which of the two stands, hides the other, and notes where
 /// they differ. What was found when the push was opened may have changed since: this is what counts.
-pub(super) async fn settle(
-    transaction: &mut Transaction<'static, Sqlite>,
-    push: i64,
-    now: i64,
-) -> Result<(), MetadataError> {
-    let rows = sqlx::query(
+pub(super) async fn settle(transaction: &mut Transaction, push: i64, now: i64) -> Result<(), MetadataError> {
+    let rows = query(
         "SELECT p.id, q.id, p.hash, p.name, q.nar_hash, q.push, p.nar_hash, p.rank, p.ordered, q.rank, q.ordered,
                 p.name = q.name AND p.nar_hash = q.nar_hash AND p.nar_size = q.nar_size AND p.refs = q.refs
          FROM paths p
@@ -233,7 +230,7 @@ pub(super) async fn settle(
          WHERE p.push = ?",
     )
     .bind(push)
-    .fetch_all(&mut **transaction)
+    .fetch_all(&mut *transaction)
     .await?;
     let rivals: Vec<Rival> = rows.iter().map(rival).collect::<Result<_, _>>()?;
     drop(rows);
@@ -250,15 +247,15 @@ pub(super) async fn settle(
     hide(transaction, gone.iter().map(|rival| rival.there), None).await?;
     hide(transaction, later.iter().map(|rival| rival.there), Some(now)).await?;
     // Who was told that the path is there relies on what is there now.
-    sqlx::query(
-        "INSERT OR IGNORE INTO leases (push, path)
+    query(
+        "INSERT INTO leases (push, path)
          SELECT l.push, p.id FROM paths p
          JOIN paths q ON q.cache = p.cache AND q.hash = p.hash AND q.id <> p.id
          JOIN leases l ON l.path = q.id JOIN pushes u ON u.id = l.push AND u.state = 'open'
-         WHERE p.push = ?1 AND p.hidden = 0 AND l.push <> ?1",
+         WHERE p.push = ?1 AND p.hidden = 0 AND l.push <> ?1 ON CONFLICT DO NOTHING",
     )
     .bind(push)
-    .execute(&mut **transaction)
+    .execute(&mut *transaction)
     .await?;
     for (outcome, rivals) in [
         (Outcome::Kept, kept.into_iter().filter(|rival| rival.verdict == Verdict::Kept).collect()),
@@ -266,7 +263,7 @@ pub(super) async fn settle(
         (Outcome::Ordered, with(&[Verdict::Replaced], true)),
     ] {
         for batch in rivals.chunks(BATCH) {
-            let mut insert = QueryBuilder::<Sqlite>::new(
+            let mut insert = QueryBuilder::new(
                 "INSERT INTO divergences (push, hash, name, kept, pushed, outcome, noted_at, kept_push) ",
             );
             insert.push_values(batch, |mut row, rival| {
@@ -279,13 +276,13 @@ pub(super) async fn settle(
                     .push_bind(now)
                     .push_bind(rival.before_push);
             });
-            insert.build().persistent(false).execute(&mut **transaction).await?;
+            insert.build().persistent(false).execute(&mut *transaction).await?;
         }
     }
     Ok(())
 }
 
-fn rival(row: &SqliteRow) -> Result<Rival, MetadataError> {
+fn rival(row: &Row) -> Result<Rival, MetadataError> {
     let brought = standing(row.try_get(7)?, row.try_get(8)?)?;
     let there = standing(row.try_get(9)?, row.try_get(10)?)?;
     Ok(Rival {
@@ -302,20 +299,20 @@ fn rival(row: &SqliteRow) -> Result<Rival, MetadataError> {
 }
 
 async fn hide(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     paths: impl Iterator<Item = i64>,
     replaced_at: Option<i64>,
 ) -> Result<(), MetadataError> {
     let paths: Vec<i64> = paths.collect();
     for batch in paths.chunks(BATCH) {
-        let mut update = QueryBuilder::<Sqlite>::new("UPDATE paths SET hidden = 1, replaced_at = ");
+        let mut update = QueryBuilder::new("UPDATE paths SET hidden = 1, replaced_at = ");
         update.push_bind(replaced_at).push(" WHERE id IN (");
         let mut list = update.separated(", ");
         for path in batch {
             list.push_bind(*path);
         }
         update.push(")");
-        update.build().persistent(false).execute(&mut **transaction).await?;
+        update.build().persistent(false).execute(&mut *transaction).await?;
     }
     Ok(())
 }

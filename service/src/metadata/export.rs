@@ -3,7 +3,7 @@
 //! A zstd stream with a checksum, of lines of JSON:
 //!
 //! ```text
-//! {"larder":"export","format":1,"schema":[1,2,…],"version":"0.1.0","exported_at":1790078400}
+//! {"larder":"export","format":1,"schema":[49],"version":"0.1.0","exported_at":1790078400}
 //! {"table":"objects","columns":["id","key",…]}
 //! [1,"frames/0/…",{"hex":"…"},null]          a row: numbers, texts, bytes, nothing
 //! …
@@ -13,27 +13,25 @@
 //! Tables stand behind those that they refer to.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io::{BufRead, BufReader, Read, Write},
 };
 
 use data_encoding::HEXLOWER;
 use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
-use sqlx::{
-    Connection as _, QueryBuilder, Row as _, Sqlite, SqliteConnection, TypeInfo as _, ValueRef as _,
-    sqlite::SqliteRow,
-};
 
-use super::{BATCH, MIGRATIONS, Metadata, MetadataError};
+use super::{
+    BATCH, Metadata, MetadataError,
+    schema::{self, SEQUENCES, TOTALS},
+    sql::{self, QueryBuilder, Row, query, query_either, query_scalar},
+};
 
 const FORMAT: u32 = 1;
 /// How many values one statement binds at most.
 const BOUND: usize = 30_000;
 /// No line is longer: a row with a webhook's body has some 50 MiB, in hexadecimal.
 const LONGEST: u64 = 256 << 20;
-/// What says how numbers of rows go on, in SQLite.
-const SEQUENCES: &str = "sqlite_sequence";
 
 /// An export cannot be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -92,10 +90,6 @@ enum Value {
     Bytes { hex: String },
 }
 
-fn schema() -> Vec<i64> {
-    MIGRATIONS.iter().map(|migration| migration.version).collect()
-}
-
 fn malformed(problem: impl ToString) -> ExportError {
     ExportError::Malformed(problem.to_string())
 }
@@ -106,14 +100,14 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn is_used(&self) -> Result<bool, MetadataError> {
-        let used: i64 = sqlx::query_scalar(
+        let used: bool = query_scalar(
             "SELECT EXISTS (SELECT 1 FROM objects) OR EXISTS (SELECT 1 FROM pushes) OR EXISTS (SELECT 1 FROM tokens)
                  OR EXISTS (SELECT 1 FROM pins) OR EXISTS (SELECT 1 FROM bound_names) OR EXISTS (SELECT 1 FROM deliveries)
                  OR EXISTS (SELECT 1 FROM isolated_caches) OR EXISTS (SELECT 1 FROM manifests)",
         )
         .fetch_one(self.reader())
         .await?;
-        Ok(used != 0)
+        Ok(used)
     }
 
     /// Writes all rows as they are at one moment. Nobody waits for it. Tells how many there are.
@@ -121,27 +115,27 @@ impl Metadata {
     /// # Errors
     /// When the database fails, or `out` does.
     pub async fn export(&self, out: impl Write + Send, now: i64) -> Result<u64, ExportError> {
-        let mut connection = SqliteConnection::connect_with(&self.reading).await?;
+        let mut connection = self.apart().await?;
         // The first look takes the snapshot that all later ones see.
-        let mut snapshot = connection.begin().await?;
-        let tables = tables(&mut snapshot).await?;
+        let begin = query_either("BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY");
+        begin.execute(&mut connection).await?;
+        let tables = schema::tables(&mut connection).await?;
         let mut out = zstd::Encoder::new(out, 3)?;
         out.include_checksum(true)?;
         let header = Header {
             larder: "export".to_owned(),
             format: FORMAT,
-            schema: schema(),
+            schema: vec![Metadata::schema()],
             version: env!("CARGO_PKG_VERSION").to_owned(),
             exported_at: now,
         };
         write_line(&mut out, &header)?;
         let mut count = 0;
         for table in tables {
-            let columns = columns(&mut snapshot, &table).await?;
-            write_line(&mut out, &Line::Table { table: table.clone(), columns })?;
-            let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM ");
-            query.push(table);
-            let mut rows = query.build().persistent(false).fetch(&mut *snapshot);
+            let columns = schema::columns(&mut connection, &table).await?;
+            let mut rows = schema::rows(&connection, &table, &columns);
+            write_line(&mut out, &Line::Table { table, columns })?;
+            let mut rows = rows.build().persistent(false).fetch(&mut connection);
             while let Some(row) = rows.try_next().await? {
                 write_line(&mut out, &Line::Row(values(&row)?))?;
                 count += 1;
@@ -149,7 +143,7 @@ impl Metadata {
         }
         write_line(&mut out, &Line::End { rows: count })?;
         out.finish()?.flush()?;
-        snapshot.rollback().await?;
+        query("ROLLBACK").execute(&mut connection).await?;
         connection.close().await?;
         Ok(count)
     }
@@ -166,13 +160,15 @@ impl Metadata {
         if header.larder != "export" {
             return Err(malformed("it does not say that it is one"));
         }
-        if header.format != FORMAT || header.schema != schema() {
+        if header.format != FORMAT || header.schema.last() != Some(&Metadata::schema()) {
             let theirs = header.version.chars().take(40).collect();
             return Err(ExportError::OtherSchema { theirs, ours: env!("CARGO_PKG_VERSION") });
         }
         let known = {
-            let mut connection = self.reader().acquire().await?;
-            tables(&mut connection).await?.into_iter().collect::<BTreeSet<_>>()
+            let mut connection = self.apart().await?;
+            let tables = schema::tables(&mut connection).await?.into_iter().collect::<BTreeSet<_>>();
+            connection.close().await?;
+            tables
         };
         let (mut into, mut batch, mut count) = (None::<(String, Vec<String>)>, Vec::new(), 0);
         loop {
@@ -191,11 +187,11 @@ impl Metadata {
                 }
                 Line::Table { table, columns } => {
                     self.insert(into.as_ref(), std::mem::take(&mut batch)).await?;
-                    let there = match known.contains(&table) {
-                        true => columns_of(self, &table).await?,
-                        false => return Err(malformed("it has a table that there is not")),
-                    };
-                    if there != columns {
+                    if !known.contains(&table) {
+                        return Err(malformed("it has a table that there is not"));
+                    }
+                    let there = schema::columns(self.reader(), &table).await?;
+                    if there.iter().collect::<BTreeSet<_>>() != columns.iter().collect() {
                         return Err(malformed("a table has other columns"));
                     }
                     into = Some((table, columns));
@@ -205,6 +201,7 @@ impl Metadata {
                     if rows != count {
                         return Err(malformed("rows are missing"));
                     }
+                    self.go_on_numbering().await?;
                     // Reads to the end, where the checksum is.
                     if read_line(&mut lines)?.is_some() {
                         return Err(malformed("something follows its end"));
@@ -221,75 +218,62 @@ impl Metadata {
         rows: Vec<Vec<Value>>,
     ) -> Result<(), ExportError> {
         let Some((table, columns)) = into.filter(|_| !rows.is_empty()) else { return Ok(()) };
-        let mut rows =
-            rows.into_iter().map(|row| row.into_iter().map(bytes_of).collect::<Result<Vec<_>, _>>());
+        let mut rows = rows.into_iter().map(|row| row.into_iter().map(bound).collect::<Result<Vec<_>, _>>());
         let mut transaction = self.write().await?;
+        if table == SEQUENCES {
+            schema::prepare_sequences(&mut transaction).await?;
+        }
         loop {
-            let some: Vec<Vec<Bound>> =
+            let some: Vec<Vec<Option<sql::Value>>> =
                 rows.by_ref().take(BOUND / columns.len().max(1)).collect::<Result<_, _>>()?;
             if some.is_empty() {
                 transaction.commit().await?;
                 return Ok(());
             }
-            // What counts rows counted the rows that were just inserted.
-            let verb = if table == SEQUENCES { "INSERT OR REPLACE INTO " } else { "INSERT INTO " };
-            let mut insert = QueryBuilder::<Sqlite>::new(verb);
-            if table == SEQUENCES {
-                sqlx::query("DELETE FROM sqlite_sequence").execute(&mut *transaction).await?;
-            }
+            let mut insert = QueryBuilder::new("INSERT INTO ");
             insert.push(table).push(" (").push(columns.join(", ")).push(") ");
             insert.push_values(some, |mut row, values| {
                 for value in values {
                     match value {
-                        Bound::Nothing => row.push_bind(None::<i64>),
-                        Bound::Number(number) => row.push_bind(number),
-                        Bound::Text(text) => row.push_bind(text),
-                        Bound::Bytes(bytes) => row.push_bind(bytes),
+                        Some(value) => row.push_bind(value),
+                        // Of which type it is nobody knows.
+                        None => row.push("NULL"),
                     };
                 }
             });
-            insert.build().persistent(false).execute(&mut *transaction).await?;
+            if table == TOTALS {
+                // The rows that were just inserted were counted as they came.
+                insert.push(
+                    " ON CONFLICT (namespace) DO UPDATE SET chunks = excluded.chunks, bytes = excluded.bytes",
+                );
+            }
+            insert.build().persistent(false).execute(&mut transaction).await?;
         }
     }
 }
 
-/// A value that is to be bound.
-enum Bound {
-    Nothing,
-    Number(i64),
-    Text(String),
-    Bytes(Vec<u8>),
-}
-
-fn bytes_of(value: Value) -> Result<Bound, ExportError> {
+/// A value that is to be bound, unless it is nothing.
+fn bound(value: Value) -> Result<Option<sql::Value>, ExportError> {
     Ok(match value {
-        Value::Nothing(()) => Bound::Nothing,
-        Value::Number(number) => Bound::Number(number),
-        Value::Text(text) => Bound::Text(text),
+        Value::Nothing(()) => None,
+        Value::Number(number) => Some(number.into()),
+        Value::Text(text) => Some(text.into()),
         Value::Bytes { hex } => {
             let bytes =
                 HEXLOWER.decode(hex.as_bytes()).map_err(|_| malformed("a row's bytes cannot be read"))?;
-            Bound::Bytes(bytes)
+            Some(bytes.into())
         }
     })
 }
 
-fn values(row: &SqliteRow) -> Result<Vec<Value>, ExportError> {
-    (0..row.columns().len())
-        .map(|column| {
-            let raw = row.try_get_raw(column)?;
-            if raw.is_null() {
-                return Ok(Value::Nothing(()));
-            }
-            let kind = raw.type_info().name().to_owned();
-            Ok(match kind.as_str() {
-                "INTEGER" => Value::Number(row.try_get_unchecked(column)?),
-                "TEXT" => Value::Text(row.try_get_unchecked(column)?),
-                "BLOB" => Value::Bytes { hex: HEXLOWER.encode(row.try_get_unchecked(column)?) },
-                _ => return Err(MetadataError::Damaged("a column has a type that no column has").into()),
-            })
-        })
-        .collect()
+fn values(row: &Row) -> Result<Vec<Value>, ExportError> {
+    let value = |value| match value {
+        sql::Value::Number(Some(number)) => Value::Number(number),
+        sql::Value::Text(Some(text)) => Value::Text(text),
+        sql::Value::Bytes(Some(bytes)) => Value::Bytes { hex: HEXLOWER.encode(&bytes) },
+        _ => Value::Nothing(()),
+    };
+    Ok(row.values()?.into_iter().map(value).collect())
 }
 
 fn write_line(out: &mut impl Write, line: &impl Serialize) -> Result<(), ExportError> {
@@ -304,48 +288,4 @@ fn read_line(lines: &mut impl BufRead) -> Result<Option<String>, ExportError> {
         return Err(malformed("a line is too long"));
     }
     Ok((read > 0).then_some(line))
-}
-
-async fn columns_of(metadata: &Metadata, table: &str) -> Result<Vec<String>, ExportError> {
-    let mut connection = metadata.reader().acquire().await?;
-    Ok(columns(&mut connection, table).await?)
-}
-
-async fn columns(connection: &mut SqliteConnection, table: &str) -> Result<Vec<String>, sqlx::Error> {
-    let rows = sqlx::query_scalar("SELECT name FROM pragma_table_info(?) ORDER BY cid").bind(table);
-    rows.fetch_all(connection).await
-}
-
-/// All tables, each behind those that it refers to.
-async fn tables(connection: &mut SqliteConnection) -> Result<Vec<String>, sqlx::Error> {
-    let names: Vec<String> = sqlx::query_scalar(
-        "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> '_sqlx_migrations'
-           AND (name NOT LIKE 'sqlite~_%' ESCAPE '~' OR name = 'sqlite_sequence') ORDER BY name",
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    let mut open = BTreeMap::new();
-    for name in names.iter().filter(|name| *name != SEQUENCES) {
-        let parents: Vec<String> =
-            sqlx::query_scalar("SELECT DISTINCT \"table\" FROM pragma_foreign_key_list(?)")
-                .bind(name)
-                .fetch_all(&mut *connection)
-                .await?;
-        open.insert(
-            name.clone(),
-            parents.into_iter().filter(|parent| parent != name).collect::<BTreeSet<_>>(),
-        );
-    }
-    let mut ordered = Vec::with_capacity(names.len());
-    while let Some(next) =
-        open.iter().find(|(_, parents)| parents.iter().all(|parent| !open.contains_key(parent)))
-    {
-        let next = next.0.clone();
-        open.remove(&next);
-        ordered.push(next);
-    }
-    // Of tables that refer to each other there are none; the database would refuse their rows.
-    ordered.extend(open.into_keys());
-    ordered.extend(names.into_iter().filter(|name| name == SEQUENCES));
-    Ok(ordered)
 }

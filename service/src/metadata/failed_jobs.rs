@@ -4,6 +4,7 @@ use super::{
     Metadata, MetadataError,
     jobs::shortened,
     prefetches::{end_with_jobs, reopen_with_jobs},
+    sql::query,
 };
 use crate::queue::{JobId, WorkerId};
 
@@ -17,14 +18,14 @@ impl Metadata {
         now: i64,
     ) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query(
+        query(
             "UPDATE jobs SET state = 'failed', error = ?, worker = NULL, lease_ends_at = NULL
              WHERE id = ? AND worker = ?",
         )
         .bind(shortened(error))
         .bind(id.0)
         .bind(&worker.0[..])
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         end_with_jobs(&mut transaction, now).await?;
         transaction.commit().await?;
@@ -39,7 +40,7 @@ impl Metadata {
         let mut transaction = self.write().await?;
         let id = id.map(|id| id.0);
         // Where another does the same already, or two of the same failed, one is enough.
-        let pointless = sqlx::query(
+        let pointless = query(
             "DELETE FROM jobs WHERE state = 'failed' AND (? IS NULL OR id = ?)
                  AND EXISTS (SELECT 1 FROM jobs AS same WHERE same.key = jobs.key
                      AND (same.state = 'waiting' OR ? IS NULL AND same.state = 'failed' AND same.id > jobs.id))",
@@ -47,17 +48,17 @@ impl Metadata {
         .bind(id)
         .bind(id)
         .bind(id)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         reopen_with_jobs(&mut transaction, id).await?;
-        let retried = sqlx::query(
+        let retried = query(
             "UPDATE jobs SET state = 'waiting', attempts = 0, due_at = ?
              WHERE state = 'failed' AND (? IS NULL OR id = ?)",
         )
         .bind(now)
         .bind(id)
         .bind(id)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(pointless.rows_affected() + retried.rows_affected())
@@ -66,9 +67,9 @@ impl Metadata {
     /// Forgets failed jobs that nobody cared about since `before`.
     pub(crate) async fn forget_failed_jobs(&self, before: i64) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query("DELETE FROM jobs WHERE state = 'failed' AND due_at < ?")
+        query("DELETE FROM jobs WHERE state = 'failed' AND due_at < ?")
             .bind(before)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         transaction.commit().await?;
         Ok(())

@@ -1,9 +1,11 @@
 //! Paths that sweeps took, and since when others are dead.
 
 use larder_protocol::{StorePathHash, api::CacheName};
-use sqlx::Row as _;
 
-use super::{Metadata, MetadataError};
+use super::{
+    Metadata, MetadataError,
+    sql::{query, query_scalar},
+};
 
 /// A path that a sweep took.
 #[derive(Debug, Clone)]
@@ -30,7 +32,7 @@ impl Metadata {
         cache: &CacheName,
         hash: &StorePathHash,
     ) -> Result<Option<GonePath>, MetadataError> {
-        let row = sqlx::query(
+        let row = query(
             "SELECT name, provenance, read_at, dead_since, gone_at FROM gone_paths WHERE cache = ? AND hash = ?",
         )
         .bind(cache.as_str())
@@ -58,7 +60,7 @@ impl Metadata {
         cache: &CacheName,
         hash: &StorePathHash,
     ) -> Result<Option<i64>, MetadataError> {
-        let since = sqlx::query_scalar(
+        let since = query_scalar(
             "SELECT p.dead_since FROM paths p JOIN pushes u ON u.id = p.push AND u.state = 'committed'
              WHERE p.hidden = 0 AND p.cache = ? AND p.hash = ?",
         )

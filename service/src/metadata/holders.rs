@@ -3,9 +3,13 @@
 use std::collections::HashMap;
 
 use larder_protocol::{StorePathHash, api::CacheName};
-use sqlx::{Connection as _, QueryBuilder, Row as _, Sqlite, SqliteConnection};
 
-use super::{BATCH, Metadata, MetadataError, blob, marks::reference_hashes, number};
+use super::{
+    BATCH, Metadata, MetadataError, blob,
+    marks::reference_hashes,
+    number,
+    sql::{QueryBuilder, query, query_either, query_scalar},
+};
 
 /// How many paths are read in one step.
 const PATHS: i64 = 5000;
@@ -31,7 +35,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn held_paths(&self, cache: &CacheName, after: i64) -> Result<Vec<HeldPath>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT p.id, p.hash, p.refs, p.nar FROM paths p JOIN pushes u ON u.id = p.push AND u.state = 'committed'
              WHERE p.id > ? AND p.cache = ? AND p.hidden = 0 AND p.nar IS NOT NULL ORDER BY p.id LIMIT ?",
         );
@@ -57,28 +61,32 @@ impl Metadata {
         &self,
         needed: &HashMap<i64, u32>,
     ) -> Result<HashMap<Vec<u32>, u64>, MetadataError> {
-        let mut connection = SqliteConnection::connect_with(&self.reading).await?;
-        sqlx::query("CREATE TEMP TABLE needed (nar INTEGER PRIMARY KEY, by INTEGER NOT NULL)")
-            .execute(&mut connection)
+        let mut connection = self.apart().await?;
+        connection
+            .define_temporary(&["CREATE TEMP TABLE needed (nar INTEGER PRIMARY KEY, by INTEGER NOT NULL)"])
             .await?;
         let needed: Vec<_> = needed.iter().collect();
         for batch in needed.chunks(BATCH) {
-            let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO needed (nar, by) ");
+            let mut insert = QueryBuilder::new("INSERT INTO needed (nar, by) ");
             insert.push_values(batch, |mut row, (nar, by)| {
                 row.push_bind(**nar).push_bind(i64::from(**by));
             });
             insert.build().persistent(batch.len() == BATCH).execute(&mut connection).await?;
         }
-        let last: Option<i64> =
-            sqlx::query_scalar("SELECT max(id) FROM chunks").fetch_one(&mut connection).await?;
+        let last: Option<i64> = query_scalar("SELECT max(id) FROM chunks").fetch_one(&mut connection).await?;
         let mut bytes: HashMap<Vec<u32>, u64> = HashMap::new();
         let mut after = 0;
         while after < last.unwrap_or_default() {
-            let rows = sqlx::query(
-                "SELECT needed_by, sum(frame_len) FROM (
+            let rows = query_either(
+                "SELECT needed_by, CAST(sum(frame_len) AS BIGINT) FROM (
                      SELECT c.frame_len, group_concat(DISTINCT n.by) AS needed_by
                      FROM nar_chunks r JOIN needed n ON n.nar = r.nar JOIN chunks c ON c.id = r.chunk
-                     WHERE r.chunk > ?1 AND r.chunk <= ?2 GROUP BY r.chunk)
+                     WHERE r.chunk > ?1 AND r.chunk <= ?2 GROUP BY c.id)
+                 GROUP BY needed_by",
+                "SELECT needed_by, CAST(sum(frame_len) AS BIGINT) FROM (
+                     SELECT c.frame_len, string_agg(DISTINCT CAST(n.by AS TEXT), ',') AS needed_by
+                     FROM nar_chunks r JOIN needed n ON n.nar = r.nar JOIN chunks c ON c.id = r.chunk
+                     WHERE r.chunk > ?1 AND r.chunk <= ?2 GROUP BY c.id) chunk
                  GROUP BY needed_by",
             );
             for row in rows.bind(after).bind(after + CHUNKS).fetch_all(&mut connection).await? {

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 
 use larder_protocol::{StorePathHash, api::CacheName};
-use sqlx::{QueryBuilder, Row as _, Sqlite};
 
-use super::{Metadata, MetadataError, Namespace, ReadOf, blob, number};
+use super::{
+    Metadata, MetadataError, Namespace, ReadOf, blob, number,
+    sql::{QueryBuilder, query, query_scalar},
+};
 
 /// How many paths one statement asks for.
 const STEP: usize = 500;
@@ -55,8 +57,8 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn brought(&self) -> Result<Vec<Brought>, MetadataError> {
-        let rows = sqlx::query(
-            "SELECT u.cache, r.issuer, r.repository_id, count(*), count(DISTINCT p.nar), sum(p.nar_size), sum(n.file_size)
+        let rows = query(
+            "SELECT u.cache, r.issuer, r.repository_id, count(*), count(DISTINCT p.nar), CAST(sum(p.nar_size) AS BIGINT), CAST(sum(n.file_size) AS BIGINT)
              FROM paths p JOIN pushes u ON u.id = p.push AND u.state = 'committed' JOIN nars n ON n.id = p.nar
              LEFT JOIN runs r ON r.id = u.run
              WHERE p.hidden = 0 GROUP BY u.cache, r.issuer, r.repository_id",
@@ -86,7 +88,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn nars_of_caches(&self) -> Result<HashMap<String, u64>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT u.cache, count(DISTINCT p.nar) FROM paths p JOIN pushes u ON u.id = p.push AND u.state = 'committed'
              WHERE p.hidden = 0 GROUP BY u.cache",
         )
@@ -101,13 +103,13 @@ impl Metadata {
     /// When the database fails.
     pub async fn stored(&self) -> Result<HashMap<Namespace, Stored>, MetadataError> {
         let mut stored: HashMap<Namespace, Stored> = HashMap::new();
-        let rows = sqlx::query("SELECT namespace, chunks, bytes FROM chunk_totals").fetch_all(self.reader());
+        let rows = query("SELECT namespace, chunks, bytes FROM chunk_totals").fetch_all(self.reader());
         for row in rows.await? {
             let of = stored.entry(Namespace(row.try_get(0)?)).or_default();
             (of.chunks, of.chunk_bytes) = (number(row.try_get(1)?)?, number(row.try_get(2)?)?);
         }
-        let rows = sqlx::query(
-            "SELECT namespace, count(*), sum(file_size) FROM nars WHERE complete = 1 GROUP BY namespace",
+        let rows = query(
+            "SELECT namespace, count(*), CAST(sum(file_size) AS BIGINT) FROM nars WHERE complete = 1 GROUP BY namespace",
         );
         for row in rows.fetch_all(self.reader()).await? {
             let of = stored.entry(Namespace(row.try_get(0)?)).or_default();
@@ -121,7 +123,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn count_chunks(&self) -> Result<(u64, u64), MetadataError> {
-        let row = sqlx::query("SELECT count(*), coalesce(sum(frame_len), 0) FROM chunks");
+        let row = query("SELECT count(*), CAST(coalesce(sum(frame_len), 0) AS BIGINT) FROM chunks");
         let row = row.fetch_one(self.reader()).await?;
         Ok((number(row.try_get(0)?)?, number(row.try_get(1)?)?))
     }
@@ -131,7 +133,9 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn stored_objects(&self) -> Result<(u64, u64), MetadataError> {
-        let row = sqlx::query("SELECT count(*), coalesce(sum(size), 0) FROM objects WHERE state = 'stored'");
+        let row = query(
+            "SELECT count(*), CAST(coalesce(sum(size), 0) AS BIGINT) FROM objects WHERE state = 'stored'",
+        );
         let row = row.fetch_one(self.reader()).await?;
         Ok((number(row.try_get(0)?)?, number(row.try_get(1)?)?))
     }
@@ -141,7 +145,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn open_pushes(&self) -> Result<HashMap<String, u64>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT cache, count(*) FROM pushes WHERE state = 'open' AND abandoned_at IS NULL GROUP BY cache",
         );
         let rows = rows.fetch_all(self.reader()).await?;
@@ -153,8 +157,8 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn recent(&self, cache: &CacheName, since: i64) -> Result<(u64, u64), MetadataError> {
-        let pushes = sqlx::query_scalar("SELECT count(*) FROM pushes WHERE cache = ? AND committed_at > ?");
-        let reads = sqlx::query_scalar("SELECT count(*) FROM paths WHERE cache = ? AND read_at > ?");
+        let pushes = query_scalar("SELECT count(*) FROM pushes WHERE cache = ? AND committed_at > ?");
+        let reads = query_scalar("SELECT count(*) FROM paths WHERE cache = ? AND read_at > ?");
         let pushes = pushes.bind(cache.as_str()).bind(since).fetch_one(self.reader()).await?;
         let reads = reads.bind(cache.as_str()).bind(since).fetch_one(self.reader()).await?;
         Ok((number(pushes)?, number(reads)?))
@@ -165,7 +169,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn roots_of_runs(&self, cache: &CacheName) -> Result<Vec<(i64, StorePathHash)>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT u.run, t.hash FROM pushes u JOIN push_roots t ON t.push = u.id
              WHERE u.cache = ? AND u.state = 'committed' AND u.dropped_at IS NULL AND u.run IS NOT NULL",
         );
@@ -178,7 +182,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn repository_names(&self) -> Result<HashMap<RepositoryKey, String>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT issuer, repository_id, repository FROM runs
              WHERE id IN (SELECT max(id) FROM runs GROUP BY issuer, repository_id)",
         );
@@ -208,7 +212,7 @@ impl Metadata {
         let mut found: HashMap<Vec<u8>, Option<RepositoryKey>> = HashMap::new();
         for start in (0..keys.len()).step_by(STEP) {
             let end = keys.len().min(start + STEP);
-            let mut query = QueryBuilder::<Sqlite>::new("SELECT p.");
+            let mut query = QueryBuilder::new("SELECT p.");
             query.push(column).push(
                 ", r.issuer, r.repository_id FROM paths p
                  JOIN pushes u ON u.id = p.push AND u.state = 'committed' LEFT JOIN runs r ON r.id = u.run
@@ -228,7 +232,7 @@ impl Metadata {
             for row in query.build().persistent(false).fetch_all(self.reader()).await? {
                 let key = match read {
                     ReadOf::Paths(_) => row.try_get(0)?,
-                    ReadOf::Nars(_) => row.try_get::<i64, _>(0)?.to_be_bytes().to_vec(),
+                    ReadOf::Nars(_) => row.try_get::<i64>(0)?.to_be_bytes().to_vec(),
                 };
                 let by = match row.try_get(1)? {
                     Some(issuer) => Some(RepositoryKey { issuer, repository_id: row.try_get(2)? }),

@@ -1,9 +1,11 @@
 //! Rows of pull requests' own caches.
 
 use larder_protocol::api::CacheName;
-use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
 
-use super::{BATCH, Metadata, MetadataError, Namespace, audit, blob, number};
+use super::{
+    BATCH, Metadata, MetadataError, Namespace, audit, blob, number,
+    sql::{Row, Transaction, query, query_scalar},
+};
 use crate::audit::{Entry, Event, Who};
 
 /// A pull request's cache, as it is served.
@@ -111,22 +113,22 @@ impl Metadata {
         now: i64,
     ) -> Result<IsolatedOutcome, MetadataError> {
         let mut transaction = self.write().await?;
-        let row = sqlx::query("SELECT id, salt, issuer, dropped_at FROM isolated_caches WHERE name = ?")
+        let row = query("SELECT id, salt, issuer, dropped_at FROM isolated_caches WHERE name = ?")
             .bind(wanted.name.as_str())
-            .fetch_optional(&mut *transaction)
+            .fetch_optional(&mut transaction)
             .await?;
         if let Some(row) = row {
-            if row.try_get::<Option<i64>, _>("dropped_at")?.is_some() {
+            if row.try_get::<Option<i64>>("dropped_at")?.is_some() {
                 return Ok(IsolatedOutcome::Dropped);
             }
-            if row.try_get::<&str, _>("issuer")? != wanted.issuer {
+            if row.try_get::<&str>("issuer")? != wanted.issuer {
                 return Ok(IsolatedOutcome::Foreign);
             }
             let found = open(&row)?;
-            sqlx::query("UPDATE isolated_caches SET used_at = ? WHERE id = ?")
+            query("UPDATE isolated_caches SET used_at = ? WHERE id = ?")
                 .bind(now)
                 .bind(found.id)
-                .execute(&mut *transaction)
+                .execute(&mut transaction)
                 .await?;
             transaction.commit().await?;
             return Ok(IsolatedOutcome::Open(found));
@@ -134,7 +136,7 @@ impl Metadata {
         if !make_room(&mut transaction, wanted, now).await? {
             return Ok(IsolatedOutcome::Full);
         }
-        let id = sqlx::query_scalar(
+        let id = query_scalar(
             "INSERT INTO isolated_caches (name, parent, issuer, repository_id, salt, created_at, used_at)
              VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
         )
@@ -145,7 +147,7 @@ impl Metadata {
         .bind(&wanted.salt[..])
         .bind(now)
         .bind(now)
-        .fetch_one(&mut *transaction)
+        .fetch_one(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(IsolatedOutcome::Open(OpenIsolated { id, salt: wanted.salt }))
@@ -156,7 +158,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn find_isolated(&self, name: &CacheName) -> Result<Option<OpenIsolated>, MetadataError> {
-        let row = sqlx::query("SELECT id, salt FROM isolated_caches WHERE name = ? AND dropped_at IS NULL")
+        let row = query("SELECT id, salt FROM isolated_caches WHERE name = ? AND dropped_at IS NULL")
             .bind(name.as_str())
             .fetch_optional(self.reader())
             .await?;
@@ -168,7 +170,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn isolated_caches(&self) -> Result<Vec<IsolatedCache>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT id, name, issuer, created_at, used_at, bytes, paths, dropped_at FROM isolated_caches
              ORDER BY used_at DESC, id DESC",
         )
@@ -184,7 +186,7 @@ impl Metadata {
                     used_at: row.try_get("used_at")?,
                     bytes: number(row.try_get("bytes")?)?,
                     paths: number(row.try_get("paths")?)?,
-                    dropped: row.try_get::<Option<i64>, _>("dropped_at")?.is_some(),
+                    dropped: row.try_get::<Option<i64>>("dropped_at")?.is_some(),
                 })
             })
             .collect()
@@ -216,12 +218,12 @@ impl Metadata {
         now: i64,
     ) -> Result<bool, MetadataError> {
         let mut transaction = self.write().await?;
-        let dropped = sqlx::query(
+        let dropped = query(
             "UPDATE isolated_caches SET dropped_at = ? WHERE name = ? AND dropped_at IS NULL RETURNING name",
         )
         .bind(now)
         .bind(name.as_str())
-        .fetch_all(&mut *transaction)
+        .fetch_all(&mut transaction)
         .await?;
         record_dropped(&mut transaction, &dropped, who, reason, now).await?;
         transaction.commit().await?;
@@ -234,12 +236,12 @@ impl Metadata {
     /// When the database fails.
     pub async fn drop_unused_isolated(&self, since: i64, now: i64) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        let dropped = sqlx::query(
+        let dropped = query(
             "UPDATE isolated_caches SET dropped_at = ? WHERE used_at < ? AND dropped_at IS NULL RETURNING name",
         )
         .bind(now)
         .bind(since)
-        .fetch_all(&mut *transaction)
+        .fetch_all(&mut transaction)
         .await?;
         let reason = "no job has used it for as long as isolated.keep says";
         record_dropped(&mut transaction, &dropped, &Who::default(), reason, now).await?;
@@ -258,11 +260,11 @@ impl Metadata {
         for removal in REMOVALS {
             loop {
                 let mut transaction = self.write().await?;
-                let removed = sqlx::query(removal)
+                let removed = query(removal)
                     .bind(cache.name.as_str())
                     .bind(namespace.0)
                     .bind(now)
-                    .execute(&mut *transaction)
+                    .execute(&mut transaction)
                     .await?
                     .rows_affected();
                 transaction.commit().await?;
@@ -272,13 +274,13 @@ impl Metadata {
             }
         }
         let mut transaction = self.write().await?;
-        sqlx::query("DELETE FROM chunk_totals WHERE namespace = ? AND chunks = 0")
+        query("DELETE FROM chunk_totals WHERE namespace = ? AND chunks = 0")
             .bind(namespace.0)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
-        sqlx::query("DELETE FROM isolated_caches WHERE id = ? AND dropped_at IS NOT NULL")
+        query("DELETE FROM isolated_caches WHERE id = ? AND dropped_at IS NOT NULL")
             .bind(cache.id)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         transaction.commit().await?;
         Ok(())
@@ -288,7 +290,7 @@ impl Metadata {
 /// Counts paths that are about to be staged in such a cache. `false`, and nothing is counted, where that would be more
 /// than `max`; [`MetadataError::Gone`] if it is being removed.
 pub(super) async fn count_paths(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     id: i64,
     paths: u64,
     max: u64,
@@ -299,55 +301,51 @@ pub(super) async fn count_paths(
 }
 
 async fn count(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     statement: &'static str,
     id: i64,
     more: u64,
     max: u64,
 ) -> Result<bool, MetadataError> {
     let clamp = |number| i64::try_from(number).unwrap_or(i64::MAX / 2);
-    let counted = sqlx::query(statement)
-        .bind(clamp(more))
-        .bind(id)
-        .bind(clamp(max))
-        .execute(&mut **transaction)
-        .await?;
+    let counted =
+        query(statement).bind(clamp(more)).bind(id).bind(clamp(max)).execute(&mut *transaction).await?;
     if counted.rows_affected() == 1 {
         return Ok(true);
     }
     let lives: Option<i64> =
-        sqlx::query_scalar("SELECT 1 FROM isolated_caches WHERE id = ? AND dropped_at IS NULL")
+        query_scalar("SELECT 1 FROM isolated_caches WHERE id = ? AND dropped_at IS NULL")
             .bind(id)
-            .fetch_optional(&mut **transaction)
+            .fetch_optional(&mut *transaction)
             .await?;
     lives.map(|_| false).ok_or(MetadataError::Gone)
 }
 
-fn open(row: &SqliteRow) -> Result<OpenIsolated, MetadataError> {
+fn open(row: &Row) -> Result<OpenIsolated, MetadataError> {
     Ok(OpenIsolated { id: row.try_get("id")?, salt: blob(row.try_get("salt")?)? })
 }
 
 /// Whether there may be one more; perhaps because another of the same repository goes.
 async fn make_room(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     wanted: &WantedIsolated<'_>,
     now: i64,
 ) -> Result<bool, MetadataError> {
     let repository_id = wanted.repository_id.cast_signed();
-    let own: i64 = sqlx::query_scalar(
+    let own: i64 = query_scalar(
         "SELECT count(*) FROM isolated_caches WHERE issuer = ? AND repository_id = ? AND dropped_at IS NULL",
     )
     .bind(wanted.issuer)
     .bind(repository_id)
-    .fetch_one(&mut **transaction)
+    .fetch_one(&mut *transaction)
     .await?;
-    let all: i64 = sqlx::query_scalar("SELECT count(*) FROM isolated_caches WHERE dropped_at IS NULL")
-        .fetch_one(&mut **transaction)
+    let all: i64 = query_scalar("SELECT count(*) FROM isolated_caches WHERE dropped_at IS NULL")
+        .fetch_one(&mut *transaction)
         .await?;
     if own < wanted.max_per_repository.into() && all < wanted.max.into() {
         return Ok(true);
     }
-    let dropped = sqlx::query(
+    let dropped = query(
         "UPDATE isolated_caches SET dropped_at = ? WHERE id IN (
              SELECT id FROM isolated_caches WHERE issuer = ? AND repository_id = ? AND dropped_at IS NULL
              ORDER BY used_at, id LIMIT 1) RETURNING name",
@@ -355,7 +353,7 @@ async fn make_room(
     .bind(now)
     .bind(wanted.issuer)
     .bind(repository_id)
-    .fetch_all(&mut **transaction)
+    .fetch_all(&mut *transaction)
     .await?;
     let reason =
         format!("it made room for {}, as the one that its repository's jobs used least lately", wanted.name);
@@ -365,8 +363,8 @@ async fn make_room(
 
 /// Puts on record that the caches of these rows were dropped.
 async fn record_dropped(
-    transaction: &mut Transaction<'static, Sqlite>,
-    rows: &[SqliteRow],
+    transaction: &mut Transaction,
+    rows: &[Row],
     who: &Who,
     reason: &str,
     now: i64,
@@ -378,8 +376,8 @@ async fn record_dropped(
     Ok(())
 }
 
-fn name_of(row: &SqliteRow) -> Result<CacheName, MetadataError> {
-    row.try_get::<&str, _>("name")?
+fn name_of(row: &Row) -> Result<CacheName, MetadataError> {
+    row.try_get::<&str>("name")?
         .parse()
         .map_err(|_| MetadataError::Damaged("a pull request's cache has no such name"))
 }

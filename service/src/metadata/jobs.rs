@@ -3,9 +3,12 @@
 //! The statements are for one writer at a time. Under PostgreSQL the claim's inner SELECT gets `FOR UPDATE SKIP
 //! LOCKED`, and nothing else changes.
 
-use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
-
-use super::{Metadata, MetadataError, number, prefetches::end_with_jobs, sequences::is_latest};
+use super::{
+    Metadata, MetadataError, number,
+    prefetches::end_with_jobs,
+    sequences::is_latest,
+    sql::{Row, Transaction, query, query_scalar},
+};
 use crate::queue::{ClaimedJob, Enqueued, Hands, JobId, JobRow, JobState, NewJob, Priority, WorkerId};
 
 /// The longest reason that is kept.
@@ -27,18 +30,18 @@ impl Metadata {
     /// workers their lives already. Whether there were any.
     pub(crate) async fn end_lost_jobs(&self, now: i64, max_attempts: u32) -> Result<bool, MetadataError> {
         let mut transaction = self.write().await?;
-        let cancelled = sqlx::query("DELETE FROM jobs WHERE state = 'cancelled' AND lease_ends_at <= ?")
+        let cancelled = query("DELETE FROM jobs WHERE state = 'cancelled' AND lease_ends_at <= ?")
             .bind(now)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
-        let given_up = sqlx::query(
+        let given_up = query(
             "UPDATE jobs SET state = 'failed', worker = NULL, lease_ends_at = NULL,
                  error = 'whoever worked on it never came back, each time'
              WHERE state = 'running' AND lease_ends_at <= ? AND attempts >= ?",
         )
         .bind(now)
         .bind(max_attempts)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         let any = cancelled.rows_affected() + given_up.rows_affected() > 0;
         if any {
@@ -62,7 +65,7 @@ impl Metadata {
             // No priority lies between nothing and nothing.
             hands.as_ref().map(|range| (range.start().0, range.end().0)).unzip()
         });
-        let row = sqlx::query(
+        let row = query(
             "UPDATE jobs SET state = 'running', attempts = attempts + 1, worker = ?, lease_ends_at = ?
              WHERE id = (
                  SELECT id FROM jobs AS next
@@ -85,7 +88,7 @@ impl Metadata {
         .bind(third.0)
         .bind(third.1)
         .bind(now)
-        .fetch_optional(&mut *transaction)
+        .fetch_optional(&mut transaction)
         .await?;
         transaction.commit().await?;
         row.map(|row| {
@@ -95,7 +98,7 @@ impl Metadata {
                 work: row.try_get("work")?,
                 attempts: attempts(&row)?,
                 enqueued_at: row.try_get("enqueued_at")?,
-                priority: Priority(row.try_get("priority")?),
+                priority: Priority(priority(&row)?),
             })
         })
         .transpose()
@@ -103,7 +106,7 @@ impl Metadata {
 
     /// When a job is due, or a lease over: nothing is to be claimed before.
     pub(crate) async fn next_job_due_at(&self) -> Result<Option<i64>, MetadataError> {
-        Ok(sqlx::query_scalar(
+        Ok(query_scalar(
             "SELECT min(CASE state WHEN 'waiting' THEN due_at ELSE lease_ends_at END) FROM jobs
              WHERE state IN ('waiting', 'running', 'cancelled')",
         )
@@ -114,7 +117,7 @@ impl Metadata {
     /// Whether the job is still this worker's, and nobody cancelled it.
     pub(crate) async fn is_job_of(&self, id: JobId, worker: WorkerId) -> Result<bool, MetadataError> {
         let found: Option<i64> =
-            sqlx::query_scalar("SELECT id FROM jobs WHERE id = ? AND worker = ? AND state = 'running'")
+            query_scalar("SELECT id FROM jobs WHERE id = ? AND worker = ? AND state = 'running'")
                 .bind(id.0)
                 .bind(&worker.0[..])
                 .fetch_optional(self.reader())
@@ -130,14 +133,13 @@ impl Metadata {
         lease_ends_at: i64,
     ) -> Result<bool, MetadataError> {
         let mut transaction = self.write().await?;
-        let renewed = sqlx::query(
-            "UPDATE jobs SET lease_ends_at = ? WHERE id = ? AND worker = ? AND state = 'running'",
-        )
-        .bind(lease_ends_at)
-        .bind(id.0)
-        .bind(&worker.0[..])
-        .execute(&mut *transaction)
-        .await?;
+        let renewed =
+            query("UPDATE jobs SET lease_ends_at = ? WHERE id = ? AND worker = ? AND state = 'running'")
+                .bind(lease_ends_at)
+                .bind(id.0)
+                .bind(&worker.0[..])
+                .execute(&mut transaction)
+                .await?;
         transaction.commit().await?;
         Ok(renewed.rows_affected() == 1)
     }
@@ -145,10 +147,10 @@ impl Metadata {
     /// Notes what a job that is under way is, by now.
     pub(crate) async fn note_job(&self, id: JobId, work: &str) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query("UPDATE jobs SET work = ? WHERE id = ? AND state = 'running'")
+        query("UPDATE jobs SET work = ? WHERE id = ? AND state = 'running'")
             .bind(work)
             .bind(id.0)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         transaction.commit().await?;
         Ok(())
@@ -162,10 +164,10 @@ impl Metadata {
         now: i64,
     ) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query("DELETE FROM jobs WHERE id = ? AND worker = ?")
+        query("DELETE FROM jobs WHERE id = ? AND worker = ?")
             .bind(id.0)
             .bind(&worker.0[..])
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         end_with_jobs(&mut transaction, now).await?;
         transaction.commit().await?;
@@ -184,15 +186,15 @@ impl Metadata {
     ) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
         // Another that does the same waits already, or a newer one made it pointless.
-        sqlx::query(
+        query(
             "DELETE FROM jobs WHERE id = ? AND worker = ? AND (state = 'cancelled'
                  OR EXISTS (SELECT 1 FROM jobs AS same WHERE same.key = jobs.key AND same.state = 'waiting'))",
         )
         .bind(id.0)
         .bind(&worker.0[..])
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
-        sqlx::query(
+        query(
             "UPDATE jobs SET state = 'waiting', due_at = ?, attempts = ?, error = ?, worker = NULL, lease_ends_at = NULL
              WHERE id = ? AND worker = ?",
         )
@@ -201,7 +203,7 @@ impl Metadata {
         .bind(error.map(shortened))
         .bind(id.0)
         .bind(&worker.0[..])
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         end_with_jobs(&mut transaction, now).await?;
         transaction.commit().await?;
@@ -210,7 +212,7 @@ impl Metadata {
 
     /// How many jobs are due or under way.
     pub(crate) async fn jobs_under_way(&self, now: i64) -> Result<u64, MetadataError> {
-        let count = sqlx::query_scalar(
+        let count = query_scalar(
             "SELECT count(*) FROM jobs
              WHERE state = 'waiting' AND due_at <= ? OR state IN ('running', 'cancelled')",
         )
@@ -225,7 +227,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn jobs(&self) -> Result<Vec<JobRow>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT id, kind, key, state, attempts, enqueued_at, due_at, error FROM jobs
              WHERE state <> 'cancelled'
              ORDER BY CASE state WHEN 'failed' THEN 0 WHEN 'running' THEN 1 ELSE 2 END, due_at, id LIMIT 1000",
@@ -240,7 +242,7 @@ impl Metadata {
 /// ones of its subject that have another key end: nobody needs them any more. If one of its subject was of a later
 /// sequence, be it done or not, it is this one that nobody needs.
 pub(super) async fn enqueue(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     job: &NewJob,
     now: i64,
 ) -> Result<Enqueued, MetadataError> {
@@ -251,23 +253,22 @@ pub(super) async fn enqueue(
             return Ok(Enqueued::Late);
         }
         let ended =
-            sqlx::query("DELETE FROM jobs WHERE subject = ? AND key <> ? AND state IN ('waiting', 'failed')")
+            query("DELETE FROM jobs WHERE subject = ? AND key <> ? AND state IN ('waiting', 'failed')")
                 .bind(subject)
                 .bind(&job.key)
-                .execute(&mut **transaction)
+                .execute(&mut *transaction)
                 .await?;
-        let cancelled = sqlx::query(
-            "UPDATE jobs SET state = 'cancelled' WHERE subject = ? AND key <> ? AND state = 'running'",
-        )
-        .bind(subject)
-        .bind(&job.key)
-        .execute(&mut **transaction)
-        .await?;
+        let cancelled =
+            query("UPDATE jobs SET state = 'cancelled' WHERE subject = ? AND key <> ? AND state = 'running'")
+                .bind(subject)
+                .bind(&job.key)
+                .execute(&mut *transaction)
+                .await?;
         if ended.rows_affected() + cancelled.rows_affected() > 0 {
             end_with_jobs(transaction, now).await?;
         }
     }
-    let inserted = sqlx::query(
+    let inserted = query(
         "INSERT INTO jobs (kind, work, key, subject, priority, state, attempts, enqueued_at, due_at)
          VALUES (?, ?, ?, ?, ?, 'waiting', 0, ?, ?) ON CONFLICT (key) WHERE state = 'waiting' DO NOTHING",
     )
@@ -278,12 +279,12 @@ pub(super) async fn enqueue(
     .bind(job.priority.0)
     .bind(now)
     .bind(job.due_at)
-    .execute(&mut **transaction)
+    .execute(&mut *transaction)
     .await?;
     Ok(if inserted.rows_affected() == 1 { Enqueued::Stored } else { Enqueued::Waits })
 }
 
-fn job_row(row: &SqliteRow) -> Result<JobRow, MetadataError> {
+fn job_row(row: &Row) -> Result<JobRow, MetadataError> {
     Ok(JobRow {
         id: JobId(row.try_get("id")?),
         kind: row.try_get("kind")?,
@@ -300,8 +301,14 @@ fn job_row(row: &SqliteRow) -> Result<JobRow, MetadataError> {
     })
 }
 
-fn attempts(row: &SqliteRow) -> Result<u32, MetadataError> {
-    row.try_get::<i64, _>("attempts")?
+fn priority(row: &Row) -> Result<i32, MetadataError> {
+    row.try_get::<i64>("priority")?
+        .try_into()
+        .map_err(|_| MetadataError::Damaged("a job has an impossible priority"))
+}
+
+fn attempts(row: &Row) -> Result<u32, MetadataError> {
+    row.try_get::<i64>("attempts")?
         .try_into()
         .map_err(|_| MetadataError::Damaged("a job has an impossible number of attempts"))
 }

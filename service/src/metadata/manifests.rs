@@ -4,9 +4,11 @@ use std::collections::HashSet;
 
 use futures_util::TryStreamExt as _;
 use larder_protocol::{StorePath, api::CacheName, manifest::Manifest};
-use sqlx::{Row as _, sqlite::SqliteRow};
 
-use super::{Metadata, MetadataError, number};
+use super::{
+    Metadata, MetadataError, number,
+    sql::{Row, query},
+};
 use crate::{
     forge::Conclusion,
     identity::{Claims, GitRef, RepositoryName},
@@ -81,12 +83,12 @@ impl Metadata {
     ) -> Result<(), MetadataError> {
         let NewManifest { cache, owner, claims, workflow, system, built, substituted } = *manifest;
         let mut transaction = self.write().await?;
-        sqlx::query("DELETE FROM manifests WHERE cache = ? AND owner = ?")
+        query("DELETE FROM manifests WHERE cache = ? AND owner = ?")
             .bind(cache.as_str())
             .bind(owner)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
-        sqlx::query(
+        query(
             "INSERT INTO manifests (cache, owner, issuer, repository, repository_key, repository_id, public, git_ref,
                  commit_sha, workflow, run_id, run_attempt, check_run_id, system, built, substituted, reported_at)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -108,9 +110,9 @@ impl Metadata {
         .bind(joined(built))
         .bind(joined(substituted))
         .bind(now)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
-        sqlx::query(
+        query(
             "DELETE FROM manifests
              WHERE cache = ?1 AND issuer = ?2 AND repository_id = ?3 AND git_ref = ?4 AND workflow = ?5
                  AND run_id NOT IN (
@@ -124,7 +126,7 @@ impl Metadata {
         .bind(claims.git_ref.as_str())
         .bind(workflow)
         .bind(KEEP_RUNS)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(())
@@ -144,7 +146,7 @@ impl Metadata {
             Told::Public => (0, None, None),
             Told::PublicAnd(issuer, id) => (0, Some(issuer), Some(signed(id)?)),
         };
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT repository, git_ref, commit_sha, workflow, run_id, run_attempt, check_run_id, system, reported_at,
                  conclusion, built, substituted
              FROM manifests AS one
@@ -166,7 +168,7 @@ impl Metadata {
         .await?;
         let (mut manifests, mut bytes) = (Vec::new(), 0);
         for row in &rows {
-            bytes += row.try_get::<&str, _>("built")?.len() + row.try_get::<&str, _>("substituted")?.len();
+            bytes += row.try_get::<&str>("built")?.len() + row.try_get::<&str>("substituted")?.len();
             if !manifests.is_empty() && bytes > MAX_GIVEN_BYTES || manifests.len() as i64 == MAX_GIVEN {
                 return Ok((manifests, false));
             }
@@ -187,7 +189,7 @@ impl Metadata {
             WantedBy::Run(run) => (None, Some(signed(run)?)),
         };
         let id = of.repository_id.map(signed).transpose()?;
-        let mut rows = sqlx::query(
+        let mut rows = query(
             "SELECT built, substituted FROM manifests AS one
              WHERE cache = ? AND repository_key = ? AND (? IS NULL OR issuer = ?) AND (? IS NULL OR repository_id = ?)
                  AND (? IS NULL OR run_id = ?) AND (? IS NULL OR git_ref = ?
@@ -230,7 +232,7 @@ impl Metadata {
     ) -> Result<(), MetadataError> {
         let id = of.repository_id.map(signed).transpose()?;
         let mut transaction = self.write().await?;
-        sqlx::query(
+        query(
             "UPDATE manifests SET conclusion = ? WHERE repository_key = ? AND (? IS NULL OR issuer = ?)
                  AND (? IS NULL OR repository_id = ?) AND run_id = ? AND run_attempt = ?",
         )
@@ -242,7 +244,7 @@ impl Metadata {
         .bind(id)
         .bind(signed(run)?)
         .bind(signed(attempt)?)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(())
@@ -258,7 +260,7 @@ impl Metadata {
         let id = of.repository_id.map(signed).transpose()?;
         let mut transaction = self.write().await?;
         let git_ref = git_ref.map(GitRef::as_str);
-        sqlx::query(
+        query(
             "DELETE FROM manifests WHERE repository_key = ? AND (? IS NULL OR issuer = ?)
                  AND (? IS NULL OR repository_id = ?) AND (? IS NULL OR git_ref = ?) AND reported_at < ?",
         )
@@ -270,7 +272,7 @@ impl Metadata {
         .bind(git_ref)
         .bind(git_ref)
         .bind(before)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(())
@@ -279,10 +281,7 @@ impl Metadata {
     /// Forgets what was reported before then, by whomever.
     pub(crate) async fn forget_manifests(&self, before: i64) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query("DELETE FROM manifests WHERE reported_at < ?")
-            .bind(before)
-            .execute(&mut *transaction)
-            .await?;
+        query("DELETE FROM manifests WHERE reported_at < ?").bind(before).execute(&mut transaction).await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -300,13 +299,13 @@ fn joined(paths: &[StorePath]) -> String {
     paths.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
-fn paths(row: &SqliteRow, column: &str) -> Result<Vec<StorePath>, MetadataError> {
+fn paths(row: &Row, column: &str) -> Result<Vec<StorePath>, MetadataError> {
     let damaged = |_| MetadataError::Damaged("a manifest has what is no store path");
-    let paths = row.try_get::<&str, _>(column)?.split_ascii_whitespace().map(str::parse);
+    let paths = row.try_get::<&str>(column)?.split_ascii_whitespace().map(str::parse);
     paths.collect::<Result<_, _>>().map_err(damaged)
 }
 
-fn manifest(row: &SqliteRow) -> Result<Manifest, MetadataError> {
+fn manifest(row: &Row) -> Result<Manifest, MetadataError> {
     Ok(Manifest {
         repository: row.try_get("repository")?,
         git_ref: row.try_get("git_ref")?,
@@ -314,7 +313,7 @@ fn manifest(row: &SqliteRow) -> Result<Manifest, MetadataError> {
         workflow: row.try_get("workflow")?,
         run: number(row.try_get("run_id")?)?,
         attempt: number(row.try_get("run_attempt")?)?,
-        job: row.try_get::<Option<i64>, _>("check_run_id")?.map(number).transpose()?,
+        job: row.try_get::<Option<i64>>("check_run_id")?.map(number).transpose()?,
         system: row.try_get("system")?,
         reported_at: row.try_get("reported_at")?,
         conclusion: row.try_get("conclusion")?,

@@ -4,13 +4,13 @@
 use std::collections::HashMap;
 
 use larder_protocol::{StorePath, StorePathHash, api::CacheName};
-use sqlx::{Connection as _, QueryBuilder, Row as _, Sqlite, SqliteConnection};
 
 use super::{
     BATCH, Metadata, MetadataError,
     claims::list,
     paths::path_of,
     roots::{self, RootsOf, Worth},
+    sql::{Connection, QueryBuilder, query, query_scalar},
 };
 
 /// How many paths are looked at in one step.
@@ -27,7 +27,7 @@ pub struct MarkedRoot {
 
 /// What roots keep of one cache, as far as it is marked.
 pub struct Marks {
-    connection: SqliteConnection,
+    connection: Connection,
     cache: CacheName,
 }
 
@@ -59,10 +59,8 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn marks(&self, cache: &CacheName) -> Result<Marks, MetadataError> {
-        let mut connection = SqliteConnection::connect_with(&self.reading).await?;
-        for table in [
-            // Some megabytes before it needs a disk, which may be full.
-            "PRAGMA temp.cache_size = -32768",
+        let mut connection = self.apart().await?;
+        connection.define_temporary(&[
             "CREATE TEMP TABLE roots (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, which TEXT NOT NULL)",
             // `via`: the path that refers to it, unless it is a root.
             "CREATE TEMP TABLE live (path INTEGER PRIMARY KEY, via INTEGER, root INTEGER, scanned INTEGER NOT NULL)",
@@ -74,9 +72,7 @@ impl Metadata {
             "CREATE TEMP TABLE dying_refs (referrer INTEGER, reference INTEGER, PRIMARY KEY (referrer, reference))
                  WITHOUT ROWID",
             "CREATE INDEX temp.dying_refs_back ON dying_refs (reference)",
-        ] {
-            sqlx::query(table).execute(&mut connection).await?;
-        }
+        ]).await?;
         Ok(Marks { connection, cache: cache.clone() })
     }
 }
@@ -102,19 +98,21 @@ impl Marks {
         kind: &str,
         which: &str,
     ) -> Result<u64, MetadataError> {
-        let root: i64 = sqlx::query_scalar("INSERT INTO roots (kind, which) VALUES (?, ?) RETURNING id")
-            .bind(kind)
-            .bind(which)
-            .fetch_one(&mut self.connection)
-            .await?;
-        let mut query =
-            QueryBuilder::<Sqlite>::new("INSERT OR IGNORE INTO live (path, root, scanned) SELECT p.id, ");
+        let root: i64 = query_scalar(
+            "INSERT INTO roots (id, kind, which) SELECT coalesce(max(id), 0) + 1, ?, ? FROM roots RETURNING id",
+        )
+        .bind(kind)
+        .bind(which)
+        .fetch_one(&mut self.connection)
+        .await?;
+        let mut query = QueryBuilder::new("INSERT INTO live (path, root, scanned) SELECT p.id, ");
         query.push_bind(root).push(", 0 FROM ");
         roots::select(&mut query, roots, &self.cache);
         if worth != Worth::NotCounted {
             query.push(" AND ").push_bind(above).push(" < ");
             worth.push(&mut query);
         }
+        query.push(" ON CONFLICT DO NOTHING");
         Ok(query.build().persistent(false).execute(&mut self.connection).await?.rows_affected())
     }
 
@@ -123,7 +121,7 @@ impl Marks {
     /// # Errors
     /// When the database fails.
     pub async fn spread(&mut self) -> Result<bool, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT l.path, p.refs FROM live l JOIN paths p ON p.id = l.path WHERE l.scanned = 0 ORDER BY l.path LIMIT ?",
         )
         .bind(STEP)
@@ -140,27 +138,26 @@ impl Marks {
         }
         let references: Vec<(StorePathHash, i64)> = references.into_iter().collect();
         for batch in references.chunks(BATCH) {
-            let mut query = QueryBuilder::<Sqlite>::new("WITH r (hash, via) AS (");
+            let mut query = QueryBuilder::new("WITH r (hash, via) AS (");
             query.push_values(batch, |mut row, (hash, via)| {
                 row.push_bind(hash.0.to_vec()).push_bind(*via);
             });
             // In this order, which SQLite keeps where joins are `CROSS`: else it goes through all paths for the sake of a few.
             query.push(
-                ") INSERT OR IGNORE INTO live (path, via, scanned) SELECT p.id, r.via, 0 FROM r
+                ") INSERT INTO live (path, via, scanned) SELECT p.id, r.via, 0 FROM r
                  CROSS JOIN paths p CROSS JOIN pushes u
                  WHERE u.id = p.push AND u.state = 'committed' AND p.hidden = 0 AND p.hash = r.hash AND p.cache = ",
             );
-            query.push_bind(self.cache.as_str());
+            query.push_bind(self.cache.as_str()).push(" ON CONFLICT DO NOTHING");
             query.build().persistent(batch.len() == BATCH).execute(&mut self.connection).await?;
         }
         // Also where a row went meanwhile, and was not found.
         if scanned.is_empty() {
-            let gone =
-                sqlx::query("UPDATE live SET scanned = 1 WHERE scanned = 0").execute(&mut self.connection);
+            let gone = query("UPDATE live SET scanned = 1 WHERE scanned = 0").execute(&mut self.connection);
             gone.await?;
             return Ok(false);
         }
-        let mut update = QueryBuilder::<Sqlite>::new("UPDATE live SET scanned = 1 WHERE path IN (");
+        let mut update = QueryBuilder::new("UPDATE live SET scanned = 1 WHERE path IN (");
         list(&mut update, &scanned);
         update.push(")");
         update.build().persistent(false).execute(&mut self.connection).await?;
@@ -172,7 +169,7 @@ impl Marks {
     /// # Errors
     /// When the database fails.
     pub async fn newly_dead(&mut self, after: i64) -> Result<Vec<i64>, MetadataError> {
-        let rows = sqlx::query_scalar(
+        let rows = query_scalar(
             "SELECT p.id FROM paths p JOIN pushes u ON u.id = p.push AND u.state = 'committed'
              WHERE p.id > ? AND p.cache = ? AND p.dead_since IS NULL AND NOT EXISTS (SELECT 1 FROM live l WHERE l.path = p.id)
              ORDER BY p.id LIMIT ?",
@@ -185,7 +182,7 @@ impl Marks {
     /// # Errors
     /// When the database fails.
     pub async fn alive_again(&mut self, after: i64) -> Result<Vec<i64>, MetadataError> {
-        let rows = sqlx::query_scalar(
+        let rows = query_scalar(
             "SELECT p.id FROM paths p JOIN live l ON l.path = p.id
              WHERE p.id > ? AND p.cache = ? AND p.dead_since IS NOT NULL ORDER BY p.id LIMIT ?",
         );
@@ -197,12 +194,13 @@ impl Marks {
     /// # Errors
     /// When the database fails.
     pub async fn spare(&mut self, paths: &[i64]) -> Result<(), MetadataError> {
-        let mut insert = QueryBuilder::<Sqlite>::new("INSERT OR IGNORE INTO live (path, scanned, root) ");
+        let mut insert = QueryBuilder::new("INSERT INTO live (path, scanned, root) ");
         insert.push_values(paths, |mut row, path| {
             // A row that nobody sees refers to nothing that it needs.
             row.push_bind(*path).push("(SELECT hidden FROM paths WHERE id = ").push_bind_unseparated(*path);
             row.push_unseparated(")").push("NULL");
         });
+        insert.push(" ON CONFLICT DO NOTHING");
         if !paths.is_empty() {
             insert.build().persistent(false).execute(&mut self.connection).await?;
         }
@@ -215,7 +213,7 @@ impl Marks {
     /// # Errors
     /// When the database fails.
     pub async fn list_dying(&mut self, before: i64) -> Result<Extent, MetadataError> {
-        sqlx::query(
+        query(
             "INSERT INTO dying (path, referrers, scanned) SELECT p.id, 0, p.hidden FROM paths p
              JOIN pushes u ON u.id = p.push AND u.state = 'committed'
              WHERE p.cache = ? AND (p.dead_since <= ? OR p.id IN (SELECT path FROM claimed_paths))
@@ -225,11 +223,10 @@ impl Marks {
         .bind(before)
         .execute(&mut self.connection)
         .await?;
-        let row = sqlx::query(
-            "SELECT count(*), coalesce(sum(p.nar_size), 0) FROM dying d JOIN paths p ON p.id = d.path",
-        )
-        .fetch_one(&mut self.connection)
-        .await?;
+        let row =
+            query("SELECT count(*), CAST(coalesce(sum(p.nar_size), 0) AS BIGINT) FROM dying d JOIN paths p ON p.id = d.path")
+                .fetch_one(&mut self.connection)
+                .await?;
         Ok(Extent { paths: super::number(row.try_get(0)?)?, nar_bytes: super::number(row.try_get(1)?)? })
     }
 
@@ -238,7 +235,7 @@ impl Marks {
     /// # Errors
     /// When the database fails.
     pub async fn link_dying(&mut self) -> Result<bool, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT d.path, p.refs FROM dying d JOIN paths p ON p.id = d.path WHERE d.scanned = 0 ORDER BY d.path LIMIT ?",
         )
         .bind(STEP)
@@ -254,27 +251,27 @@ impl Marks {
             }
         }
         for batch in links.chunks(BATCH) {
-            let mut query = QueryBuilder::<Sqlite>::new("WITH r (hash, referrer) AS (");
+            let mut query = QueryBuilder::new("WITH r (hash, referrer) AS (");
             query.push_values(batch, |mut row, (hash, referrer)| {
                 row.push_bind(hash.0.to_vec()).push_bind(*referrer);
             });
             query.push(
-                ") INSERT OR IGNORE INTO dying_refs (referrer, reference) SELECT r.referrer, p.id FROM r
+                ") INSERT INTO dying_refs (referrer, reference) SELECT r.referrer, p.id FROM r
                  CROSS JOIN paths p CROSS JOIN dying d
                  WHERE d.path = p.id AND p.hash = r.hash AND p.hidden = 0 AND p.id <> r.referrer AND p.cache = ",
             );
-            query.push_bind(self.cache.as_str());
+            query.push_bind(self.cache.as_str()).push(" ON CONFLICT DO NOTHING");
             query.build().persistent(batch.len() == BATCH).execute(&mut self.connection).await?;
         }
         if scanned.is_empty() {
-            sqlx::query(
+            query(
                 "UPDATE dying SET referrers = (SELECT count(*) FROM dying_refs r WHERE r.reference = dying.path)",
             )
             .execute(&mut self.connection)
             .await?;
             return Ok(false);
         }
-        let mut update = QueryBuilder::<Sqlite>::new("UPDATE dying SET scanned = 1 WHERE path IN (");
+        let mut update = QueryBuilder::new("UPDATE dying SET scanned = 1 WHERE path IN (");
         list(&mut update, &scanned);
         update.push(")");
         update.build().persistent(false).execute(&mut self.connection).await?;
@@ -286,7 +283,7 @@ impl Marks {
     /// # Errors
     /// When the database fails.
     pub async fn next_dying(&mut self) -> Result<Vec<i64>, MetadataError> {
-        Ok(sqlx::query_scalar(
+        Ok(query_scalar(
             "SELECT path FROM dying WHERE referrers = (SELECT min(referrers) FROM dying) ORDER BY path LIMIT ?",
         )
         .bind(STEP)
@@ -299,7 +296,7 @@ impl Marks {
     /// # Errors
     /// When the database fails.
     pub async fn note_gone(&mut self, paths: &[i64]) -> Result<(), MetadataError> {
-        let mut update = QueryBuilder::<Sqlite>::new(
+        let mut update = QueryBuilder::new(
             "UPDATE dying SET referrers = referrers - (
                  SELECT count(*) FROM dying_refs r WHERE r.reference = dying.path AND r.referrer IN (",
         );
@@ -308,7 +305,7 @@ impl Marks {
         list(&mut update, paths);
         update.push("))");
         update.build().persistent(false).execute(&mut self.connection).await?;
-        let mut delete = QueryBuilder::<Sqlite>::new("DELETE FROM dying WHERE path IN (");
+        let mut delete = QueryBuilder::new("DELETE FROM dying WHERE path IN (");
         list(&mut delete, paths);
         delete.push(")");
         delete.build().persistent(false).execute(&mut self.connection).await?;
@@ -321,7 +318,7 @@ impl Marks {
     /// When the database fails.
     pub async fn rescue(&mut self, paths: &[i64]) -> Result<(), MetadataError> {
         for batch in paths.chunks(BATCH) {
-            let mut delete = QueryBuilder::<Sqlite>::new("WITH RECURSIVE kept (path) AS (");
+            let mut delete = QueryBuilder::new("WITH RECURSIVE kept (path) AS (");
             delete.push_values(batch, |mut row, path| {
                 row.push_bind(*path);
             });
@@ -339,11 +336,10 @@ impl Marks {
     /// # Errors
     /// When the database fails.
     pub async fn extent(&mut self) -> Result<Extent, MetadataError> {
-        let row = sqlx::query(
-            "SELECT count(*), coalesce(sum(p.nar_size), 0) FROM live l JOIN paths p ON p.id = l.path",
-        )
-        .fetch_one(&mut self.connection)
-        .await?;
+        let row =
+            query("SELECT count(*), CAST(coalesce(sum(p.nar_size), 0) AS BIGINT) FROM live l JOIN paths p ON p.id = l.path")
+                .fetch_one(&mut self.connection)
+                .await?;
         Ok(Extent { paths: super::number(row.try_get(0)?)?, nar_bytes: super::number(row.try_get(1)?)? })
     }
 
@@ -352,8 +348,8 @@ impl Marks {
     /// # Errors
     /// When the database fails.
     pub async fn sent_bytes(&mut self) -> Result<u64, MetadataError> {
-        let bytes: i64 = sqlx::query_scalar(
-            "SELECT coalesce(sum(n.file_size), 0) FROM nars n WHERE n.id IN (
+        let bytes: i64 = query_scalar(
+            "SELECT CAST(coalesce(sum(n.file_size), 0) AS BIGINT) FROM nars n WHERE n.id IN (
                  SELECT p.nar FROM live l JOIN paths p ON p.id = l.path)",
         )
         .fetch_one(&mut self.connection)
@@ -366,15 +362,15 @@ impl Marks {
     /// # Errors
     /// When the database fails.
     pub async fn dying_frames(&mut self) -> Result<u64, MetadataError> {
-        sqlx::query(
+        query(
             "CREATE TEMP TABLE IF NOT EXISTS dying_nars AS SELECT DISTINCT p.nar AS nar FROM dying d
              JOIN paths p ON p.id = d.path WHERE p.nar IS NOT NULL AND NOT EXISTS (
                  SELECT 1 FROM paths q WHERE q.nar = p.nar AND q.id NOT IN (SELECT path FROM dying))",
         )
         .execute(&mut self.connection)
         .await?;
-        let bytes: i64 = sqlx::query_scalar(
-            "SELECT coalesce(sum(c.frame_len), 0) FROM chunks c WHERE c.id IN (
+        let bytes: i64 = query_scalar(
+            "SELECT CAST(coalesce(sum(c.frame_len), 0) AS BIGINT) FROM chunks c WHERE c.id IN (
                  SELECT r.chunk FROM nar_chunks r WHERE r.nar IN (SELECT nar FROM dying_nars))
              AND NOT EXISTS (SELECT 1 FROM nar_chunks s WHERE s.chunk = c.id
                  AND s.nar NOT IN (SELECT nar FROM dying_nars))",
@@ -389,7 +385,7 @@ impl Marks {
     /// # Errors
     /// When the database fails.
     pub async fn dying(&mut self, after: i64) -> Result<Vec<DyingPath>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT p.id, p.hash, p.name, p.nar_size, p.dead_since FROM dying d JOIN paths p ON p.id = d.path
              WHERE p.id > ? ORDER BY p.id LIMIT ?",
         )
@@ -418,14 +414,14 @@ impl Marks {
         hash: &StorePathHash,
     ) -> Result<Option<(Vec<StorePath>, MarkedRoot)>, MetadataError> {
         let mut way = Vec::new();
-        let mut next: Option<i64> = sqlx::query_scalar(
+        let mut next: Option<i64> = query_scalar(
             "SELECT l.path FROM live l JOIN paths p ON p.id = l.path WHERE p.hash = ? AND p.hidden = 0",
         )
         .bind(hash.0.to_vec())
         .fetch_optional(&mut self.connection)
         .await?;
         while let Some(path) = next {
-            let row = sqlx::query(
+            let row = query(
                 "SELECT p.hash, p.name, l.via, t.kind, t.which FROM live l JOIN paths p ON p.id = l.path
                  LEFT JOIN roots t ON t.id = l.root WHERE l.path = ?",
             )
@@ -433,7 +429,7 @@ impl Marks {
             .fetch_one(&mut self.connection)
             .await?;
             way.push(path_of(&row)?);
-            if let Some(kind) = row.try_get::<Option<String>, _>("kind")? {
+            if let Some(kind) = row.try_get::<Option<String>>("kind")? {
                 return Ok(Some((way, MarkedRoot { kind, which: row.try_get("which")? })));
             }
             next = row.try_get("via")?;

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 
 use larder_protocol::{StorePathHash, api::CacheName};
-use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use super::{
     BATCH, Metadata, MetadataError, PublishedPath, RootsOf, StoredNar, blob, number, paths::path_info, roots,
+    sql::QueryBuilder,
 };
 
 /// A path that readers of a cache see, and its NAR.
@@ -28,7 +28,7 @@ impl Metadata {
         cache: &CacheName,
         roots: RootsOf,
     ) -> Result<Vec<StorePathHash>, MetadataError> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT DISTINCT p.hash FROM ");
+        let mut query = QueryBuilder::new("SELECT DISTINCT p.hash FROM ");
         roots::select(&mut query, roots, cache);
         let rows = query.build().persistent(false).fetch_all(self.reader()).await?;
         rows.iter().map(|row| Ok(StorePathHash(blob(row.try_get(0)?)?))).collect()
@@ -46,7 +46,7 @@ impl Metadata {
         if hashes.is_empty() {
             return Ok(Vec::new());
         }
-        let mut query = QueryBuilder::<Sqlite>::new(
+        let mut query = QueryBuilder::new(
             "SELECT p.hash, p.name, p.nar_hash, p.nar_size, p.refs, p.deriver, p.ca, p.signatures,
              n.id, n.encoding, n.file_size
              FROM paths p JOIN pushes u ON u.id = p.push AND u.state = 'committed' JOIN nars n ON n.id = p.nar
@@ -80,7 +80,7 @@ impl Metadata {
         if hashes.is_empty() {
             return Ok(HashSet::new());
         }
-        let mut query = QueryBuilder::<Sqlite>::new(
+        let mut query = QueryBuilder::new(
             "SELECT DISTINCT p.hash FROM paths p WHERE p.withdrawn_at IS NOT NULL AND p.cache = ",
         );
         query.push_bind(cache.as_str());
@@ -90,7 +90,7 @@ impl Metadata {
     }
 }
 
-fn push_hashes(query: &mut QueryBuilder<Sqlite>, hashes: &[StorePathHash]) {
+fn push_hashes(query: &mut QueryBuilder, hashes: &[StorePathHash]) {
     query.push(" AND p.hash IN (");
     let mut list = query.separated(", ");
     for hash in hashes {

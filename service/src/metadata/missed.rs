@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use sqlx::{QueryBuilder, Row as _, Sqlite};
-
-use super::{BATCH, Metadata, MetadataError, number};
+use super::{
+    BATCH, Metadata, MetadataError, number,
+    sql::{QueryBuilder, query},
+};
 
 /// How often a delivery was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +39,7 @@ impl Metadata {
     pub(crate) async fn stored_deliveries(&self, guids: &[&str]) -> Result<HashSet<String>, MetadataError> {
         let mut stored = HashSet::new();
         for batch in guids.chunks(BATCH) {
-            let mut query =
-                QueryBuilder::<Sqlite>::new("SELECT DISTINCT guid FROM deliveries WHERE guid IN (");
+            let mut query = QueryBuilder::new("SELECT DISTINCT guid FROM deliveries WHERE guid IN (");
             let mut list = query.separated(", ");
             for guid in batch {
                 list.push_bind(*guid);
@@ -52,11 +52,10 @@ impl Metadata {
 
     /// How far a webhook's deliveries were looked through.
     pub(crate) async fn watched_hook(&self, hook: &str) -> Result<Option<WatchedHook>, MetadataError> {
-        let row =
-            sqlx::query("SELECT settled_until, unread_from, settled_then FROM watched_hooks WHERE hook = ?")
-                .bind(hook)
-                .fetch_optional(self.reader())
-                .await?;
+        let row = query("SELECT settled_until, unread_from, settled_then FROM watched_hooks WHERE hook = ?")
+            .bind(hook)
+            .fetch_optional(self.reader())
+            .await?;
         let Some(row) = row else { return Ok(None) };
         let unread_from: Option<String> = row.try_get("unread_from")?;
         let settled_then: Option<i64> = row.try_get("settled_then")?;
@@ -72,7 +71,7 @@ impl Metadata {
     ) -> Result<(), MetadataError> {
         let unread = watched.unread.as_ref();
         let mut transaction = self.write().await?;
-        sqlx::query(
+        query(
             "INSERT INTO watched_hooks (hook, settled_until, unread_from, settled_then) VALUES (?, ?, ?, ?)
              ON CONFLICT (hook) DO UPDATE SET settled_until = excluded.settled_until,
                  unread_from = excluded.unread_from, settled_then = excluded.settled_then",
@@ -81,7 +80,7 @@ impl Metadata {
         .bind(watched.settled_until)
         .bind(unread.map(|unread| unread.from.as_str()))
         .bind(unread.map(|unread| unread.settled_then))
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(())
@@ -89,7 +88,7 @@ impl Metadata {
 
     /// Which deliveries of a webhook were asked for, and how often.
     pub(crate) async fn asked_for(&self, hook: &str) -> Result<HashMap<String, AskedFor>, MetadataError> {
-        let rows = sqlx::query("SELECT guid, asked_at, times FROM missed_deliveries WHERE hook = ?")
+        let rows = query("SELECT guid, asked_at, times FROM missed_deliveries WHERE hook = ?")
             .bind(hook)
             .fetch_all(self.reader())
             .await?;
@@ -104,14 +103,14 @@ impl Metadata {
     /// Notes that one is asked for.
     pub(crate) async fn ask_for(&self, hook: &str, guid: &str, now: i64) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query(
+        query(
             "INSERT INTO missed_deliveries (hook, guid, asked_at, times) VALUES (?, ?, ?, 1)
              ON CONFLICT (hook, guid) DO UPDATE SET asked_at = excluded.asked_at, times = missed_deliveries.times + 1",
         )
         .bind(hook)
         .bind(guid)
         .bind(now)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(())
@@ -120,9 +119,9 @@ impl Metadata {
     /// Forgets what was asked for before then: the forge has it no more.
     pub(crate) async fn forget_missed(&self, before: i64) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query("DELETE FROM missed_deliveries WHERE asked_at < ?")
+        query("DELETE FROM missed_deliveries WHERE asked_at < ?")
             .bind(before)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         transaction.commit().await?;
         Ok(())

@@ -1,7 +1,7 @@
 //! The only SQL: what the service knows of caches, pushes, paths, NARs, chunks and objects.
 //!
-//! SQLite in WAL mode: one writer, several readers. A transaction that writes begins with the lock
-//! (`BEGIN IMMEDIATE`), so that it never fails in its middle for want of one.
+//! In SQLite or in PostgreSQL. Whoever writes is alone: a transaction that writes begins with the lock, so that it sees
+//! all that others have committed, and never fails in its middle for want of it. Readers wait for nobody.
 
 pub(crate) mod audit;
 mod budget;
@@ -9,6 +9,7 @@ mod chunks;
 mod claims;
 mod compaction;
 mod concluded;
+mod database;
 mod deliveries;
 mod divergences;
 mod export;
@@ -18,6 +19,7 @@ mod holders;
 mod holdings;
 mod isolated;
 mod jobs;
+mod lead;
 mod manifests;
 mod marks;
 mod mirror;
@@ -40,7 +42,10 @@ mod reports;
 mod roots;
 mod runs;
 mod samples;
+mod schema;
 mod sequences;
+mod signers;
+mod sql;
 mod sweeping;
 mod sweeps;
 pub mod tokens;
@@ -50,15 +55,8 @@ mod verifications;
 mod withdrawing;
 
 use std::{
-    path::Path,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
-
-use sqlx::{
-    Connection as _, Sqlite, SqlitePool, Transaction,
-    migrate::Migrator,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 pub use audit::{AuditFilter, AuditRow};
@@ -72,6 +70,7 @@ pub use gone::GonePath;
 pub use holders::HeldPath;
 pub use holdings::{Brought, RepositoryKey, Stored};
 pub use isolated::{IsolatedCache, IsolatedOutcome, OpenIsolated, WantedIsolated};
+pub(crate) use lead::Lead;
 pub(crate) use manifests::{ManifestsOf, NewManifest, Told, WantedBy};
 pub use marks::{DyingPath, Extent, MarkedRoot, Marks};
 pub use mirror::StoredPath;
@@ -98,17 +97,12 @@ pub use verification::{FrameRow, NarRow, ObjectRow, PathRow, RecordRow};
 pub use verifications::{AskedVerification, ScrubPosition};
 pub use withdrawing::{WaitingPath, Withdrawn};
 
+use database::Apart;
 use path_filter::PathFilter;
-
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+use sql::{Pool, query};
 
 /// How many rows one statement may write or ask for.
 pub(crate) const BATCH: usize = 1000;
-
-/// How many KiB of the database's pages a connection keeps in memory: the one that writes,
-const WRITER_CACHE: u32 = 16 << 10;
-/// and each that reads. It forgets them whenever something was written; the system's own cache has them then.
-const READER_CACHE: u32 = 4 << 10;
 
 /// The database failed, or could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -139,64 +133,57 @@ impl MetadataError {
         }
     }
 
+    /// Whether the database's server cannot be reached, or not now.
+    pub fn is_unreachable(&self) -> bool {
+        /// PostgreSQL's codes: it starts or stops, or has no connection left; a lock or a statement took too long; a
+        /// transaction lost to another one.
+        const NOT_NOW: [&str; 9] =
+            ["57P01", "57P02", "57P03", "57P05", "53300", "55P03", "57014", "40001", "40P01"];
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|code| NOT_NOW.contains(&&*code) || code.starts_with("08"))
+            }
+            Self::Database(
+                sqlx::Error::Io(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::WorkerCrashed,
+            ) => true,
+            _ => false,
+        }
+    }
+
     /// Whether the disk is full.
     pub fn is_full(&self) -> bool {
         /// `SQLITE_FULL`; the system's own code is not kept.
         const FULL: &str = "13";
-        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some(FULL))
+        /// PostgreSQL's `disk_full`.
+        const SERVER_FULL: &str = "53100";
+        let Self::Database(sqlx::Error::Database(error)) = self else { return false };
+        error.code().is_some_and(|code| code == FULL || code == SERVER_FULL)
     }
 }
 
 /// The database.
 #[derive(Clone)]
 pub struct Metadata {
-    reader: SqlitePool,
-    writer: SqlitePool,
-    /// For connections of their own that only read.
-    reading: SqliteConnectOptions,
+    reader: Pool,
+    writer: Pool,
+    apart: Apart,
     paths: Arc<OnceLock<PathFilter>>,
+    failed: Arc<Mutex<Option<Instant>>>,
 }
 
-impl Metadata {
-    /// Opens the database at `path`, makes it if there is none, and brings its schema up to date.
-    ///
-    /// # Errors
-    /// When the file cannot be opened, is no database, or is of a newer Larder.
-    pub async fn open(path: &Path) -> Result<Self, MetadataError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(30))
-            // And no more: a file that is mapped counts as memory once for each connection, and kills the process where
-            // it cannot be read.
-            .pragma("cache_size", format!("-{WRITER_CACHE}"));
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(Duration::from_secs(30))
-            // When the disk is full SQLite rolls back by itself, and sqlx, which does not see that, takes the
-            // connection for one in a transaction for ever after.
-            .before_acquire(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }))
-            .connect_with(options.clone())
-            .await?;
-        MIGRATIONS.run(&writer).await?;
-        let reading = options.read_only(true).pragma("cache_size", format!("-{READER_CACHE}"));
-        let reader = SqlitePoolOptions::new()
-            .max_connections(4)
-            .acquire_timeout(Duration::from_secs(10))
-            .connect_with(reading.clone())
-            .await?;
-        Ok(Self { reader, writer, reading, paths: Arc::default() })
-    }
+/// For so long after somebody has waited in vain for an answer, nobody else who can do without waits for one.
+const FAILS_FOR: Duration = Duration::from_secs(5);
 
+impl Metadata {
     /// Whether the database answers.
     ///
     /// # Errors
     /// When it does not.
     pub async fn ping(&self) -> Result<(), MetadataError> {
-        sqlx::query("SELECT 1").execute(&self.reader).await?;
+        query("SELECT 1").execute(&self.reader).await?;
         Ok(())
     }
 
@@ -206,13 +193,20 @@ impl Metadata {
         self.writer.close().await;
     }
 
-    pub(crate) fn reader(&self) -> &SqlitePool {
-        &self.reader
+    /// Whether somebody has waited in vain for an answer just now.
+    pub(crate) fn fails(&self) -> bool {
+        let failed = *self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.is_some_and(|failed| failed.elapsed() < FAILS_FOR)
     }
 
-    /// Begins a transaction that may write. Dropped without `commit`, it leaves nothing.
-    pub(crate) async fn write(&self) -> Result<Transaction<'static, Sqlite>, MetadataError> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    /// Notes whether an answer came within the time that somebody waits for one.
+    pub(crate) fn note_answer(&self, came: bool) {
+        let failed = (!came).then(Instant::now);
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+    }
+
+    fn reader(&self) -> &Pool {
+        &self.reader
     }
 }
 

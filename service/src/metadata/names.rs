@@ -1,9 +1,11 @@
 //! The names that trust rules trust, bound to their numbers.
 
 use larder_protocol::api::CacheName;
-use sqlx::{Row, Sqlite, Transaction, sqlite::SqliteRow};
 
-use super::{Metadata, MetadataError, audit, number};
+use super::{
+    Metadata, MetadataError, audit, number,
+    sql::{Row, Transaction, query},
+};
 use crate::{
     audit::{Entry, Event, Who},
     trust::{BoundName, NumberSource, Numbers, Suspension, TrustedName},
@@ -55,10 +57,10 @@ impl Metadata {
     ) -> Result<Vec<BoundName>, MetadataError> {
         let mut bound = Vec::new();
         for name in names {
-            let query = format!(
+            let find = format!(
                 "SELECT {COLUMNS} FROM bound_names WHERE cache = ? AND issuer = ? AND kind = ? AND name = ?"
             );
-            let row = sqlx::query(sqlx::AssertSqlSafe(query))
+            let row = query(find)
                 .bind(of.cache.as_str())
                 .bind(of.issuer)
                 .bind(kind(name))
@@ -75,8 +77,8 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn all_bound_names(&self) -> Result<Vec<NameRow>, MetadataError> {
-        let query = format!("SELECT {COLUMNS} FROM bound_names ORDER BY cache, issuer, kind, name");
-        let rows = sqlx::query(sqlx::AssertSqlSafe(query)).fetch_all(self.reader()).await?;
+        let list = format!("SELECT {COLUMNS} FROM bound_names ORDER BY cache, issuer, kind, name");
+        let rows = query(list).fetch_all(self.reader()).await?;
         rows.iter().map(read).collect()
     }
 
@@ -111,7 +113,7 @@ impl Metadata {
         now: i64,
     ) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        let suspended = sqlx::query(
+        let suspended = query(
             "UPDATE bound_names SET suspended_at = ?, found_repository_id = ?, found_owner_id = ? \
              WHERE cache = ? AND issuer = ? AND kind = ? AND name = ? AND suspended_at IS NULL AND unbound_at IS NULL",
         )
@@ -122,7 +124,7 @@ impl Metadata {
         .bind(of.issuer)
         .bind(kind(name))
         .bind(name.as_str())
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?
         .rows_affected();
         if suspended == 1 {
@@ -141,7 +143,7 @@ impl Metadata {
     pub async fn unbind_name(&self, row: &NameRow, who: Who, now: i64) -> Result<(), MetadataError> {
         let (of, name) = (NamesOf { cache: &row.cache, issuer: &row.issuer }, &row.bound.name);
         let mut transaction = self.write().await?;
-        sqlx::query(
+        query(
             "UPDATE bound_names SET unbound_at = ?, suspended_at = NULL, found_repository_id = NULL, \
              found_owner_id = NULL WHERE cache = ? AND issuer = ? AND kind = ? AND name = ?",
         )
@@ -150,7 +152,7 @@ impl Metadata {
         .bind(of.issuer)
         .bind(kind(name))
         .bind(name.as_str())
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         let event = Event::NameUnbound { name: name.to_string() };
         audit::record(&mut transaction, &entry(of, who, event), now).await?;
@@ -172,7 +174,7 @@ impl Metadata {
     ) -> Result<bool, MetadataError> {
         let (of, name) = (NamesOf { cache: &row.cache, issuer: &row.issuer }, &row.bound.name);
         let mut transaction = self.write().await?;
-        let confirmed = sqlx::query(
+        let confirmed = query(
             "UPDATE bound_names SET repository_id = found_repository_id, owner_id = found_owner_id, \
              source = 'confirmed', bound_at = ?, suspended_at = NULL, found_repository_id = NULL, \
              found_owner_id = NULL \
@@ -186,7 +188,7 @@ impl Metadata {
         .bind(name.as_str())
         .bind(found.repository.map_or(0, column))
         .bind(column(found.owner))
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?
         .rows_affected()
             == 1;
@@ -202,7 +204,7 @@ impl Metadata {
 /// In a transaction that may do more. `said_at` is when the numbers were said: what was said before a name was unbound
 /// does not bind it.
 pub(super) async fn bind(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     of: NamesOf<'_>,
     name: &TrustedName,
     numbers: Numbers,
@@ -210,11 +212,11 @@ pub(super) async fn bind(
     said_at: i64,
     now: i64,
 ) -> Result<Binding, MetadataError> {
-    let new = sqlx::query(
+    let new = query(
         "INSERT INTO bound_names (cache, issuer, kind, name, repository_id, owner_id, source, bound_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET repository_id = excluded.repository_id, \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (cache, issuer, kind, name) DO UPDATE SET repository_id = excluded.repository_id, \
          owner_id = excluded.owner_id, source = excluded.source, bound_at = excluded.bound_at, unbound_at = NULL \
-         WHERE unbound_at <= ?",
+         WHERE bound_names.unbound_at <= ?",
     )
     .bind(of.cache.as_str())
     .bind(of.issuer)
@@ -225,7 +227,7 @@ pub(super) async fn bind(
     .bind(source.to_string())
     .bind(now)
     .bind(said_at)
-    .execute(&mut **transaction)
+    .execute(&mut *transaction)
     .await?
     .rows_affected()
         == 1;
@@ -238,7 +240,7 @@ pub(super) async fn bind(
         audit::record(transaction, &entry(of, Who::default(), event), now).await?;
         return Ok(Binding::New);
     }
-    let same = sqlx::query(
+    let same = query(
         "SELECT 1 FROM bound_names WHERE cache = ? AND issuer = ? AND kind = ? AND name = ? AND suspended_at IS NULL \
          AND unbound_at IS NULL AND coalesce(repository_id, 0) = ? AND owner_id = ?",
     )
@@ -248,7 +250,7 @@ pub(super) async fn bind(
     .bind(name.as_str())
     .bind(numbers.repository.map_or(0, column))
     .bind(column(numbers.owner))
-    .fetch_optional(&mut **transaction)
+    .fetch_optional(&mut *transaction)
     .await?;
     Ok(if same.is_some() { Binding::Same } else { Binding::Differs })
 }
@@ -269,10 +271,10 @@ fn column(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn read(row: &SqliteRow) -> Result<NameRow, MetadataError> {
+fn read(row: &Row) -> Result<NameRow, MetadataError> {
     const DAMAGED: MetadataError = MetadataError::Damaged("a bound name cannot be read");
     let numbers = |repository: &str, owner: i64| {
-        let repository = row.try_get::<Option<i64>, _>(repository)?.map(number).transpose()?;
+        let repository = row.try_get::<Option<i64>>(repository)?.map(number).transpose()?;
         Ok::<_, MetadataError>(Numbers { repository, owner: number(owner)? })
     };
     let text: String = row.try_get("name")?;
@@ -287,7 +289,7 @@ fn read(row: &SqliteRow) -> Result<NameRow, MetadataError> {
     };
     let suspended = match row.try_get("suspended_at")? {
         Some(at) => {
-            let owner = row.try_get::<Option<i64>, _>("found_owner_id")?.ok_or(DAMAGED)?;
+            let owner = row.try_get::<Option<i64>>("found_owner_id")?.ok_or(DAMAGED)?;
             Some(Suspension { at, found: numbers("found_repository_id", owner)? })
         }
         None => None,
@@ -295,7 +297,7 @@ fn read(row: &SqliteRow) -> Result<NameRow, MetadataError> {
     let numbers = numbers("repository_id", row.try_get("owner_id")?)?;
     let (bound_at, unbound_at) = (row.try_get("bound_at")?, row.try_get("unbound_at")?);
     Ok(NameRow {
-        cache: row.try_get::<&str, _>("cache")?.parse().map_err(|_| DAMAGED)?,
+        cache: row.try_get::<&str>("cache")?.parse().map_err(|_| DAMAGED)?,
         issuer: row.try_get("issuer")?,
         bound: BoundName { name, numbers, source, bound_at, suspended, unbound_at },
     })

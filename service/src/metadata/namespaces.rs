@@ -1,9 +1,11 @@
 //! Which namespace of chunks a cache has, and that it keeps it.
 
 use larder_protocol::api::CacheName;
-use sqlx::{Row as _, Sqlite, Transaction};
 
-use super::{Metadata, MetadataError, Namespace};
+use super::{
+    Metadata, MetadataError, Namespace,
+    sql::{Transaction, query, query_scalar},
+};
 
 /// Whether a cache can be public or private as the configuration says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,19 +30,19 @@ impl Metadata {
         };
         if was_public != public {
             // Pull requests' caches are of their parent's kind.
-            let pushed: bool = sqlx::query_scalar(
+            let pushed: bool = query_scalar(
                 "SELECT EXISTS (SELECT 1 FROM pushes WHERE cache = ?1 OR substr(cache, 1, length(?1) + 1) = ?1 || '~')",
             )
             .bind(cache.as_str())
-            .fetch_one(&mut *transaction)
+            .fetch_one(&mut transaction)
             .await?;
             if pushed {
                 return Ok(Settled::WasOtherwise);
             }
-            sqlx::query("UPDATE cache_namespaces SET public = ? WHERE cache = ?")
+            query("UPDATE cache_namespaces SET public = ? WHERE cache = ?")
                 .bind(public)
                 .bind(cache.as_str())
-                .execute(&mut *transaction)
+                .execute(&mut transaction)
                 .await?;
         }
         transaction.commit().await?;
@@ -49,26 +51,23 @@ impl Metadata {
 }
 
 async fn known(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     cache: &CacheName,
 ) -> Result<Option<(i64, bool)>, MetadataError> {
-    let row = sqlx::query("SELECT number, public FROM cache_namespaces WHERE cache = ?")
+    let row = query("SELECT number, public FROM cache_namespaces WHERE cache = ?")
         .bind(cache.as_str())
-        .fetch_optional(&mut **transaction)
+        .fetch_optional(&mut *transaction)
         .await?;
     row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
 }
 
 /// Gives a cache its number. Until there was a choice, every cache was public.
-async fn add(
-    transaction: &mut Transaction<'static, Sqlite>,
-    cache: &CacheName,
-) -> Result<i64, MetadataError> {
-    Ok(sqlx::query_scalar(
+async fn add(transaction: &mut Transaction, cache: &CacheName) -> Result<i64, MetadataError> {
+    Ok(query_scalar(
         "INSERT INTO cache_namespaces (cache, number, public)
          SELECT ?, COALESCE(MAX(number), 0) + 1, 1 FROM cache_namespaces RETURNING number",
     )
     .bind(cache.as_str())
-    .fetch_one(&mut **transaction)
+    .fetch_one(&mut *transaction)
     .await?)
 }

@@ -4,11 +4,15 @@ use std::{collections::HashMap, ops::Range};
 
 use futures_util::TryStreamExt as _;
 use larder_protocol::{NarHash, StorePathHash, api::CacheName};
-use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
 
 use super::{
-    BATCH, Metadata, MetadataError, Namespace, ObjectId, StoredChunk, batches, blob, chunks::Keys,
-    claims::list, number, sweeping::hold_open, withdrawing::hold_undamaged,
+    BATCH, Metadata, MetadataError, Namespace, ObjectId, StoredChunk, batches, blob,
+    chunks::Keys,
+    claims::list,
+    number,
+    sql::{QueryBuilder, Transaction},
+    sweeping::hold_open,
+    withdrawing::hold_undamaged,
 };
 use crate::storage::Ingredient;
 
@@ -51,9 +55,8 @@ impl Metadata {
     ) -> Result<HashMap<NarHash, (i64, u64)>, MetadataError> {
         let mut stored = HashMap::new();
         for (namespace, batch) in batches(namespaces, hashes) {
-            let mut query = QueryBuilder::<Sqlite>::new(
-                "SELECT hash, id, size FROM nars WHERE complete = 1 AND namespace = ",
-            );
+            let mut query =
+                QueryBuilder::new("SELECT hash, id, size FROM nars WHERE complete = 1 AND namespace = ");
             query.push_bind(namespace.0).push(" AND hash IN (");
             let mut list = query.separated(", ");
             for hash in batch {
@@ -124,7 +127,7 @@ impl Metadata {
         encoding: &Encoding,
         replaced_since: i64,
     ) -> Result<Option<StoredNar>, MetadataError> {
-        let mut query = QueryBuilder::<Sqlite>::new(
+        let mut query = QueryBuilder::new(
             "SELECT n.id, n.encoding, n.file_size FROM nars n WHERE n.complete = 1 AND n.hash = ",
         );
         query.push_bind(&hash.0[..]).push(" AND n.namespace IN (");
@@ -170,7 +173,7 @@ impl Metadata {
         nar: &StoredNar,
         part: Range<usize>,
     ) -> Result<Vec<Ingredient>, MetadataError> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+        let mut query = QueryBuilder::new("SELECT ");
         query.push(StoredChunk::COLUMNS);
         query.push(
             ", r.hashes FROM nar_chunks r JOIN chunks c ON c.id = r.chunk JOIN objects o ON o.id = c.object
@@ -186,7 +189,7 @@ impl Metadata {
         let mut keys = Keys::default();
         let mut recipe = Vec::new();
         while let Some(row) = rows.try_next().await? {
-            let hashes = row.try_get::<Option<&[u8]>, _>(6)?.unwrap_or_default();
+            let hashes = row.try_get::<Option<&[u8]>>(6)?.unwrap_or_default();
             let (hashes, []) = hashes.as_chunks::<20>() else {
                 return Err(MetadataError::Damaged("a recipe's hashes are cut short"));
             };
@@ -202,14 +205,13 @@ pub(super) type Place<'a> = (i64, (i64, &'a (i64, Vec<StorePathHash>)));
 
 /// Inserts NARs and tells their rows in the same order.
 pub(super) async fn insert_nars(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     namespace: Namespace,
     recipe_object: ObjectId,
     nars: &[VerifiedNar],
 ) -> Result<Vec<i64>, MetadataError> {
-    let mut insert = QueryBuilder::<Sqlite>::new(
-        "INSERT INTO nars (namespace, hash, size, encoding, file_size, recipe_object) ",
-    );
+    let mut insert =
+        QueryBuilder::new("INSERT INTO nars (namespace, hash, size, encoding, file_size, recipe_object) ");
     insert.push_values(nars, |mut row, nar| {
         row.push_bind(namespace.0)
             .push_bind(&nar.hash.0[..])
@@ -220,7 +222,7 @@ pub(super) async fn insert_nars(
     });
     insert.push(" RETURNING hash, id");
     let mut ids = HashMap::with_capacity(nars.len());
-    for row in insert.build().persistent(false).fetch_all(&mut **transaction).await? {
+    for row in insert.build().persistent(false).fetch_all(&mut *transaction).await? {
         ids.insert(NarHash(blob(row.try_get(0)?)?), row.try_get(1)?);
     }
     let id = |nar: &VerifiedNar| ids.get(&nar.hash).copied();
@@ -230,10 +232,10 @@ pub(super) async fn insert_nars(
 }
 
 pub(super) async fn insert_chunks(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     places: &[Place<'_>],
 ) -> Result<(), MetadataError> {
-    let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO nar_chunks (nar, position, chunk, hashes) ");
+    let mut insert = QueryBuilder::new("INSERT INTO nar_chunks (nar, position, chunk, hashes) ");
     insert.push_values(places, |mut row, (nar, (position, (chunk, hashes)))| {
         let hashes: Vec<u8> = hashes.iter().flat_map(|hash| hash.0).collect();
         row.push_bind(*nar)
@@ -241,55 +243,55 @@ pub(super) async fn insert_chunks(
             .push_bind(*chunk)
             .push_bind((!hashes.is_empty()).then_some(hashes));
     });
-    insert.build().persistent(places.len() == BATCH).execute(&mut **transaction).await?;
+    insert.build().persistent(places.len() == BATCH).execute(&mut *transaction).await?;
     let chunks: Vec<i64> = places.iter().map(|(_, (_, (chunk, _)))| *chunk).collect();
     hold_undamaged(transaction, &chunks).await?;
     // What a sweep condemned since the push was opened stays by this.
-    let mut revive = QueryBuilder::<Sqlite>::new(
+    let mut revive = QueryBuilder::new(
         "UPDATE chunks SET condemned_at = NULL, condemned_by = NULL WHERE condemned_at IS NOT NULL AND id IN (",
     );
     list(&mut revive, &chunks);
     revive.push(")");
-    revive.build().persistent(places.len() == BATCH).execute(&mut **transaction).await?;
+    revive.build().persistent(places.len() == BATCH).execute(&mut *transaction).await?;
     Ok(())
 }
 
 /// Makes NARs complete, but those that another push has completed meanwhile, and gives them to the push's paths.
 async fn complete(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     namespace: Namespace,
     push: i64,
     ids: &[i64],
     nars: &[VerifiedNar],
 ) -> Result<(), MetadataError> {
-    let mut update = QueryBuilder::<Sqlite>::new(
+    let mut update = QueryBuilder::new(
         "UPDATE nars SET complete = 1 WHERE NOT EXISTS (
              SELECT 1 FROM nars n WHERE n.namespace = nars.namespace AND n.hash = nars.hash AND n.complete = 1)
          AND id IN ",
     );
     push_list(&mut update, ids);
-    let completed = update.build().persistent(false).execute(&mut **transaction).await?.rows_affected();
+    let completed = update.build().persistent(false).execute(&mut *transaction).await?.rows_affected();
     if completed < ids.len() as u64 {
         // Nothing may use their chunks then: they are looked for when the push has ended.
-        let mut unsettle = QueryBuilder::<Sqlite>::new("UPDATE objects SET push = ");
+        let mut unsettle = QueryBuilder::new("UPDATE objects SET push = ");
         unsettle.push_bind(push).push(
             " WHERE state = 'stored' AND id IN (SELECT c.object FROM nar_chunks r JOIN chunks c ON c.id = r.chunk
              WHERE r.nar IN (SELECT id FROM nars WHERE complete = 0 AND id IN ",
         );
         push_list(&mut unsettle, ids);
         unsettle.push("))");
-        unsettle.build().persistent(false).execute(&mut **transaction).await?;
-        let mut delete = QueryBuilder::<Sqlite>::new(
+        unsettle.build().persistent(false).execute(&mut *transaction).await?;
+        let mut delete = QueryBuilder::new(
             "DELETE FROM nar_chunks WHERE nar IN (SELECT id FROM nars WHERE complete = 0 AND id IN ",
         );
         push_list(&mut delete, ids);
         delete.push(")");
-        delete.build().persistent(false).execute(&mut **transaction).await?;
-        let mut delete = QueryBuilder::<Sqlite>::new("DELETE FROM nars WHERE complete = 0 AND id IN ");
+        delete.build().persistent(false).execute(&mut *transaction).await?;
+        let mut delete = QueryBuilder::new("DELETE FROM nars WHERE complete = 0 AND id IN ");
         push_list(&mut delete, ids);
-        delete.build().persistent(false).execute(&mut **transaction).await?;
+        delete.build().persistent(false).execute(&mut *transaction).await?;
     }
-    let mut update = QueryBuilder::<Sqlite>::new(
+    let mut update = QueryBuilder::new(
         "UPDATE paths SET unproven = 0, nar = (
              SELECT n.id FROM nars n WHERE n.hash = paths.nar_hash AND n.complete = 1 AND n.namespace = ",
     );
@@ -299,11 +301,11 @@ async fn complete(
         list.push_bind(&nar.hash.0[..]);
     }
     update.push(")");
-    update.build().persistent(false).execute(&mut **transaction).await?;
+    update.build().persistent(false).execute(&mut *transaction).await?;
     Ok(())
 }
 
-fn push_list(query: &mut QueryBuilder<Sqlite>, ids: &[i64]) {
+fn push_list(query: &mut QueryBuilder, ids: &[i64]) {
     query.push("(");
     let mut list = query.separated(", ");
     for id in ids {

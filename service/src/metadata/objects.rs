@@ -1,6 +1,10 @@
 //! Rows of objects.
 
-use super::{Metadata, MetadataError, sweeping::hold_open};
+use super::{
+    Metadata, MetadataError,
+    sql::{query, query_scalar},
+    sweeping::hold_open,
+};
 
 /// An object's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,13 +18,13 @@ impl Metadata {
     pub async fn begin_object(&self, key: &str, push: i64, now: i64) -> Result<ObjectId, MetadataError> {
         let mut transaction = self.write().await?;
         hold_open(&mut transaction, push).await?;
-        let id = sqlx::query_scalar(
+        let id = query_scalar(
             "INSERT INTO objects (key, state, push, created_at) VALUES (?, 'writing', ?, ?) RETURNING id",
         )
         .bind(key)
         .bind(push)
         .bind(now)
-        .fetch_one(&mut *transaction)
+        .fetch_one(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(ObjectId(id))
@@ -32,9 +36,9 @@ impl Metadata {
     /// When the database fails.
     pub async fn forget_object(&self, object: ObjectId) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query("DELETE FROM objects WHERE id = ? AND state = 'writing'")
+        query("DELETE FROM objects WHERE id = ? AND state = 'writing'")
             .bind(object.0)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         transaction.commit().await?;
         Ok(())

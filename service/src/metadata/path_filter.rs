@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::TryStreamExt as _;
 use larder_protocol::StorePathHash;
-use sqlx::Row as _;
 
-use super::{Metadata, MetadataError, blob};
+use super::{Metadata, MetadataError, blob, sql::query};
 
 /// 8 MiB, however many paths there are. With a million of them, one absent hash in 90,000 is looked up in vain; with
 /// ten million, one in 25.
@@ -49,7 +48,7 @@ impl Metadata {
     pub async fn remember_paths(&self) -> Result<(), MetadataError> {
         let filter = PathFilter::new();
         // Pull requests' caches are not asked by way of it, and of what private ones have it must tell nobody.
-        let mut rows = sqlx::query(
+        let mut rows = query(
             "SELECT hash FROM paths WHERE cache NOT LIKE '%~%'
              AND cache NOT IN (SELECT cache FROM cache_namespaces WHERE public = 0)",
         )

@@ -6,9 +6,13 @@ use larder_protocol::{
     NarHash, StorePath, StorePathHash,
     api::{CacheName, PathInfo},
 };
-use sqlx::{QueryBuilder, Row as _, Sqlite, sqlite::SqliteRow};
 
-use super::{BATCH, Metadata, MetadataError, batches, blob, nars::Encoding, number};
+use super::{
+    BATCH, Metadata, MetadataError, batches, blob,
+    nars::Encoding,
+    number,
+    sql::{QueryBuilder, Row},
+};
 use crate::trust::{Rank, Standing};
 
 /// A visible path.
@@ -71,20 +75,20 @@ const VISIBLE: &str = "FROM paths p JOIN pushes u ON u.id = p.push AND u.state =
 const DAMAGED: &str = "a path's row cannot be read";
 
 /// The path of a row with its `hash` and `name`.
-pub(super) fn path_of(row: &SqliteRow) -> Result<StorePath, MetadataError> {
+pub(super) fn path_of(row: &Row) -> Result<StorePath, MetadataError> {
     StorePath::new(StorePathHash(blob(row.try_get("hash")?)?), row.try_get("name")?)
         .map_err(|_| MetadataError::Damaged(DAMAGED))
 }
 
-pub(super) fn path_info(row: &SqliteRow) -> Result<PathInfo, MetadataError> {
+pub(super) fn path_info(row: &Row) -> Result<PathInfo, MetadataError> {
     let damaged = |_| MetadataError::Damaged(DAMAGED);
-    let list = |column| Ok::<_, sqlx::Error>(row.try_get::<&str, _>(column)?.split_ascii_whitespace());
+    let list = |column| Ok::<_, sqlx::Error>(row.try_get::<&str>(column)?.split_ascii_whitespace());
     Ok(PathInfo {
         path: path_of(row)?,
         nar_hash: NarHash(blob(row.try_get("nar_hash")?)?),
         nar_size: number(row.try_get("nar_size")?)?,
         references: list("refs")?.map(str::parse).collect::<Result<_, _>>().map_err(damaged)?,
-        deriver: row.try_get::<Option<&str>, _>("deriver")?.map(str::parse).transpose().map_err(damaged)?,
+        deriver: row.try_get::<Option<&str>>("deriver")?.map(str::parse).transpose().map_err(damaged)?,
         ca: row.try_get("ca")?,
         signatures: list("signatures")?.filter_map(|signature| signature.parse().ok()).collect(),
     })
@@ -110,7 +114,7 @@ impl Metadata {
     ) -> Result<HashMap<StorePathHash, VisiblePath>, MetadataError> {
         let mut visible = HashMap::with_capacity(hashes.len());
         for (cache, batch) in batches(caches, hashes) {
-            let mut query = QueryBuilder::<Sqlite>::new(
+            let mut query = QueryBuilder::new(
                 "SELECT p.hash, p.name, p.id, p.cache, p.push, p.rank, p.ordered, p.nar_hash, p.nar_size, p.refs, p.ca ",
             );
             query.push(VISIBLE).push_bind(cache.as_str()).push(" AND p.hash IN (");
@@ -144,7 +148,7 @@ impl Metadata {
         cache: &CacheName,
         hash: &StorePathHash,
     ) -> Result<Option<PublishedPath>, MetadataError> {
-        let mut query = QueryBuilder::<Sqlite>::new(
+        let mut query = QueryBuilder::new(
             "SELECT p.hash, p.name, p.nar_hash, p.nar_size, p.refs, p.deriver, p.ca, p.signatures,
              n.encoding, n.file_size
              FROM paths p JOIN pushes u ON u.id = p.push AND u.state = 'committed' JOIN nars n ON n.id = p.nar

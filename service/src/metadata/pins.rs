@@ -4,9 +4,12 @@ use larder_protocol::{
     StorePath, StorePathHash,
     api::{CacheName, PinName},
 };
-use sqlx::{Row as _, sqlite::SqliteRow};
 
-use super::{Metadata, MetadataError, audit, blob, claims::claim};
+use super::{
+    Metadata, MetadataError, audit, blob,
+    claims::claim,
+    sql::{Row, query, query_scalar},
+};
 use crate::audit::{Entry, Event, Who};
 
 /// A pin that is to be made.
@@ -41,9 +44,9 @@ pub struct PinRow {
     pub expires_at: Option<i64>,
 }
 
-fn pin_of(row: &SqliteRow) -> Result<PinRow, MetadataError> {
+fn pin_of(row: &Row) -> Result<PinRow, MetadataError> {
     let damaged = MetadataError::Damaged("a pin's row cannot be read");
-    let Ok(name) = row.try_get::<&str, _>("name")?.parse() else { return Err(damaged) };
+    let Ok(name) = row.try_get::<&str>("name")?.parse() else { return Err(damaged) };
     let hash = StorePathHash(blob(row.try_get("hash")?)?);
     let Ok(path) = StorePath::new(hash, row.try_get("path_name")?) else { return Err(damaged) };
     Ok(PinRow { name, path, pinned_at: row.try_get("pinned_at")?, expires_at: row.try_get("expires_at")? })
@@ -56,25 +59,25 @@ impl Metadata {
     /// When the database fails.
     pub async fn pin(&self, pin: &NewPin<'_>, now: i64) -> Result<bool, MetadataError> {
         let mut transaction = self.write().await?;
-        let path: Option<i64> = sqlx::query_scalar(
+        let path: Option<i64> = query_scalar(
             "SELECT p.id FROM paths p JOIN pushes u ON u.id = p.push AND u.state = 'committed'
              WHERE p.hidden = 0 AND p.cache = ? AND p.hash = ? AND p.name = ?",
         )
         .bind(pin.cache.as_str())
         .bind(pin.path.hash().0.to_vec())
         .bind(pin.path.name())
-        .fetch_optional(&mut *transaction)
+        .fetch_optional(&mut transaction)
         .await?;
         let Some(path) = path else { return Ok(false) };
         claim(&mut transaction, &[path]).await?;
         // The same path again is the same pin, the newest of its name.
-        sqlx::query("DELETE FROM pins WHERE cache = ? AND name = ? AND hash = ?")
+        query("DELETE FROM pins WHERE cache = ? AND name = ? AND hash = ?")
             .bind(pin.cache.as_str())
             .bind(pin.name.as_str())
             .bind(pin.path.hash().0.to_vec())
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
-        sqlx::query(
+        query(
             "INSERT INTO pins (cache, name, hash, path_name, pinned_at, expires_at, pinned_by)
              VALUES (?, ?, ?, ?, ?, ?, ?)",
         )
@@ -85,16 +88,16 @@ impl Metadata {
         .bind(now)
         .bind(pin.expires_at)
         .bind(pin.pinned_by)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
-        sqlx::query(
+        query(
             "DELETE FROM pins WHERE cache = ?1 AND name = ?2 AND id NOT IN (
                  SELECT id FROM pins WHERE cache = ?1 AND name = ?2 ORDER BY id DESC LIMIT ?3)",
         )
         .bind(pin.cache.as_str())
         .bind(pin.name.as_str())
         .bind(pin.keep)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         let event = Event::Pinned { name: pin.name.to_string(), path: pin.path.to_string() };
         audit::record(&mut transaction, &Entry::in_cache(pin.cache, pin.who.clone(), event), now).await?;
@@ -107,7 +110,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn pins(&self, cache: &CacheName, now: i64) -> Result<Vec<PinRow>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT name, hash, path_name, pinned_at, expires_at FROM pins
              WHERE cache = ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY name, id DESC",
         )
@@ -128,7 +131,7 @@ impl Metadata {
         name: &PinName,
         now: i64,
     ) -> Result<Option<StorePath>, MetadataError> {
-        let row = sqlx::query(
+        let row = query(
             "SELECT name, hash, path_name, pinned_at, expires_at FROM pins
              WHERE cache = ? AND name = ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY id DESC LIMIT 1",
         )
@@ -152,10 +155,10 @@ impl Metadata {
         now: i64,
     ) -> Result<bool, MetadataError> {
         let mut transaction = self.write().await?;
-        let removed = sqlx::query("DELETE FROM pins WHERE cache = ? AND name = ?")
+        let removed = query("DELETE FROM pins WHERE cache = ? AND name = ?")
             .bind(cache.as_str())
             .bind(name.as_str())
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?
             .rows_affected();
         if removed > 0 {

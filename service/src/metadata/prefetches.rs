@@ -5,9 +5,14 @@ use larder_protocol::{
     api::CacheName,
     prefetch::{Prefetch, PrefetchState},
 };
-use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
 
-use super::{Metadata, MetadataError, audit, jobs::enqueue, manifests::key, number};
+use super::{
+    Metadata, MetadataError, audit,
+    jobs::enqueue,
+    manifests::key,
+    number,
+    sql::{Row, Transaction, query},
+};
 use crate::{
     audit::{Entry, Event, Who},
     identity::{GitRef, RepositoryName},
@@ -70,12 +75,12 @@ impl Metadata {
         now: i64,
     ) -> Result<bool, MetadataError> {
         let mut transaction = self.write().await?;
-        let row = sqlx::query(
+        let row = query(
             "SELECT count(*), count(CASE WHEN owner = ? THEN 1 END) FROM prefetches
              WHERE ended_at IS NULL AND why = 'hand'",
         )
         .bind(asked.owner)
-        .fetch_one(&mut *transaction)
+        .fetch_one(&mut transaction)
         .await?;
         if number(row.try_get(0)?)? >= u64::from(max_in_all)
             || number(row.try_get(1)?)? >= u64::from(max_of_owner)
@@ -83,7 +88,7 @@ impl Metadata {
             return Ok(false);
         }
         enqueue(&mut transaction, job, now).await?;
-        sqlx::query(
+        query(
             "INSERT INTO prefetches (name, cache, why, owner, paths, state, requested_at, job)
              VALUES (?, ?, 'hand', ?, ?, 'waiting', ?, (SELECT id FROM jobs WHERE key = ? AND state = 'waiting'))",
         )
@@ -93,7 +98,7 @@ impl Metadata {
         .bind(asked.paths.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
         .bind(now)
         .bind(&job.key)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         let event = Event::PrefetchAsked { prefetch: asked.name.to_owned(), paths: asked.paths.len() as u64 };
         let entry = Entry::in_cache(asked.cache, asked.who.clone(), event);
@@ -112,7 +117,7 @@ impl Metadata {
         let mut transaction = self.write().await?;
         let git_ref = caused.git_ref.map(GitRef::as_str);
         let why = if caused.scheduled { "schedule" } else { "event" };
-        sqlx::query(
+        query(
             "UPDATE prefetches SET state = 'superseded', ended_at = ?
              WHERE ended_at IS NULL AND why = ? AND repository_key = ? AND git_ref = ? AND cache = ? AND name <> ?",
         )
@@ -122,9 +127,9 @@ impl Metadata {
         .bind(git_ref)
         .bind(caused.cache.as_str())
         .bind(caused.name)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
-        sqlx::query(
+        query(
             "INSERT INTO prefetches (name, cache, why, repository_key, git_ref, commit_sha, paths, state, requested_at,
                  job)
              VALUES (?, ?, ?, ?, ?, ?, '', 'running', ?, ?)
@@ -138,7 +143,7 @@ impl Metadata {
         .bind(caused.commit)
         .bind(now)
         .bind(caused.job.0)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(())
@@ -146,7 +151,7 @@ impl Metadata {
 
     /// A prefetch, as people are told of it.
     pub(crate) async fn prefetch(&self, name: &str) -> Result<Option<Prefetch>, MetadataError> {
-        let row = sqlx::query("SELECT * FROM prefetches WHERE name = ?").bind(name);
+        let row = query("SELECT * FROM prefetches WHERE name = ?").bind(name);
         row.fetch_optional(self.reader()).await?.map(|row| prefetch(&row)).transpose()
     }
 
@@ -155,7 +160,7 @@ impl Metadata {
         &self,
         name: &str,
     ) -> Result<Option<(CacheName, Vec<StorePath>)>, MetadataError> {
-        let row = sqlx::query("SELECT cache, paths FROM prefetches WHERE name = ?").bind(name);
+        let row = query("SELECT cache, paths FROM prefetches WHERE name = ?").bind(name);
         let Some(row) = row.fetch_optional(self.reader()).await? else { return Ok(None) };
         Ok(Some((cache(&row)?, paths(row.try_get("paths")?)?)))
     }
@@ -164,7 +169,7 @@ impl Metadata {
     pub(crate) async fn note_prefetch(&self, name: &str, reached: Reached) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
         let column = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        sqlx::query(
+        query(
             "UPDATE prefetches SET state = 'running', closure = ?, wanted = ?, published = ?, bytes = ?
              WHERE name = ? AND ended_at IS NULL",
         )
@@ -173,7 +178,7 @@ impl Metadata {
         .bind(column(reached.published))
         .bind(column(reached.bytes))
         .bind(name)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(())
@@ -190,7 +195,7 @@ impl Metadata {
     ) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
         let some: Vec<String> = lacking.iter().take(MAX_LACKING).map(ToString::to_string).collect();
-        sqlx::query(
+        query(
             "UPDATE prefetches SET state = ?, ended_at = ?, lacking = ?, lacking_paths = ?, error = ?
              WHERE name = ? AND ended_at IS NULL",
         )
@@ -200,7 +205,7 @@ impl Metadata {
         .bind(some.join(" "))
         .bind(error.map(|error| error.get(..error.floor_char_boundary(MAX_ERROR)).unwrap_or(error)))
         .bind(name)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(())
@@ -209,9 +214,9 @@ impl Metadata {
     /// Forgets prefetches that were asked for before then.
     pub(crate) async fn forget_prefetches(&self, before: i64) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query("DELETE FROM prefetches WHERE id IN (SELECT id FROM prefetches WHERE requested_at < ? LIMIT 1000)")
+        query("DELETE FROM prefetches WHERE id IN (SELECT id FROM prefetches WHERE requested_at < ? LIMIT 1000)")
             .bind(before)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         transaction.commit().await?;
         Ok(())
@@ -220,37 +225,34 @@ impl Metadata {
 
 /// Ends the prefetches whose jobs have ended without saying how: what a job was to do that was given up has failed, and
 /// what one was to do that was cancelled, or is there no more, is needed by nobody.
-pub(super) async fn end_with_jobs(
-    transaction: &mut Transaction<'static, Sqlite>,
-    now: i64,
-) -> Result<(), MetadataError> {
+pub(super) async fn end_with_jobs(transaction: &mut Transaction, now: i64) -> Result<(), MetadataError> {
     for statement in [
         "UPDATE prefetches SET state = 'failed', ended_at = ?, error = (SELECT error FROM jobs WHERE id = prefetches.job)
          WHERE ended_at IS NULL AND job IN (SELECT id FROM jobs WHERE state = 'failed')",
         "UPDATE prefetches SET state = 'superseded', ended_at = ?
          WHERE ended_at IS NULL AND (job IS NULL OR job IN (SELECT id FROM jobs WHERE state = 'cancelled'))",
     ] {
-        sqlx::query(statement).bind(now).execute(&mut **transaction).await?;
+        query(statement).bind(now).execute(&mut *transaction).await?;
     }
     Ok(())
 }
 
 /// Has the prefetches wait again that failed with a job (any, if none is named) that is to be tried again.
 pub(super) async fn reopen_with_jobs(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     job: Option<i64>,
 ) -> Result<(), MetadataError> {
-    sqlx::query(
+    query(
         "UPDATE prefetches SET state = 'waiting', ended_at = NULL, error = NULL
          WHERE state = 'failed' AND job IN (SELECT id FROM jobs WHERE state = 'failed' AND id = coalesce(?, id))",
     )
     .bind(job)
-    .execute(&mut **transaction)
+    .execute(&mut *transaction)
     .await?;
     Ok(())
 }
 
-fn prefetch(row: &SqliteRow) -> Result<Prefetch, MetadataError> {
+fn prefetch(row: &Row) -> Result<Prefetch, MetadataError> {
     Ok(Prefetch {
         id: row.try_get("name")?,
         cache: cache(row)?,
@@ -274,8 +276,8 @@ fn prefetch(row: &SqliteRow) -> Result<Prefetch, MetadataError> {
     })
 }
 
-fn cache(row: &SqliteRow) -> Result<CacheName, MetadataError> {
-    let name = row.try_get::<&str, _>("cache")?.parse();
+fn cache(row: &Row) -> Result<CacheName, MetadataError> {
+    let name = row.try_get::<&str>("cache")?.parse();
     name.map_err(|_| MetadataError::Damaged("a prefetch's cache has no such name"))
 }
 

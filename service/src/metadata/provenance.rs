@@ -3,9 +3,12 @@
 use std::collections::HashSet;
 
 use larder_protocol::{NarHash, StorePath, StorePathHash, api::CacheName};
-use sqlx::{QueryBuilder, Row as _, Sqlite};
 
-use super::{BATCH, Metadata, MetadataError, blob, number, paths::path_of};
+use super::{
+    BATCH, Metadata, MetadataError, blob, number,
+    paths::path_of,
+    sql::{QueryBuilder, query},
+};
 use crate::trust::GrantedTo;
 
 /// A visible path, and the push that brought it.
@@ -51,7 +54,7 @@ impl Metadata {
     pub async fn prefetches_among(&self, pushes: &[i64]) -> Result<HashSet<i64>, MetadataError> {
         let mut prefetches = HashSet::new();
         for batch in pushes.chunks(BATCH) {
-            let mut query = QueryBuilder::<Sqlite>::new("SELECT id, provenance FROM pushes WHERE id IN (");
+            let mut query = QueryBuilder::new("SELECT id, provenance FROM pushes WHERE id IN (");
             let mut list = query.separated(", ");
             for push in batch {
                 list.push_bind(push);
@@ -71,7 +74,7 @@ impl Metadata {
         cache: &CacheName,
         hash: &StorePathHash,
     ) -> Result<Option<PushedPath>, MetadataError> {
-        let row = sqlx::query(
+        let row = query(
             "SELECT p.hash, p.name, p.nar_hash, p.nar_size, p.deriver, p.built, u.committed_at, u.provenance
              FROM paths p JOIN pushes u ON u.id = p.push AND u.state = 'committed'
              WHERE p.hidden = 0 AND p.cache = ? AND p.hash = ?",
@@ -81,7 +84,7 @@ impl Metadata {
         .fetch_optional(self.reader())
         .await?;
         let Some(row) = row else { return Ok(None) };
-        let deriver = row.try_get::<Option<&str>, _>("deriver")?.map(str::parse).transpose();
+        let deriver = row.try_get::<Option<&str>>("deriver")?.map(str::parse).transpose();
         Ok(Some(PushedPath {
             cache: cache.clone(),
             path: path_of(&row)?,

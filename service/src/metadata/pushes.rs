@@ -6,13 +6,12 @@ mod open;
 mod staged;
 
 use larder_protocol::api::{CacheName, PushId};
-use sqlx::Row as _;
 
 pub use self::{
     commit::CommitOutcome,
     open::{FullOf, NewPush, OpenOutcome, Staged},
 };
-use super::{Metadata, MetadataError, number};
+use super::{Metadata, MetadataError, number, sql::query};
 
 /// A push that exists for its owner.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +42,7 @@ impl Metadata {
         owner: &str,
         now: i64,
     ) -> Result<Option<FoundPush>, MetadataError> {
-        let row = sqlx::query(
+        let row = query(
             "SELECT id, state, active_at, blind FROM pushes
                  WHERE name = ? AND cache = ? AND owner = ? AND abandoned_at IS NULL",
         )
@@ -54,17 +53,17 @@ impl Metadata {
         .await?;
         let Some(row) = row else { return Ok(None) };
         let id: i64 = row.try_get(0)?;
-        if row.try_get::<i64, _>(2)? + 60 < now {
+        if row.try_get::<i64>(2)? + 60 < now {
             let mut transaction = self.write().await?;
-            sqlx::query("UPDATE pushes SET active_at = ? WHERE id = ?")
+            query("UPDATE pushes SET active_at = ? WHERE id = ?")
                 .bind(now)
                 .bind(id)
-                .execute(&mut *transaction)
+                .execute(&mut transaction)
                 .await?;
             transaction.commit().await?;
         }
-        let committed = row.try_get::<&str, _>(1)? == "committed";
-        let blind = row.try_get::<Option<i64>, _>(3)?.map(number).transpose()?;
+        let committed = row.try_get::<&str>(1)? == "committed";
+        let blind = row.try_get::<Option<i64>>(3)?.map(number).transpose()?;
         Ok(Some(FoundPush { id, name: *name, committed, blind }))
     }
 
@@ -74,10 +73,10 @@ impl Metadata {
     /// When the database fails.
     pub async fn give_up_push(&self, name: &PushId, now: i64) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query("UPDATE pushes SET abandoned_at = ? WHERE name = ? AND state = 'open'")
+        query("UPDATE pushes SET abandoned_at = ? WHERE name = ? AND state = 'open'")
             .bind(now)
             .bind(&name.0[..])
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         transaction.commit().await?;
         Ok(())

@@ -1,11 +1,11 @@
 //! When paths were last read.
 
 use larder_protocol::{StorePathHash, api::CacheName};
-use sqlx::{QueryBuilder, Sqlite};
 
 use super::{
     Metadata, MetadataError,
     claims::{claim, list},
+    sql::QueryBuilder,
 };
 
 /// How many paths one transaction looks at.
@@ -40,7 +40,7 @@ impl Metadata {
         for start in (0..count).step_by(STEP) {
             let end = count.min(start + STEP);
             let mut transaction = self.write().await?;
-            let mut update = QueryBuilder::<Sqlite>::new("UPDATE paths SET read_at = ");
+            let mut update = QueryBuilder::new("UPDATE paths SET read_at = ");
             update.push_bind(now).push(" WHERE hidden = 0 AND cache = ").push_bind(cache.as_str());
             update.push(" AND (read_at IS NULL OR read_at < ").push_bind(now - HOUR).push(") AND ");
             match read {
@@ -58,7 +58,7 @@ impl Metadata {
             }
             update.push(") RETURNING id");
             let read: Vec<i64> =
-                update.build_query_scalar().persistent(false).fetch_all(&mut *transaction).await?;
+                update.build_query_scalar().persistent(false).fetch_all(&mut transaction).await?;
             claim(&mut transaction, &read).await?;
             transaction.commit().await?;
         }

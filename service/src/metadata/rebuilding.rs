@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 
 use larder_protocol::{ChunkId, NarHash, StorePath, api::CacheName};
-use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use super::{
     BATCH, Metadata, MetadataError, Namespace, ObjectId, StoredChunk, VerifiedNar, blob,
@@ -13,6 +12,7 @@ use super::{
     number,
     paths::join,
     runs::{note_committed, note_run},
+    sql::{QueryBuilder, query, query_scalar},
 };
 use crate::{push::PushRecord, storage::IndexedFrame};
 
@@ -30,13 +30,13 @@ impl Metadata {
     /// When the database fails.
     pub async fn add_object(&self, key: &str, size: u64, now: i64) -> Result<ObjectId, MetadataError> {
         let mut transaction = self.write().await?;
-        let id = sqlx::query_scalar(
+        let id = query_scalar(
             "INSERT INTO objects (key, state, size, created_at) VALUES (?, 'stored', ?, ?) RETURNING id",
         )
         .bind(key)
         .bind(integer(size))
         .bind(now)
-        .fetch_one(&mut *transaction)
+        .fetch_one(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(ObjectId(id))
@@ -54,7 +54,7 @@ impl Metadata {
     ) -> Result<(), MetadataError> {
         for batch in frames.chunks(BATCH) {
             let mut transaction = self.write().await?;
-            let mut insert = QueryBuilder::<Sqlite>::new(
+            let mut insert = QueryBuilder::new(
                 "INSERT INTO chunks (namespace, name, object, frame_offset, frame_len, content_len, holes) ",
             );
             insert.push_values(batch, |mut row, (entry, offset)| {
@@ -67,7 +67,7 @@ impl Metadata {
                     .push_bind(encode_holes(&entry.holes));
             });
             insert.push(" ON CONFLICT DO NOTHING");
-            insert.build().persistent(batch.len() == BATCH).execute(&mut *transaction).await?;
+            insert.build().persistent(batch.len() == BATCH).execute(&mut transaction).await?;
             transaction.commit().await?;
         }
         Ok(())
@@ -84,7 +84,7 @@ impl Metadata {
     ) -> Result<HashMap<ChunkId, StoredChunk>, MetadataError> {
         let (mut stored, mut keys) = (HashMap::with_capacity(names.len()), Keys::default());
         for batch in names.chunks(BATCH) {
-            let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+            let mut query = QueryBuilder::new("SELECT ");
             query.push(StoredChunk::COLUMNS).push(", c.name FROM chunks c JOIN objects o ON o.id = c.object");
             query.push(" WHERE c.namespace = ").push_bind(namespace.0).push(" AND c.name IN (");
             let mut list = query.separated(", ");
@@ -105,9 +105,9 @@ impl Metadata {
     /// When the database fails.
     pub async fn forget_chunk(&self, chunk: i64) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query("DELETE FROM chunks WHERE id = ? AND NOT EXISTS (SELECT 1 FROM nar_chunks r WHERE r.chunk = chunks.id)")
+        query("DELETE FROM chunks WHERE id = ? AND NOT EXISTS (SELECT 1 FROM nar_chunks r WHERE r.chunk = chunks.id)")
             .bind(chunk)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         transaction.commit().await?;
         Ok(())
@@ -132,10 +132,7 @@ impl Metadata {
                 transaction.commit().await?;
                 transaction = self.write().await?;
             }
-            sqlx::query("UPDATE nars SET complete = 1 WHERE id = ?")
-                .bind(*id)
-                .execute(&mut *transaction)
-                .await?;
+            query("UPDATE nars SET complete = 1 WHERE id = ?").bind(*id).execute(&mut transaction).await?;
         }
         transaction.commit().await?;
         Ok(())
@@ -148,11 +145,11 @@ impl Metadata {
     pub async fn forget_unused_chunks(&self) -> Result<u64, MetadataError> {
         loop {
             let mut transaction = self.write().await?;
-            let gone = sqlx::query(
+            let gone = query(
                 "DELETE FROM chunks WHERE id IN (SELECT c.id FROM chunks c
                      WHERE NOT EXISTS (SELECT 1 FROM nar_chunks r WHERE r.chunk = c.id) LIMIT 1000)",
             )
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?
             .rows_affected();
             transaction.commit().await?;
@@ -160,7 +157,7 @@ impl Metadata {
                 break;
             }
         }
-        number(sqlx::query_scalar("SELECT count(*) FROM chunks").fetch_one(self.reader()).await?)
+        number(query_scalar("SELECT count(*) FROM chunks").fetch_one(self.reader()).await?)
     }
 
     /// Gives caches the namespaces that they had. A private cache's number, of those up to `highest` that have objects,
@@ -176,11 +173,11 @@ impl Metadata {
         let mut transaction = self.write().await?;
         let mut next = caches.values().copied().chain([highest]).max().unwrap_or(0);
         let mut insert = async |cache: &str, number: i64, public: bool| {
-            sqlx::query("INSERT INTO cache_namespaces (cache, number, public) VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
+            query("INSERT INTO cache_namespaces (cache, number, public) VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
                 .bind(cache)
                 .bind(number)
                 .bind(public)
-                .execute(&mut *transaction)
+                .execute(&mut transaction)
                 .await
         };
         for (cache, namespace) in caches.iter().filter(|(_, namespace)| **namespace > 0) {
@@ -221,7 +218,7 @@ impl Metadata {
             Some(run) => Some(note_run(&mut transaction, &record.cache, run).await?),
             None => None,
         };
-        let push: Option<i64> = sqlx::query_scalar(
+        let push: Option<i64> = query_scalar(
             "INSERT INTO pushes (name, cache, owner, provenance, state, opened_at, active_at, run, record)
              VALUES (?, ?, ?, ?, 'open', ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id",
         )
@@ -233,11 +230,11 @@ impl Metadata {
         .bind(record.committed_at)
         .bind(run)
         .bind(object.0)
-        .fetch_optional(&mut *transaction)
+        .fetch_optional(&mut transaction)
         .await?;
         let Some(push) = push else { return Ok(None) };
         for batch in paths.chunks(BATCH) {
-            let mut insert = QueryBuilder::<Sqlite>::new(
+            let mut insert = QueryBuilder::new(
                 "INSERT INTO paths (cache, hash, name, push, nar_hash, nar_size, nar, refs, deriver, ca, signatures, built,
                      rank, ordered, read_at) ",
             );
@@ -261,22 +258,22 @@ impl Metadata {
                     .push_bind(now);
             });
             insert.push(" ON CONFLICT DO NOTHING");
-            insert.build().persistent(false).execute(&mut *transaction).await?;
+            insert.build().persistent(false).execute(&mut transaction).await?;
         }
         for batch in record.roots.chunks(BATCH) {
-            let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO push_roots (push, hash) ");
+            let mut insert = QueryBuilder::new("INSERT INTO push_roots (push, hash) ");
             insert.push_values(batch, |mut row, hash| {
                 row.push_bind(push).push_bind(hash.0.to_vec());
             });
             insert.push(" ON CONFLICT DO NOTHING");
-            insert.build().persistent(false).execute(&mut *transaction).await?;
+            insert.build().persistent(false).execute(&mut transaction).await?;
         }
         divergences::settle(&mut transaction, push, record.committed_at).await?;
         note_committed(&mut transaction, push, record.committed_at).await?;
-        sqlx::query("UPDATE pushes SET state = 'committed', committed_at = ? WHERE id = ?")
+        query("UPDATE pushes SET state = 'committed', committed_at = ? WHERE id = ?")
             .bind(record.committed_at)
             .bind(push)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         transaction.commit().await?;
         Ok(Some(paths.len() as u64))
@@ -287,7 +284,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn count_visible_paths(&self) -> Result<u64, MetadataError> {
-        let count = sqlx::query_scalar(
+        let count = query_scalar(
             "SELECT count(*) FROM paths p JOIN pushes u ON u.id = p.push AND u.state = 'committed' WHERE p.hidden = 0",
         );
         number(count.fetch_one(self.reader()).await?)

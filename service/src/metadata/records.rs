@@ -4,11 +4,13 @@ use larder_protocol::{
     StorePathHash,
     api::{CacheName, PushId},
 };
-use sqlx::{Row as _, Sqlite, Transaction, sqlite::SqliteRow};
 
 use super::{
-    Metadata, MetadataError, Namespace, ObjectId, blob, compaction::stored, paths::path_info,
+    Metadata, MetadataError, Namespace, ObjectId, blob,
+    compaction::stored,
+    paths::path_info,
     runs::PushingRun,
+    sql::{Row, Transaction, query, query_scalar},
 };
 use crate::push::{PushRecord, RecordedPath};
 
@@ -24,7 +26,7 @@ impl Metadata {
         push: i64,
         namespace: Namespace,
     ) -> Result<Option<PushRecord>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT hash, name, nar_hash, nar_size, refs, deriver, ca, signatures, rank, ordered, built
              FROM paths WHERE push = ? AND withdrawn_at IS NULL ORDER BY id",
         )
@@ -36,7 +38,7 @@ impl Metadata {
         if paths.is_empty() {
             return Ok(None);
         }
-        let row = sqlx::query(
+        let row = query(
             "SELECT u.id, u.name, u.cache, u.owner, u.provenance, u.opened_at, coalesce(u.committed_at, 0) AS committed_at,
                     r.issuer, r.repository_id, r.repository, r.git_ref, r.ref_protected, r.workflow, r.run_id
              FROM pushes u LEFT JOIN runs r ON r.id = u.run WHERE u.id = ?",
@@ -45,12 +47,11 @@ impl Metadata {
         .fetch_optional(self.reader())
         .await?;
         let Some(row) = row else { return Ok(None) };
-        let roots =
-            sqlx::query_scalar::<_, Vec<u8>>("SELECT hash FROM push_roots WHERE push = ? ORDER BY hash")
-                .bind(push)
-                .fetch_all(self.reader())
-                .await?;
-        let cache: CacheName = row.try_get::<&str, _>("cache")?.parse().map_err(|_| DAMAGED)?;
+        let roots = query_scalar::<Vec<u8>>("SELECT hash FROM push_roots WHERE push = ? ORDER BY hash")
+            .bind(push)
+            .fetch_all(self.reader())
+            .await?;
+        let cache: CacheName = row.try_get::<&str>("cache")?.parse().map_err(|_| DAMAGED)?;
         Ok(Some(PushRecord {
             push: PushId(blob(row.try_get("name")?)?),
             row: row.try_get("id")?,
@@ -76,17 +77,17 @@ impl Metadata {
     pub async fn replace_record(&self, push: i64, new: ObjectId, size: u64) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
         stored(&mut transaction, new, size).await?;
-        sqlx::query("UPDATE pushes SET record = ? WHERE id = ?")
+        query("UPDATE pushes SET record = ? WHERE id = ?")
             .bind(new.0)
             .bind(push)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         transaction.commit().await?;
         Ok(())
     }
 }
 
-fn recorded_path(row: &SqliteRow) -> Result<RecordedPath, MetadataError> {
+fn recorded_path(row: &Row) -> Result<RecordedPath, MetadataError> {
     Ok(RecordedPath {
         info: path_info(row)?,
         rank: row.try_get("rank")?,
@@ -95,7 +96,7 @@ fn recorded_path(row: &SqliteRow) -> Result<RecordedPath, MetadataError> {
     })
 }
 
-fn run_of(row: &SqliteRow) -> Result<Option<PushingRun>, MetadataError> {
+fn run_of(row: &Row) -> Result<Option<PushingRun>, MetadataError> {
     let Some(issuer) = row.try_get("issuer")? else { return Ok(None) };
     Ok(Some(PushingRun {
         issuer,
@@ -110,25 +111,25 @@ fn run_of(row: &SqliteRow) -> Result<Option<PushingRun>, MetadataError> {
 
 /// Notes, where a push is committed, the object that tells what it published.
 pub(super) async fn note_record(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     push: i64,
     record: Option<(ObjectId, u64)>,
 ) -> Result<(), MetadataError> {
     let Some((object, size)) = record else { return Ok(()) };
-    let stored = sqlx::query(
+    let stored = query(
         "UPDATE objects SET state = 'stored', size = ? WHERE id = ? AND state = 'writing' AND doomed_at IS NULL",
     )
     .bind(i64::try_from(size).unwrap_or(i64::MAX))
     .bind(object.0)
-    .execute(&mut **transaction)
+    .execute(&mut *transaction)
     .await?;
     if stored.rows_affected() != 1 {
         return Err(MetadataError::Gone);
     }
-    sqlx::query("UPDATE pushes SET record = ? WHERE id = ?")
+    query("UPDATE pushes SET record = ? WHERE id = ?")
         .bind(object.0)
         .bind(push)
-        .execute(&mut **transaction)
+        .execute(&mut *transaction)
         .await?;
     Ok(())
 }

@@ -2,7 +2,10 @@
 
 use larder_protocol::api::{CacheName, PinName};
 
-use super::{Metadata, MetadataError, audit};
+use super::{
+    Metadata, MetadataError, audit,
+    sql::{query, query_scalar},
+};
 use crate::{
     audit::{Entry, Event, Who},
     identity::RepositoryName,
@@ -26,28 +29,26 @@ impl Metadata {
         now: i64,
     ) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query("DELETE FROM released_tags WHERE repository_key = lower(?) AND tag = ?")
+        query("DELETE FROM released_tags WHERE repository_key = lower(?) AND tag = ?")
             .bind(repository.as_str())
             .bind(tag)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         if published {
-            sqlx::query(
-                "INSERT INTO released_tags (repository_key, tag, released_at) VALUES (lower(?), ?, ?)",
-            )
-            .bind(repository.as_str())
-            .bind(tag)
-            .bind(now)
-            .execute(&mut *transaction)
-            .await?;
-            sqlx::query(
+            query("INSERT INTO released_tags (repository_key, tag, released_at) VALUES (lower(?), ?, ?)")
+                .bind(repository.as_str())
+                .bind(tag)
+                .bind(now)
+                .execute(&mut transaction)
+                .await?;
+            query(
                 "DELETE FROM released_tags WHERE repository_key = lower(?1) AND tag NOT IN (
                      SELECT tag FROM released_tags WHERE repository_key = lower(?1)
                      ORDER BY released_at DESC, tag DESC LIMIT ?2)",
             )
             .bind(repository.as_str())
             .bind(REMEMBERED)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         }
         transaction.commit().await?;
@@ -59,13 +60,12 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn is_released(&self, repository: &RepositoryName, tag: &str) -> Result<bool, MetadataError> {
-        let found: Option<i64> = sqlx::query_scalar(
-            "SELECT released_at FROM released_tags WHERE repository_key = lower(?) AND tag = ?",
-        )
-        .bind(repository.as_str())
-        .bind(tag)
-        .fetch_optional(self.reader())
-        .await?;
+        let found: Option<i64> =
+            query_scalar("SELECT released_at FROM released_tags WHERE repository_key = lower(?) AND tag = ?")
+                .bind(repository.as_str())
+                .bind(tag)
+                .fetch_optional(self.reader())
+                .await?;
         Ok(found.is_some())
     }
 
@@ -80,11 +80,11 @@ impl Metadata {
         now: i64,
     ) -> Result<bool, MetadataError> {
         let mut transaction = self.write().await?;
-        let removed = sqlx::query("DELETE FROM pins WHERE cache = ? AND name = ? AND pinned_by = ?")
+        let removed = query("DELETE FROM pins WHERE cache = ? AND name = ? AND pinned_by = ?")
             .bind(cache.as_str())
             .bind(name.as_str())
             .bind(PINNED_BY)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?
             .rows_affected();
         if removed > 0 {

@@ -1,9 +1,11 @@
 //! Rows of commits whose jobs pushed something, and what is reported of them.
 
 use larder_protocol::{StorePathHash, api::CacheName};
-use sqlx::{Row as _, sqlite::SqliteRow};
 
-use super::{Metadata, MetadataError, blob, number};
+use super::{
+    Metadata, MetadataError, blob, number,
+    sql::{Row, query, query_scalar},
+};
 use crate::identity::{Claims, RepositoryName};
 
 /// A commit that is to be reported on.
@@ -61,12 +63,12 @@ impl Metadata {
         now: i64,
     ) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        let id: i64 = sqlx::query_scalar(
+        let id: i64 = query_scalar(
             "INSERT INTO reports (issuer, repository_id, sha, repository, git_ref, base_ref, noted_at)
              VALUES (?, ?, ?, ?, ?, ?, ?)
              ON CONFLICT (issuer, repository_id, sha) DO UPDATE SET
                  repository = excluded.repository, git_ref = excluded.git_ref,
-                 base_ref = coalesce(excluded.base_ref, base_ref), noted_at = excluded.noted_at
+                 base_ref = coalesce(excluded.base_ref, reports.base_ref), noted_at = excluded.noted_at
              RETURNING id",
         )
         .bind(&claims.issuer)
@@ -76,23 +78,21 @@ impl Metadata {
         .bind(claims.git_ref.as_str())
         .bind(claims.base().as_ref().map(|base| base.as_str().to_owned()))
         .bind(now)
-        .fetch_one(&mut *transaction)
+        .fetch_one(&mut transaction)
         .await?;
-        sqlx::query(
-            "INSERT INTO report_runs (report, cache, run_id) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-        )
-        .bind(id)
-        .bind(cache.as_str())
-        .bind(claims.run_id.to_string())
-        .execute(&mut *transaction)
-        .await?;
+        query("INSERT INTO report_runs (report, cache, run_id) VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
+            .bind(id)
+            .bind(cache.as_str())
+            .bind(claims.run_id.to_string())
+            .execute(&mut transaction)
+            .await?;
         transaction.commit().await?;
         Ok(())
     }
 
     /// The claims by which a push was made, if a job made it.
     pub(crate) async fn claims_of(&self, push: i64) -> Result<Option<Claims>, MetadataError> {
-        let provenance: Option<String> = sqlx::query_scalar("SELECT provenance FROM pushes WHERE id = ?")
+        let provenance: Option<String> = query_scalar("SELECT provenance FROM pushes WHERE id = ?")
             .bind(push)
             .fetch_optional(self.reader())
             .await?;
@@ -106,7 +106,7 @@ impl Metadata {
         sha: &str,
     ) -> Result<Option<Report>, MetadataError> {
         const DAMAGED: MetadataError = MetadataError::Damaged("a report's row cannot be read");
-        let row = sqlx::query(
+        let row = query(
             "SELECT * FROM reports WHERE lower(repository) = lower(?) AND sha = ? ORDER BY noted_at DESC LIMIT 1",
         )
         .bind(repository.as_str())
@@ -115,18 +115,17 @@ impl Metadata {
         .await?;
         let Some(row) = row else { return Ok(None) };
         let id: i64 = row.try_get("id")?;
-        let caches: Vec<String> = sqlx::query_scalar(
-            "SELECT DISTINCT cache FROM report_runs WHERE report = ? ORDER BY cache LIMIT 20",
-        )
-        .bind(id)
-        .fetch_all(self.reader())
-        .await?;
+        let caches: Vec<String> =
+            query_scalar("SELECT DISTINCT cache FROM report_runs WHERE report = ? ORDER BY cache LIMIT 20")
+                .bind(id)
+                .fetch_all(self.reader())
+                .await?;
         Ok(Some(Report {
             id,
             issuer: row.try_get("issuer")?,
             repository_id: row.try_get("repository_id")?,
             base_ref: row.try_get("base_ref")?,
-            check_run: row.try_get::<Option<i64>, _>("check_run_id")?.map(number).transpose()?,
+            check_run: row.try_get::<Option<i64>>("check_run_id")?.map(number).transpose()?,
             written: row.try_get("written")?,
             caches: caches.iter().map(|name| name.parse()).collect::<Result<_, _>>().map_err(|_| DAMAGED)?,
         }))
@@ -139,7 +138,7 @@ impl Metadata {
         repository: &RepositoryName,
         sha: &str,
     ) -> Result<Option<EndedPrefetch>, MetadataError> {
-        let row = sqlx::query(
+        let row = query(
             "SELECT state, closure, published, lacking FROM prefetches
              WHERE repository_key = lower(?) AND commit_sha = ? AND cache = ?
                AND state IN ('complete', 'incomplete', 'failed') ORDER BY requested_at DESC, id DESC LIMIT 1",
@@ -151,7 +150,7 @@ impl Metadata {
         .await?;
         row.map(|row| {
             Ok(EndedPrefetch {
-                failed: row.try_get::<&str, _>("state")? == "failed",
+                failed: row.try_get::<&str>("state")? == "failed",
                 closure: number(row.try_get("closure")?)?,
                 published: number(row.try_get("published")?)?,
                 lacking: number(row.try_get("lacking")?)?,
@@ -168,11 +167,11 @@ impl Metadata {
         digest: &str,
     ) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query("UPDATE reports SET check_run_id = ?, written = ? WHERE id = ?")
+        query("UPDATE reports SET check_run_id = ?, written = ? WHERE id = ?")
             .bind(i64::try_from(check_run).unwrap_or(i64::MAX))
             .bind(digest)
             .bind(id)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         transaction.commit().await?;
         Ok(())
@@ -184,7 +183,7 @@ impl Metadata {
         repository: &RepositoryName,
         run: u64,
     ) -> Result<Vec<String>, MetadataError> {
-        Ok(sqlx::query_scalar(
+        Ok(query_scalar(
             "SELECT DISTINCT p.sha FROM reports p JOIN report_runs r ON r.report = p.id
              WHERE lower(p.repository) = lower(?) AND r.run_id = ? LIMIT 20",
         )
@@ -206,20 +205,18 @@ impl Metadata {
              JOIN pushes u ON u.run = n.id AND u.state = 'committed' AND u.blind IS NULL
              WHERE r.report = ?1 AND r.cache = ?2 AND n.issuer = ?3 AND n.repository_id = ?4";
         let sums = format!(
-            "SELECT count(*) AS paths, coalesce(sum(nar_size), 0) AS bytes FROM paths
+            "SELECT count(*) AS paths, CAST(coalesce(sum(nar_size), 0) AS BIGINT) AS bytes FROM paths
              WHERE hidden = 0 AND push IN ({PUSHES})"
         );
         let roots = format!(
             "SELECT DISTINCT hash FROM push_roots WHERE push IN ({PUSHES}) ORDER BY hash LIMIT {MOST_ROOTS}"
         );
-        let query = sqlx::query(sqlx::AssertSqlSafe(sums));
-        let query =
-            query.bind(report.id).bind(cache.as_str()).bind(&report.issuer).bind(&report.repository_id);
-        let row = query.fetch_one(self.reader()).await?;
-        let query = sqlx::query(sqlx::AssertSqlSafe(roots));
-        let query =
-            query.bind(report.id).bind(cache.as_str()).bind(&report.issuer).bind(&report.repository_id);
-        let roots = hashes(&query.fetch_all(self.reader()).await?)?;
+        let of_report = |text: String| {
+            let query = query(text).bind(report.id).bind(cache.as_str());
+            query.bind(&report.issuer).bind(&report.repository_id)
+        };
+        let row = of_report(sums).fetch_one(self.reader()).await?;
+        let roots = hashes(&of_report(roots).fetch_all(self.reader()).await?)?;
         Ok(PushedBy { paths: number(row.try_get("paths")?)?, bytes: number(row.try_get("bytes")?)?, roots })
     }
 
@@ -231,7 +228,7 @@ impl Metadata {
         cache: &CacheName,
         git_ref: &str,
     ) -> Result<Vec<StorePathHash>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT DISTINCT t.hash FROM push_roots t JOIN pushes u ON u.id = t.push AND u.state = 'committed' AND u.blind IS NULL
              WHERE u.run IN (
                  SELECT max(b.id) FROM runs b
@@ -263,11 +260,11 @@ impl Metadata {
     pub(crate) async fn forget_reports(&self, before: i64) -> Result<(), MetadataError> {
         loop {
             let mut transaction = self.write().await?;
-            let forgotten = sqlx::query(
+            let forgotten = query(
                 "DELETE FROM reports WHERE id IN (SELECT id FROM reports WHERE noted_at < ? LIMIT 200)",
             )
             .bind(before)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?
             .rows_affected();
             transaction.commit().await?;
@@ -278,6 +275,6 @@ impl Metadata {
     }
 }
 
-fn hashes(rows: &[SqliteRow]) -> Result<Vec<StorePathHash>, MetadataError> {
+fn hashes(rows: &[Row]) -> Result<Vec<StorePathHash>, MetadataError> {
     rows.iter().map(|row| Ok(StorePathHash(blob(row.try_get("hash")?)?))).collect()
 }

@@ -1,7 +1,7 @@
 //! Roots as rows: which paths they are, and how much each is worth when not all that roots keep has room.
 
+use super::sql::QueryBuilder;
 use larder_protocol::{StorePathHash, api::CacheName};
-use sqlx::{QueryBuilder, Sqlite};
 
 /// Where roots are taken from.
 #[derive(Debug, Clone, Copy)]
@@ -64,9 +64,10 @@ impl Worth {
     }
 
     /// As a column, where the rows of [`select`] are.
-    pub(super) fn push(self, query: &mut QueryBuilder<Sqlite>) {
+    pub(super) fn push(self, query: &mut QueryBuilder) {
         let mut used = |base: i64, pushed_at: i64| {
-            query.push_bind(base).push(" + max(").push_bind(pushed_at).push(", coalesce(p.read_at, 0))");
+            query.push_bind(base).push(" + CASE WHEN p.read_at > ").push_bind(pushed_at);
+            query.push(" THEN p.read_at ELSE ").push_bind(pushed_at).push(" END");
         };
         match self {
             Self::Used(pushed_at) => used(0, pushed_at),
@@ -91,7 +92,7 @@ impl Worth {
 const VISIBLE: &str = "JOIN pushes v ON v.id = p.push AND v.state = 'committed' AND p.hidden = 0";
 
 /// Selects the paths `p` that are such roots of a cache: all behind `FROM`.
-pub(super) fn select(query: &mut QueryBuilder<Sqlite>, roots: RootsOf, cache: &CacheName) {
+pub(super) fn select(query: &mut QueryBuilder, roots: RootsOf, cache: &CacheName) {
     match roots {
         RootsOf::Run(run) => {
             query.push(

@@ -4,9 +4,11 @@ use std::collections::HashSet;
 
 use larder_protocol::{StorePathHash, api::CacheName};
 use serde::{Deserialize, Serialize};
-use sqlx::{Row as _, Sqlite, Transaction};
 
-use super::{Metadata, MetadataError, audit, blob};
+use super::{
+    Metadata, MetadataError, audit, blob,
+    sql::{Transaction, query, query_scalar},
+};
 use crate::audit::{Entry, Event, Who};
 
 /// The run that a push is of, from its verified claims.
@@ -43,11 +45,11 @@ pub struct PushedRun {
 
 /// Notes the run that a push is of, and tells its row.
 pub(super) async fn note_run(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     cache: &CacheName,
     run: &PushingRun,
 ) -> Result<i64, MetadataError> {
-    Ok(sqlx::query_scalar(
+    Ok(query_scalar(
         "INSERT INTO runs (cache, issuer, repository_id, repository, git_ref, ref_protected, workflow, run_id)
          VALUES (?, ?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (cache, issuer, repository_id, git_ref, workflow, run_id)
@@ -62,37 +64,32 @@ pub(super) async fn note_run(
     .bind(run.ref_protected)
     .bind(&run.workflow)
     .bind(&run.run_id)
-    .fetch_one(&mut **transaction)
+    .fetch_one(&mut *transaction)
     .await?)
 }
 
 /// Notes that a push was committed, for the run that it is of. What older runs of the same line keep may be kept anew
 /// by that.
 pub(super) async fn note_committed(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     push: i64,
     now: i64,
 ) -> Result<(), MetadataError> {
-    let run: Option<i64> = sqlx::query_scalar("SELECT run FROM pushes WHERE id = ?")
-        .bind(push)
-        .fetch_one(&mut **transaction)
-        .await?;
+    let run: Option<i64> =
+        query_scalar("SELECT run FROM pushes WHERE id = ?").bind(push).fetch_one(&mut *transaction).await?;
     let Some(run) = run else { return Ok(()) };
-    sqlx::query("UPDATE runs SET pushed_at = ?, dropped_at = NULL WHERE id = ?")
+    query("UPDATE runs SET pushed_at = ?, dropped_at = NULL WHERE id = ?")
         .bind(now)
         .bind(run)
-        .execute(&mut **transaction)
+        .execute(&mut *transaction)
         .await?;
     super::concluded::reopen_run(transaction, run).await?;
     keep_line_anew(transaction, run).await
 }
 
 /// Has sweeps that are under way know that runs of this run's line may keep what they pushed, though it was found dead.
-pub(super) async fn keep_line_anew(
-    transaction: &mut Transaction<'static, Sqlite>,
-    run: i64,
-) -> Result<(), MetadataError> {
-    sqlx::query(
+pub(super) async fn keep_line_anew(transaction: &mut Transaction, run: i64) -> Result<(), MetadataError> {
+    query(
         "INSERT INTO claimed_paths (path)
          SELECT DISTINCT p.id FROM runs r
          JOIN runs o ON o.cache = r.cache AND o.issuer = r.issuer AND o.repository_id = r.repository_id
@@ -103,7 +100,7 @@ pub(super) async fn keep_line_anew(
          WHERE r.id = ? ON CONFLICT DO NOTHING",
     )
     .bind(run)
-    .execute(&mut **transaction)
+    .execute(&mut *transaction)
     .await?;
     // Since when they are dead stays: the next sweep's marking knows better which of them are kept. Otherwise a line that is
     // pushed to more often than its grace would never let go of anything.
@@ -117,7 +114,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn pushed_runs(&self, cache: &CacheName) -> Result<Vec<PushedRun>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT id, issuer, repository_id, repository, git_ref, ref_protected, workflow, run_id, pushed_at,
                  coalesce(conclusion, 'success') <> 'success' AS failed
              FROM runs WHERE cache = ? AND pushed_at IS NOT NULL AND dropped_at IS NULL
@@ -155,7 +152,7 @@ impl Metadata {
         cache: &CacheName,
         run: &PushingRun,
     ) -> Result<HashSet<i64>, MetadataError> {
-        let pushes = sqlx::query_scalar(
+        let pushes = query_scalar(
             "SELECT u.id FROM runs r JOIN pushes u ON u.run = r.id AND u.state = 'committed'
              WHERE r.cache = ? AND r.issuer = ? AND r.repository_id = ? AND r.git_ref = ? AND r.ref_protected = 1",
         );
@@ -169,7 +166,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn roots_of_run(&self, run: i64) -> Result<Vec<StorePathHash>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT DISTINCT t.hash AS hash FROM pushes u JOIN push_roots t ON t.push = u.id
              WHERE u.run = ? AND u.state = 'committed' AND u.dropped_at IS NULL ORDER BY t.hash",
         )
@@ -193,7 +190,7 @@ impl Metadata {
         now: i64,
     ) -> Result<u64, MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query(
+        query(
             "UPDATE pushes SET dropped_at = ?1 WHERE state = 'committed' AND dropped_at IS NULL AND run IN (
                  SELECT id FROM runs WHERE cache = ?2 AND lower(repository) = lower(?3) AND git_ref = coalesce(?4, git_ref))",
         )
@@ -201,9 +198,9 @@ impl Metadata {
         .bind(cache.as_str())
         .bind(repository)
         .bind(git_ref)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
-        let dropped = sqlx::query(
+        let dropped = query(
             "UPDATE runs SET dropped_at = ?1 WHERE dropped_at IS NULL AND pushed_at IS NOT NULL
              AND cache = ?2 AND lower(repository) = lower(?3) AND git_ref = coalesce(?4, git_ref)",
         )
@@ -211,7 +208,7 @@ impl Metadata {
         .bind(cache.as_str())
         .bind(repository)
         .bind(git_ref)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?
         .rows_affected();
         let event = Event::RootsDropped {

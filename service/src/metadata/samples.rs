@@ -1,9 +1,11 @@
 //! Rows of samples: what the store held and what was read, over time.
 
 use serde::Serialize;
-use sqlx::{QueryBuilder, Row as _, Sqlite, sqlite::SqliteRow};
 
-use super::{Metadata, MetadataError, number};
+use super::{
+    Metadata, MetadataError, number,
+    sql::{QueryBuilder, Row, query, query_scalar},
+};
 
 /// What was counted of readers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -114,9 +116,9 @@ impl Sample {
         ]
     }
 
-    fn of_row(row: &SqliteRow) -> Result<Self, MetadataError> {
+    fn of_row(row: &Row) -> Result<Self, MetadataError> {
         let of = |column| number(row.try_get(column)?);
-        let maybe = |column| row.try_get::<Option<i64>, _>(column)?.map(number).transpose();
+        let maybe = |column| row.try_get::<Option<i64>>(column)?.map(number).transpose();
         Ok(Self {
             taken_at: row.try_get("taken_at")?,
             span: row.try_get("span")?,
@@ -156,7 +158,7 @@ impl Metadata {
     pub async fn write_samples(&self, samples: &[Sample]) -> Result<(), MetadataError> {
         for batch in samples.chunks(STEP) {
             let mut transaction = self.write().await?;
-            insert(batch).build().persistent(false).execute(&mut *transaction).await?;
+            insert(batch).build().persistent(false).execute(&mut transaction).await?;
             transaction.commit().await?;
         }
         Ok(())
@@ -172,7 +174,7 @@ impl Metadata {
         repository: &str,
         since: i64,
     ) -> Result<Vec<Sample>, MetadataError> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+        let mut query = QueryBuilder::new("SELECT ");
         query.push(COLUMNS).push(" FROM samples WHERE cache = ").push_bind(cache);
         query.push(" AND repository = ").push_bind(repository);
         query.push(" AND taken_at + span > ").push_bind(since).push(" ORDER BY taken_at");
@@ -190,7 +192,7 @@ impl Metadata {
         since: i64,
         after: Option<&Sample>,
     ) -> Result<Vec<Sample>, MetadataError> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+        let mut query = QueryBuilder::new("SELECT ");
         query.push(COLUMNS).push(" FROM samples WHERE taken_at + span > ").push_bind(since);
         if let Some(cache) = cache {
             query.push(" AND cache = ").push_bind(cache);
@@ -208,7 +210,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn newest_samples(&self) -> Result<Vec<Sample>, MetadataError> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+        let mut query = QueryBuilder::new("SELECT ");
         query.push(COLUMNS).push(
             " FROM samples WHERE (span, taken_at) IN (
                  SELECT span, taken_at FROM samples WHERE cache = '' AND repository = '' ORDER BY taken_at DESC LIMIT 1)
@@ -228,7 +230,7 @@ impl Metadata {
         into: i64,
         before: i64,
     ) -> Result<Vec<Sample>, MetadataError> {
-        let oldest: Option<i64> = sqlx::query_scalar("SELECT min(taken_at) FROM samples WHERE span = ?")
+        let oldest: Option<i64> = query_scalar("SELECT min(taken_at) FROM samples WHERE span = ?")
             .bind(span)
             .fetch_one(self.reader())
             .await?;
@@ -238,7 +240,7 @@ impl Metadata {
         if start + into > before {
             return Ok(Vec::new());
         }
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+        let mut query = QueryBuilder::new("SELECT ");
         query.push(COLUMNS).push(" FROM samples WHERE span = ").push_bind(span);
         query.push(" AND taken_at >= ").push_bind(start).push(" AND taken_at < ").push_bind(start + into);
         query.push(" ORDER BY cache, repository, taken_at LIMIT ").push_bind(STEP as i64);
@@ -253,14 +255,14 @@ impl Metadata {
         let mut transaction = self.write().await?;
         if !old.is_empty() {
             let mut delete =
-                QueryBuilder::<Sqlite>::new("DELETE FROM samples WHERE (cache, repository, taken_at) IN (");
+                QueryBuilder::new("DELETE FROM samples WHERE (cache, repository, taken_at) IN (");
             delete.push_values(old, |mut row, sample| {
                 row.push_bind(&sample.cache).push_bind(&sample.repository).push_bind(sample.taken_at);
             });
-            delete.push(")").build().persistent(false).execute(&mut *transaction).await?;
+            delete.push(")").build().persistent(false).execute(&mut transaction).await?;
         }
         if !new.is_empty() {
-            insert(new).build().persistent(false).execute(&mut *transaction).await?;
+            insert(new).build().persistent(false).execute(&mut transaction).await?;
         }
         transaction.commit().await?;
         Ok(())
@@ -272,12 +274,12 @@ impl Metadata {
     /// When the database fails.
     pub async fn forget_samples(&self, before: i64) -> Result<u64, MetadataError> {
         let mut transaction = self.write().await?;
-        let gone = sqlx::query(
+        let gone = query(
             "DELETE FROM samples WHERE (cache, repository, taken_at) IN (
                  SELECT cache, repository, taken_at FROM samples WHERE taken_at < ? LIMIT 1000)",
         )
         .bind(before)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?
         .rows_affected();
         transaction.commit().await?;
@@ -286,8 +288,8 @@ impl Metadata {
 }
 
 /// The row of a longer span takes what was counted within the shorter ones.
-fn insert(samples: &[Sample]) -> QueryBuilder<Sqlite> {
-    let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO samples (");
+fn insert(samples: &[Sample]) -> QueryBuilder {
+    let mut insert = QueryBuilder::new("INSERT INTO samples (");
     insert.push(COLUMNS).push(") ");
     insert.push_values(samples, |mut row, sample| {
         row.push_bind(sample.taken_at).push_bind(sample.span);

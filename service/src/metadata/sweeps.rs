@@ -1,8 +1,9 @@
 //! Rows of sweeps: asked for, under way, done.
 
-use sqlx::Row as _;
-
-use super::{Metadata, MetadataError};
+use super::{
+    Metadata, MetadataError,
+    sql::{query, query_scalar},
+};
 
 /// What became of a sweep that was asked for.
 #[derive(Debug)]
@@ -20,9 +21,9 @@ impl Metadata {
     /// When the database fails.
     pub async fn ask_for_sweep(&self, now: i64) -> Result<i64, MetadataError> {
         let mut transaction = self.write().await?;
-        let id = sqlx::query_scalar("INSERT INTO sweeps (asked_at) VALUES (?) RETURNING id")
+        let id = query_scalar("INSERT INTO sweeps (asked_at) VALUES (?) RETURNING id")
             .bind(now)
-            .fetch_one(&mut *transaction)
+            .fetch_one(&mut transaction)
             .await?;
         transaction.commit().await?;
         Ok(id)
@@ -33,7 +34,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn next_asked_sweep(&self) -> Result<Option<i64>, MetadataError> {
-        Ok(sqlx::query_scalar("SELECT min(id) FROM sweeps WHERE started_at IS NULL")
+        Ok(query_scalar("SELECT min(id) FROM sweeps WHERE started_at IS NULL")
             .fetch_one(self.reader())
             .await?)
     }
@@ -43,7 +44,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn last_sweep(&self) -> Result<Option<i64>, MetadataError> {
-        Ok(sqlx::query_scalar("SELECT max(started_at) FROM sweeps").fetch_one(self.reader()).await?)
+        Ok(query_scalar("SELECT max(started_at) FROM sweeps").fetch_one(self.reader()).await?)
     }
 
     /// What became of a sweep that was asked for.
@@ -51,7 +52,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn asked_sweep(&self, sweep: i64) -> Result<AskedSweep, MetadataError> {
-        let row = sqlx::query("SELECT started_at IS NOT NULL, report FROM sweeps WHERE id = ?")
+        let row = query("SELECT started_at IS NOT NULL, report FROM sweeps WHERE id = ?")
             .bind(sweep)
             .fetch_one(self.reader())
             .await?;
@@ -64,10 +65,10 @@ impl Metadata {
     /// When the database fails.
     pub async fn begin_sweep(&self, sweep: i64, now: i64) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query("UPDATE sweeps SET started_at = ? WHERE id = ?")
+        query("UPDATE sweeps SET started_at = ? WHERE id = ?")
             .bind(now)
             .bind(sweep)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         transaction.commit().await?;
         Ok(())
@@ -80,18 +81,18 @@ impl Metadata {
     pub async fn end_sweep(&self, sweep: i64, report: &str, now: i64) -> Result<(), MetadataError> {
         const REMEMBERED: i64 = 2000;
         let mut transaction = self.write().await?;
-        sqlx::query("UPDATE sweeps SET finished_at = ?, report = ? WHERE id = ?")
+        query("UPDATE sweeps SET finished_at = ?, report = ? WHERE id = ?")
             .bind(now)
             .bind(report)
             .bind(sweep)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
-        sqlx::query(
+        query(
             "DELETE FROM sweeps WHERE id < ? AND NOT EXISTS (
                  SELECT 1 FROM chunks c WHERE c.condemned_at IS NOT NULL AND c.condemned_by = sweeps.id)",
         )
         .bind(sweep - REMEMBERED)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(())

@@ -1,11 +1,11 @@
 //! Session tokens, people's tokens, and the ID tokens that were used.
 
 use larder_protocol::api::{CacheName, Permission};
-use sqlx::{Row, Sqlite, Transaction, sqlite::SqliteRow};
 
 use super::{
     Metadata, MetadataError, audit,
     names::{self, Binding, NamesOf},
+    sql::{Row, Transaction, query, query_scalar},
 };
 use crate::{
     audit::Entry,
@@ -73,12 +73,11 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub(crate) async fn was_exchanged(&self, token: &UsedIdToken<'_>) -> Result<bool, MetadataError> {
-        let used =
-            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM used_id_tokens WHERE issuer = ? AND jti = ?)")
-                .bind(token.issuer)
-                .bind(token.id)
-                .fetch_one(self.reader())
-                .await?;
+        let used = query_scalar("SELECT EXISTS (SELECT 1 FROM used_id_tokens WHERE issuer = ? AND jti = ?)")
+            .bind(token.issuer)
+            .bind(token.id)
+            .fetch_one(self.reader())
+            .await?;
         Ok(used)
     }
 
@@ -96,13 +95,13 @@ impl Metadata {
     ) -> Result<OpenedSession, MetadataError> {
         let mut transaction = self.write().await?;
         sweep(&mut transaction, now).await?;
-        let first_use = sqlx::query(
+        let first_use = query(
             "INSERT INTO used_id_tokens (issuer, jti, expires_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
         )
         .bind(used.issuer)
         .bind(used.id)
         .bind(used.expires_at)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?
         .rows_affected()
             == 1;
@@ -138,10 +137,10 @@ impl Metadata {
         entry: &Entry,
     ) -> Result<bool, MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query("DELETE FROM tokens WHERE name = ? AND expires_at <= ?")
+        query("DELETE FROM tokens WHERE name = ? AND expires_at <= ?")
             .bind(name)
             .bind(now)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         let created = insert(&mut transaction, hash, grant, Some(name), now, expires_at).await?;
         if created {
@@ -157,7 +156,7 @@ impl Metadata {
     /// When the database fails.
     pub async fn grant_of(&self, hash: TokenHash, now: i64) -> Result<Option<Grant>, MetadataError> {
         let row =
-            sqlx::query("SELECT cache, permissions, identity, rank, isolated FROM tokens WHERE hash = ? AND expires_at > ?")
+            query("SELECT cache, permissions, identity, rank, isolated FROM tokens WHERE hash = ? AND expires_at > ?")
                 .bind(hash.0.as_slice())
                 .bind(now)
                 .fetch_optional(self.reader())
@@ -170,7 +169,7 @@ impl Metadata {
             identity: serde_json::from_str(row.try_get("identity")?).map_err(damaged)?,
             rank: rank_of(&row)?,
             isolated: row
-                .try_get::<Option<&str>, _>("isolated")?
+                .try_get::<Option<&str>>("isolated")?
                 .map(serde_json::from_str)
                 .transpose()
                 .map_err(damaged)?,
@@ -183,9 +182,9 @@ impl Metadata {
     /// When the database fails.
     pub async fn end_session(&self, hash: TokenHash) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query("DELETE FROM tokens WHERE hash = ? AND name IS NULL")
+        query("DELETE FROM tokens WHERE hash = ? AND name IS NULL")
             .bind(hash.0.as_slice())
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         transaction.commit().await?;
         Ok(())
@@ -202,8 +201,7 @@ impl Metadata {
         entry: &Entry,
     ) -> Result<bool, MetadataError> {
         let mut transaction = self.write().await?;
-        let result =
-            sqlx::query("DELETE FROM tokens WHERE name = ?").bind(name).execute(&mut *transaction).await?;
+        let result = query("DELETE FROM tokens WHERE name = ?").bind(name).execute(&mut transaction).await?;
         let revoked = result.rows_affected() == 1;
         if revoked {
             audit::record(&mut transaction, entry, now).await?;
@@ -217,7 +215,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn named_tokens(&self, now: i64) -> Result<Vec<NamedToken>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT name, cache, permissions, rank, created_at, expires_at FROM tokens \
              WHERE name IS NOT NULL AND expires_at > ? \
              ORDER BY name",
@@ -240,27 +238,27 @@ impl Metadata {
     }
 }
 
-fn cache_of(row: &SqliteRow) -> Result<CacheName, MetadataError> {
-    row.try_get::<&str, _>("cache")?
+fn cache_of(row: &Row) -> Result<CacheName, MetadataError> {
+    row.try_get::<&str>("cache")?
         .parse()
         .map_err(|_| MetadataError::Damaged("a token's cache has no such name"))
 }
 
-fn permissions_of(row: &SqliteRow) -> Result<Vec<Permission>, MetadataError> {
+fn permissions_of(row: &Row) -> Result<Vec<Permission>, MetadataError> {
     serde_json::from_str(row.try_get("permissions")?)
         .map_err(|_| MetadataError::Damaged("a token's permissions cannot be read"))
 }
 
-fn rank_of(row: &SqliteRow) -> Result<Rank, MetadataError> {
+fn rank_of(row: &Row) -> Result<Rank, MetadataError> {
     // Tokens were made with the service's own rank once.
-    Rank::stored(row.try_get::<i64, _>("rank")?)
+    Rank::stored(row.try_get::<i64>("rank")?)
         .map(|rank| rank.max(Rank::LEAST))
         .map_err(|_| MetadataError::Damaged("a token's rank is out of bounds"))
 }
 
 /// `false` if there is a token of that name.
 async fn insert(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     hash: TokenHash,
     grant: &Grant,
     name: Option<&str>,
@@ -268,7 +266,7 @@ async fn insert(
     expires_at: i64,
 ) -> Result<bool, MetadataError> {
     let unwritable = |_| MetadataError::Damaged("a grant cannot be written");
-    let result = sqlx::query(
+    let result = query(
         "INSERT INTO tokens (hash, cache, permissions, identity, rank, isolated, name, created_at, expires_at) \
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING",
     )
@@ -281,19 +279,19 @@ async fn insert(
     .bind(name)
     .bind(now)
     .bind(expires_at)
-    .execute(&mut **transaction)
+    .execute(&mut *transaction)
     .await?;
     Ok(result.rows_affected() == 1)
 }
 
-async fn sweep(transaction: &mut Transaction<'static, Sqlite>, now: i64) -> Result<(), MetadataError> {
+async fn sweep(transaction: &mut Transaction, now: i64) -> Result<(), MetadataError> {
     for statement in [
         "DELETE FROM tokens WHERE hash IN \
          (SELECT hash FROM tokens WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
         "DELETE FROM used_id_tokens WHERE (issuer, jti) IN \
          (SELECT issuer, jti FROM used_id_tokens WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
     ] {
-        sqlx::query(statement).bind(now).bind(SWEPT_PER_WRITE).execute(&mut **transaction).await?;
+        query(statement).bind(now).bind(SWEPT_PER_WRITE).execute(&mut *transaction).await?;
     }
     Ok(())
 }

@@ -6,9 +6,12 @@ use larder_protocol::{
     NarHash, StorePath, StorePathHash,
     api::{PushId, Upstream},
 };
-use sqlx::{QueryBuilder, Row as _, Sqlite};
 
-use super::{BATCH, Metadata, MetadataError, Namespace, blob, paths::path_of};
+use super::{
+    BATCH, Metadata, MetadataError, Namespace, blob,
+    paths::path_of,
+    sql::{QueryBuilder, query},
+};
 
 /// Among whom it is remembered what an upstream said: how fast the service answers, and which references it takes, tells
 /// what was asked before.
@@ -59,7 +62,7 @@ impl Metadata {
     ) -> Result<HashMap<StorePathHash, UpstreamPath>, MetadataError> {
         let mut seen = HashMap::new();
         for batch in hashes.chunks(BATCH) {
-            let mut query = QueryBuilder::<Sqlite>::new(
+            let mut query = QueryBuilder::new(
                 "SELECT hash, name, nar_hash, statement FROM upstream_paths WHERE upstream = ",
             );
             query
@@ -113,8 +116,8 @@ impl Metadata {
         let key = &among.key(upstream);
         for batch in paths.chunks(BATCH) {
             let mut transaction = self.write().await?;
-            let mut insert = QueryBuilder::<Sqlite>::new(
-                "INSERT OR REPLACE INTO upstream_paths (upstream, hash, name, nar_hash, statement, seen_at) ",
+            let mut insert = QueryBuilder::new(
+                "INSERT INTO upstream_paths (upstream, hash, name, nar_hash, statement, seen_at) ",
             );
             insert.push_values(batch, |mut row, UpstreamPath { path, nar_hash, statement }| {
                 row.push_bind(key)
@@ -124,13 +127,17 @@ impl Metadata {
                     .push_bind(&statement[..])
                     .push_bind(now);
             });
-            insert.build().persistent(false).execute(&mut *transaction).await?;
-            sqlx::query(
+            insert.push(
+                " ON CONFLICT (upstream, hash) DO UPDATE SET name = excluded.name, nar_hash = excluded.nar_hash,
+                     statement = excluded.statement, seen_at = excluded.seen_at",
+            );
+            insert.build().persistent(false).execute(&mut transaction).await?;
+            query(
                 "DELETE FROM upstream_paths WHERE (upstream, hash) IN (
                      SELECT upstream, hash FROM upstream_paths WHERE seen_at < ? LIMIT 1000)",
             )
             .bind(forget)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
             transaction.commit().await?;
         }
@@ -141,12 +148,12 @@ impl Metadata {
     pub async fn forget_upstream(&self, push: PushId, upstream: &Upstream) -> Result<(), MetadataError> {
         loop {
             let mut transaction = self.write().await?;
-            let forgotten = sqlx::query(
+            let forgotten = query(
                 "DELETE FROM upstream_paths WHERE (upstream, hash) IN (
                      SELECT upstream, hash FROM upstream_paths WHERE upstream = ? LIMIT 1000)",
             )
             .bind(Among::Push(push).key(upstream))
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
             transaction.commit().await?;
             if forgotten.rows_affected() < BATCH as u64 {

@@ -9,11 +9,14 @@ use larder_protocol::{
     recipe::RecipeChunk,
     upload::FrameEntry,
 };
-use sqlx::{QueryBuilder, Row as _, Sqlite, sqlite::SqliteRow};
 
 use super::{
-    BATCH, Metadata, MetadataError, Namespace, ObjectId, StoredChunk, StoredNar, blob, chunks::Keys,
-    claims::list, number, paths::path_info,
+    BATCH, Metadata, MetadataError, Namespace, ObjectId, StoredChunk, StoredNar, blob,
+    chunks::Keys,
+    claims::list,
+    number,
+    paths::path_info,
+    sql::{Pool, QueryBuilder, Row, query, query_scalar},
 };
 
 /// How many rows are looked up at once.
@@ -118,7 +121,7 @@ const PATH: &str = "SELECT p.id, p.cache, p.push, p.hash, p.name, p.nar_hash, p.
      FROM paths p JOIN pushes u ON u.id = p.push AND u.state = 'committed' JOIN nars n ON n.id = p.nar
      WHERE p.hidden = 0 AND ";
 
-fn frame_row(row: &SqliteRow, keys: &mut Keys) -> Result<FrameRow, MetadataError> {
+fn frame_row(row: &Row, keys: &mut Keys) -> Result<FrameRow, MetadataError> {
     Ok(FrameRow {
         chunk: StoredChunk::of_row(row, keys)?,
         name: ChunkId(blob(row.try_get(6)?)?),
@@ -126,7 +129,7 @@ fn frame_row(row: &SqliteRow, keys: &mut Keys) -> Result<FrameRow, MetadataError
     })
 }
 
-fn nar_row(row: &SqliteRow) -> Result<NarRow, MetadataError> {
+fn nar_row(row: &Row) -> Result<NarRow, MetadataError> {
     Ok(NarRow {
         id: row.try_get(0)?,
         namespace: Namespace(row.try_get(1)?),
@@ -137,12 +140,12 @@ fn nar_row(row: &SqliteRow) -> Result<NarRow, MetadataError> {
     })
 }
 
-fn cache_of(row: &SqliteRow) -> Result<CacheName, MetadataError> {
+fn cache_of(row: &Row) -> Result<CacheName, MetadataError> {
     let damaged = |_| MetadataError::Damaged("a path's cache has no such name");
-    row.try_get::<&str, _>("cache")?.parse().map_err(damaged)
+    row.try_get::<&str>("cache")?.parse().map_err(damaged)
 }
 
-fn path_row(row: &SqliteRow) -> Result<PathRow, MetadataError> {
+fn path_row(row: &Row) -> Result<PathRow, MetadataError> {
     Ok(PathRow {
         id: row.try_get("id")?,
         cache: cache_of(row)?,
@@ -158,9 +161,9 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn extent_to_verify(&self) -> Result<(u64, u64), MetadataError> {
-        let row = sqlx::query(
-            "SELECT (SELECT coalesce(sum(size), 0) FROM objects WHERE state = 'stored' AND doomed_at IS NULL),
-                    (SELECT coalesce(sum(file_size), 0) FROM nars WHERE complete = 1)",
+        let row = query(
+            "SELECT (SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM objects WHERE state = 'stored' AND doomed_at IS NULL),
+                    (SELECT CAST(coalesce(sum(file_size), 0) AS BIGINT) FROM nars WHERE complete = 1)",
         )
         .fetch_one(self.reader())
         .await?;
@@ -172,7 +175,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn objects_after(&self, after: i64) -> Result<Vec<ObjectRow>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT id, key, size FROM objects WHERE id > ? AND state = 'stored' AND doomed_at IS NULL ORDER BY id LIMIT ?",
         )
         .bind(after)
@@ -192,7 +195,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn frames_of(&self, object: ObjectId) -> Result<Vec<FrameRow>, MetadataError> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+        let mut query = QueryBuilder::new("SELECT ");
         query.push(StoredChunk::COLUMNS).push(FRAME).push("c.object = ").push_bind(object.0);
         query.push(" ORDER BY c.frame_offset");
         // One after the other: there may be 60,000, and a row takes several times the memory of what is made of it.
@@ -211,7 +214,7 @@ impl Metadata {
     pub async fn frames_by_row(&self, chunks: &[i64]) -> Result<Vec<FrameRow>, MetadataError> {
         let (mut keys, mut frames) = (Keys::default(), Vec::with_capacity(chunks.len()));
         for batch in chunks.chunks(BATCH) {
-            let mut query = QueryBuilder::<Sqlite>::new("SELECT ");
+            let mut query = QueryBuilder::new("SELECT ");
             query.push(StoredChunk::COLUMNS).push(FRAME).push("c.id IN (");
             list(&mut query, batch);
             query.push(") ORDER BY c.object, c.frame_offset");
@@ -227,7 +230,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn nars_after(&self, after: i64) -> Result<Vec<NarRow>, MetadataError> {
-        let mut query = QueryBuilder::<Sqlite>::new(NAR);
+        let mut query = QueryBuilder::new(NAR);
         query.push("id > ").push_bind(after).push(" ORDER BY id LIMIT ").push_bind(STEP);
         query.build().fetch_all(self.reader()).await?.iter().map(nar_row).collect()
     }
@@ -237,7 +240,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn nar_row(&self, nar: i64) -> Result<Option<NarRow>, MetadataError> {
-        let mut query = QueryBuilder::<Sqlite>::new(NAR);
+        let mut query = QueryBuilder::new(NAR);
         query.push("id = ").push_bind(nar);
         query.build().fetch_optional(self.reader()).await?.as_ref().map(nar_row).transpose()
     }
@@ -247,7 +250,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn nars_of_recipes(&self, object: ObjectId) -> Result<Vec<NarRow>, MetadataError> {
-        let mut query = QueryBuilder::<Sqlite>::new(NAR);
+        let mut query = QueryBuilder::new(NAR);
         query.push("recipe_object = ").push_bind(object.0).push(" ORDER BY id");
         query.build().fetch_all(self.reader()).await?.iter().map(nar_row).collect()
     }
@@ -257,7 +260,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn recipe_by_names(&self, nar: i64) -> Result<Vec<RecipeChunk>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT c.name, r.hashes FROM nar_chunks r JOIN chunks c ON c.id = r.chunk WHERE r.nar = ? ORDER BY r.position",
         )
         .bind(nar)
@@ -265,7 +268,7 @@ impl Metadata {
         .await?;
         rows.iter()
             .map(|row| {
-                let hashes = row.try_get::<Option<&[u8]>, _>(1)?.unwrap_or_default();
+                let hashes = row.try_get::<Option<&[u8]>>(1)?.unwrap_or_default();
                 let (hashes, []) = hashes.as_chunks::<20>() else {
                     return Err(MetadataError::Damaged("a recipe's hashes are cut short"));
                 };
@@ -280,7 +283,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn paths_after(&self, after: i64) -> Result<Vec<(i64, Option<PathRow>)>, MetadataError> {
-        let mut query = QueryBuilder::<Sqlite>::new(PATH);
+        let mut query = QueryBuilder::new(PATH);
         query.push("p.id > ").push_bind(after).push(" ORDER BY p.id LIMIT ").push_bind(STEP);
         let rows = query.build().fetch_all(self.reader()).await?;
         rows.iter().map(|row| Ok((row.try_get("id")?, path_row(row).ok()))).collect()
@@ -291,7 +294,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn paths_of_hash(&self, hash: &StorePathHash) -> Result<Vec<(PathRow, i64)>, MetadataError> {
-        let mut query = QueryBuilder::<Sqlite>::new(PATH.replacen("SELECT ", "SELECT n.id AS nar, ", 1));
+        let mut query = QueryBuilder::new(PATH.replacen("SELECT ", "SELECT n.id AS nar, ", 1));
         query.push("p.hash = ").push_bind(hash.0.to_vec()).push(" ORDER BY p.id");
         let rows = query.build().persistent(false).fetch_all(self.reader()).await?;
         rows.iter().map(|row| Ok((path_row(row)?, row.try_get("nar")?))).collect()
@@ -302,7 +305,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn records_after(&self, after: i64) -> Result<Vec<RecordRow>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT u.id, u.cache, o.id AS object, o.key FROM pushes u LEFT JOIN objects o ON o.id = u.record
              WHERE u.id > ? AND u.state = 'committed' AND u.cache NOT LIKE '%~%'
                AND EXISTS (SELECT 1 FROM paths p WHERE p.push = u.id AND p.withdrawn_at IS NULL)
@@ -332,7 +335,7 @@ impl Metadata {
         &self,
         push: i64,
     ) -> Result<Vec<(i64, Option<StorePathHash>, Option<PathInfo>)>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT id, hash, name, nar_hash, nar_size, refs, deriver, ca, signatures FROM paths
              WHERE push = ? AND withdrawn_at IS NULL ORDER BY id",
         )
@@ -354,7 +357,7 @@ impl Metadata {
     pub async fn known_objects(&self, keys: &[String]) -> Result<HashSet<String>, MetadataError> {
         let mut known = HashSet::with_capacity(keys.len());
         for batch in keys.chunks(BATCH) {
-            let mut query = QueryBuilder::<Sqlite>::new("SELECT key FROM objects WHERE key IN (");
+            let mut query = QueryBuilder::new("SELECT key FROM objects WHERE key IN (");
             let mut list = query.separated(", ");
             for key in batch {
                 list.push_bind(key.as_str());
@@ -371,12 +374,17 @@ impl Metadata {
     ///
     /// # Errors
     /// When the database fails.
+    ///
+    /// Of a server's files its own means are to be asked: checksums, `pg_amcheck`.
     pub async fn faults(&self) -> Result<Vec<String>, MetadataError> {
+        if matches!(self.reader(), Pool::Postgres(_)) {
+            return Ok(Vec::new());
+        }
         // Not `quick_check`, which does not look whether each row is found by its indices.
         let mut faults: Vec<String> =
-            sqlx::query_scalar("PRAGMA integrity_check(20)").fetch_all(self.reader()).await?;
+            query_scalar("PRAGMA integrity_check(20)").fetch_all(self.reader()).await?;
         faults.retain(|fault| fault != "ok");
-        let dangling = sqlx::query("PRAGMA foreign_key_check").fetch_all(self.reader()).await?;
+        let dangling = query("PRAGMA foreign_key_check").fetch_all(self.reader()).await?;
         for row in dangling.iter().take(20) {
             let (table, parent): (String, String) = (row.try_get(0)?, row.try_get(2)?);
             faults.push(format!("a row of {table} names one of {parent} that is not there"));

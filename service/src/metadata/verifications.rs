@@ -1,8 +1,9 @@
 //! Rows of verifications: asked for, under way, done; and how far the scrub has come.
 
-use sqlx::Row as _;
-
-use super::{Metadata, MetadataError, number};
+use super::{
+    Metadata, MetadataError, number,
+    sql::{query, query_scalar},
+};
 
 /// What became of a verification that was asked for.
 #[derive(Debug)]
@@ -39,10 +40,10 @@ impl Metadata {
     /// When the database fails.
     pub async fn ask_for_verification(&self, scope: &str, now: i64) -> Result<i64, MetadataError> {
         let mut transaction = self.write().await?;
-        let id = sqlx::query_scalar("INSERT INTO verifications (asked_at, scope) VALUES (?, ?) RETURNING id")
+        let id = query_scalar("INSERT INTO verifications (asked_at, scope) VALUES (?, ?) RETURNING id")
             .bind(now)
             .bind(scope)
-            .fetch_one(&mut *transaction)
+            .fetch_one(&mut transaction)
             .await?;
         transaction.commit().await?;
         Ok(id)
@@ -53,10 +54,9 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn next_verification(&self) -> Result<Option<(i64, String)>, MetadataError> {
-        let row =
-            sqlx::query("SELECT id, scope FROM verifications WHERE finished_at IS NULL ORDER BY id LIMIT 1")
-                .fetch_optional(self.reader())
-                .await?;
+        let row = query("SELECT id, scope FROM verifications WHERE finished_at IS NULL ORDER BY id LIMIT 1")
+            .fetch_optional(self.reader())
+            .await?;
         row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
     }
 
@@ -65,7 +65,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn asked_verification(&self, id: i64) -> Result<AskedVerification, MetadataError> {
-        let row = sqlx::query("SELECT done, total, report FROM verifications WHERE id = ?")
+        let row = query("SELECT done, total, report FROM verifications WHERE id = ?")
             .bind(id)
             .fetch_one(self.reader())
             .await?;
@@ -88,14 +88,14 @@ impl Metadata {
         now: i64,
     ) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query(
+        query(
             "UPDATE verifications SET started_at = coalesce(started_at, ?), done = ?, total = ? WHERE id = ?",
         )
         .bind(now)
         .bind(integer(done))
         .bind(integer(total))
         .bind(id)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(())
@@ -108,15 +108,15 @@ impl Metadata {
     pub async fn end_verification(&self, id: i64, report: &str, now: i64) -> Result<(), MetadataError> {
         const REMEMBERED: i64 = 100;
         let mut transaction = self.write().await?;
-        sqlx::query("UPDATE verifications SET finished_at = ?, report = ? WHERE id = ?")
+        query("UPDATE verifications SET finished_at = ?, report = ? WHERE id = ?")
             .bind(now)
             .bind(report)
             .bind(id)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
-        sqlx::query("DELETE FROM verifications WHERE id < ? AND finished_at IS NOT NULL")
+        query("DELETE FROM verifications WHERE id < ? AND finished_at IS NOT NULL")
             .bind(id - REMEMBERED)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         transaction.commit().await?;
         Ok(())
@@ -127,7 +127,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn scrub_position(&self) -> Result<Option<ScrubPosition>, MetadataError> {
-        let row = sqlx::query("SELECT began_at, stage, position, finished_at FROM scrub WHERE id = 1")
+        let row = query("SELECT began_at, stage, position, finished_at FROM scrub WHERE id = 1")
             .fetch_optional(self.reader())
             .await?;
         row.map(|row| {
@@ -146,7 +146,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn last_scrub(&self) -> Result<Option<i64>, MetadataError> {
-        let last = sqlx::query_scalar("SELECT last_finished_at FROM scrub WHERE id = 1");
+        let last = query_scalar("SELECT last_finished_at FROM scrub WHERE id = 1");
         Ok(last.fetch_optional(self.reader()).await?.flatten())
     }
 
@@ -156,16 +156,16 @@ impl Metadata {
     /// When the database fails.
     pub async fn note_scrub(&self, scrub: &ScrubPosition) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query(
+        query(
             "INSERT INTO scrub (id, began_at, stage, position, finished_at, last_finished_at) VALUES (1, ?1, ?2, ?3, ?4, ?4)
              ON CONFLICT (id) DO UPDATE SET began_at = ?1, stage = ?2, position = ?3, finished_at = ?4,
-                 last_finished_at = coalesce(?4, last_finished_at)",
+                 last_finished_at = coalesce(?4, scrub.last_finished_at)",
         )
         .bind(scrub.began_at)
         .bind(&scrub.stage)
         .bind(scrub.position)
         .bind(scrub.finished_at)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(())

@@ -10,7 +10,6 @@ use larder_protocol::{
     api::{CacheName, PathInfo},
     upload::FrameEntry,
 };
-use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
 
 use super::{
     BATCH, FrameRow, Metadata, MetadataError, ObjectId, audit, blob,
@@ -18,6 +17,7 @@ use super::{
     claims::list,
     number,
     paths::{join, path_of},
+    sql::{QueryBuilder, Row, Transaction, query, query_scalar},
 };
 use crate::audit::{Entry, Event, Who};
 
@@ -59,7 +59,7 @@ impl Metadata {
         now: i64,
     ) -> Result<Option<Withdrawn>, MetadataError> {
         let mut transaction = self.write().await?;
-        let marked = sqlx::query(
+        let marked = query(
             "UPDATE chunks SET name = ?, damaged_at = ? WHERE id = ? AND object = ? AND frame_offset = ? AND name = ?
              AND damaged_at IS NULL",
         )
@@ -69,19 +69,19 @@ impl Metadata {
         .bind(frame.object.0)
         .bind(integer(frame.chunk.frame_offset))
         .bind(&frame.name.0[..])
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         if marked.rows_affected() == 0 {
             return Ok(None);
         }
         let mut withdrawn = Withdrawn::default();
         loop {
-            let nars: Vec<i64> = sqlx::query_scalar(
+            let nars: Vec<i64> = query_scalar(
                 "SELECT id FROM nars WHERE complete = 1 AND id IN (SELECT nar FROM nar_chunks WHERE chunk = ?) LIMIT ?",
             )
             .bind(frame.chunk.id)
             .bind(NARS)
-            .fetch_all(&mut *transaction)
+            .fetch_all(&mut transaction)
             .await?;
             withdraw(&mut transaction, &nars, now, &mut withdrawn).await?;
             transaction.commit().await?;
@@ -122,10 +122,10 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn count_waiting(&self) -> Result<u64, MetadataError> {
-        let count = sqlx::query_scalar(
+        let count = query_scalar(
             "SELECT count(*) FROM (SELECT DISTINCT p.cache, p.hash FROM paths p WHERE p.withdrawn_at IS NOT NULL AND NOT EXISTS (
                  SELECT 1 FROM paths q JOIN pushes u ON u.id = q.push AND u.state = 'committed'
-                 WHERE q.cache = p.cache AND q.hash = p.hash AND q.hidden = 0))",
+                 WHERE q.cache = p.cache AND q.hash = p.hash AND q.hidden = 0)) waiting",
         );
         number(count.fetch_one(self.reader()).await?)
     }
@@ -135,10 +135,13 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn waiting_paths(&self, limit: u32) -> Result<Vec<WaitingPath>, MetadataError> {
-        let rows = sqlx::query(
-            "SELECT p.cache, p.hash, p.name, max(p.nar_hash) AS nar_hash FROM paths p WHERE p.withdrawn_at IS NOT NULL AND NOT EXISTS (
+        let rows = query(
+            "SELECT p.cache, p.hash, p.name, p.nar_hash FROM paths p
+             WHERE p.id = (SELECT max(w.id) FROM paths w
+                           WHERE w.cache = p.cache AND w.hash = p.hash AND w.withdrawn_at IS NOT NULL)
+             AND p.withdrawn_at IS NOT NULL AND NOT EXISTS (
                  SELECT 1 FROM paths q JOIN pushes u ON u.id = q.push AND u.state = 'committed'
-                 WHERE q.cache = p.cache AND q.hash = p.hash AND q.hidden = 0) GROUP BY p.cache, p.hash, p.name ORDER BY p.cache, p.hash LIMIT ?",
+                 WHERE q.cache = p.cache AND q.hash = p.hash AND q.hidden = 0) ORDER BY p.cache, p.hash LIMIT ?",
         )
         .bind(limit)
         .fetch_all(self.reader())
@@ -156,7 +159,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn paths_of_nar(&self, nar: i64) -> Result<Vec<(CacheName, StorePath)>, MetadataError> {
-        let rows = sqlx::query("SELECT cache, hash, name FROM paths WHERE nar = ? AND hidden = 0")
+        let rows = query("SELECT cache, hash, name FROM paths WHERE nar = ? AND hidden = 0")
             .bind(nar)
             .fetch_all(self.reader())
             .await?;
@@ -174,7 +177,7 @@ impl Metadata {
         offset: u64,
     ) -> Result<bool, MetadataError> {
         let mut transaction = self.write().await?;
-        let corrected = sqlx::query(
+        let corrected = query(
             "UPDATE chunks SET name = ?1, frame_offset = ?2, frame_len = ?3, content_len = ?4, holes = ?5
              WHERE id = ?6 AND object = ?7 AND frame_offset = ?8 AND NOT EXISTS (
                  SELECT 1 FROM chunks c WHERE c.namespace = chunks.namespace AND c.name = ?1 AND c.id <> ?6)",
@@ -187,7 +190,7 @@ impl Metadata {
         .bind(frame.chunk.id)
         .bind(frame.object.0)
         .bind(integer(frame.chunk.frame_offset))
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(corrected.rows_affected() == 1)
@@ -205,12 +208,12 @@ impl Metadata {
         file_size: u64,
     ) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query("UPDATE nars SET size = ?, encoding = ?, file_size = ? WHERE id = ?")
+        query("UPDATE nars SET size = ?, encoding = ?, file_size = ? WHERE id = ?")
             .bind(integer(size))
             .bind(&encoding.0[..])
             .bind(integer(file_size))
             .bind(nar)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         transaction.commit().await?;
         Ok(())
@@ -222,7 +225,7 @@ impl Metadata {
     /// When the database fails.
     pub async fn correct_path(&self, path: i64, info: &PathInfo) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query(
+        query(
             "UPDATE paths SET hash = ?, name = ?, nar_hash = ?, nar_size = ?, refs = ?, deriver = ?, ca = ?, signatures = ? WHERE id = ?",
         )
         .bind(info.path.hash().0.to_vec())
@@ -234,7 +237,7 @@ impl Metadata {
         .bind(info.ca.as_deref())
         .bind(join(&info.signatures))
         .bind(path)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(())
@@ -246,24 +249,24 @@ impl Metadata {
     /// When the database fails.
     pub async fn correct_object(&self, object: ObjectId, size: u64) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query("UPDATE objects SET size = ? WHERE id = ?")
+        query("UPDATE objects SET size = ? WHERE id = ?")
             .bind(integer(size))
             .bind(object.0)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         transaction.commit().await?;
         Ok(())
     }
 }
 
-fn cache_and_path(row: &sqlx::sqlite::SqliteRow) -> Result<(CacheName, StorePath), MetadataError> {
+fn cache_and_path(row: &Row) -> Result<(CacheName, StorePath), MetadataError> {
     let damaged = |_| MetadataError::Damaged("a path's cache has no such name");
-    Ok((row.try_get::<&str, _>("cache")?.parse().map_err(damaged)?, path_of(row)?))
+    Ok((row.try_get::<&str>("cache")?.parse().map_err(damaged)?, path_of(row)?))
 }
 
 /// Makes NARs incomplete, and their paths hidden; what an open push has of them it must send again.
 async fn withdraw(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     nars: &[i64],
     now: i64,
     withdrawn: &mut Withdrawn,
@@ -271,40 +274,39 @@ async fn withdraw(
     if nars.is_empty() {
         return Ok(());
     }
-    let mut update = QueryBuilder::<Sqlite>::new("UPDATE nars SET complete = 0 WHERE id IN (");
+    let mut update = QueryBuilder::new("UPDATE nars SET complete = 0 WHERE id IN (");
     list(&mut update, nars);
     update.push(")");
-    update.build().persistent(false).execute(&mut **transaction).await?;
-    let mut update = QueryBuilder::<Sqlite>::new(
+    update.build().persistent(false).execute(&mut *transaction).await?;
+    let mut update = QueryBuilder::new(
         "UPDATE paths SET nar = NULL WHERE push IN (SELECT id FROM pushes WHERE state = 'open') AND nar IN (",
     );
     list(&mut update, nars);
     update.push(")");
-    update.build().persistent(false).execute(&mut **transaction).await?;
+    update.build().persistent(false).execute(&mut *transaction).await?;
     // What was replaced and is served for a while yet is not any more.
-    let mut update =
-        QueryBuilder::<Sqlite>::new("UPDATE paths SET replaced_at = NULL WHERE hidden = 1 AND nar IN (");
+    let mut update = QueryBuilder::new("UPDATE paths SET replaced_at = NULL WHERE hidden = 1 AND nar IN (");
     list(&mut update, nars);
     update.push(")");
-    update.build().persistent(false).execute(&mut **transaction).await?;
+    update.build().persistent(false).execute(&mut *transaction).await?;
     hide(transaction, "nar", nars, now, withdrawn).await
 }
 
 async fn hide(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     column: &'static str,
     rows: &[i64],
     now: i64,
     withdrawn: &mut Withdrawn,
 ) -> Result<(), MetadataError> {
-    let mut update = QueryBuilder::<Sqlite>::new("UPDATE paths SET hidden = 1, withdrawn_at = ");
+    let mut update = QueryBuilder::new("UPDATE paths SET hidden = 1, withdrawn_at = ");
     update
         .push_bind(now)
         .push(" WHERE hidden = 0 AND push IN (SELECT id FROM pushes WHERE state = 'committed') AND ");
     update.push(column).push(" IN (");
     list(&mut update, rows);
     update.push(") RETURNING cache, hash, name");
-    let hidden = update.build().persistent(false).fetch_all(&mut **transaction).await?;
+    let hidden = update.build().persistent(false).fetch_all(&mut *transaction).await?;
     let before = withdrawn.paths.len();
     for row in &hidden {
         withdrawn.paths.push(cache_and_path(row)?);
@@ -322,18 +324,17 @@ async fn hide(
 
 /// Makes sure that none of these chunks was found damaged: a NAR of it would not be what was read.
 pub(super) async fn hold_undamaged(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     chunks: &[i64],
 ) -> Result<(), MetadataError> {
     for batch in chunks.chunks(BATCH) {
-        let mut query =
-            QueryBuilder::<Sqlite>::new("SELECT 1 FROM chunks WHERE damaged_at IS NOT NULL AND id IN (");
+        let mut query = QueryBuilder::new("SELECT 1 FROM chunks WHERE damaged_at IS NOT NULL AND id IN (");
         list(&mut query, batch);
         query.push(") LIMIT 1");
         let damaged: Option<i64> = query
             .build_query_scalar()
             .persistent(batch.len() == BATCH)
-            .fetch_optional(&mut **transaction)
+            .fetch_optional(&mut *transaction)
             .await?;
         if damaged.is_some() {
             return Err(MetadataError::Gone);

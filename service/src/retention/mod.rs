@@ -35,7 +35,7 @@ pub use self::{
     sweep::sweep,
     why::{Fate, Plan, RoomPlan, fate, plan, plan_room},
 };
-pub(crate) use schedule::run;
+pub(crate) use schedule::{run, run_sweeps};
 
 /// What retention holds in memory.
 #[derive(Debug, Default)]

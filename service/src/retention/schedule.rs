@@ -1,4 +1,4 @@
-//! What runs beside serving: sweeps when they are due or asked for, and writing what was read.
+//! What runs beside serving: writing what was read in each process, and sweeps, when they are due or asked for, in one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,17 +18,21 @@ const FEEL_EVERY: Duration = Duration::from_secs(2);
 /// How often what was read is written.
 const WRITE_EVERY: Duration = Duration::from_secs(60);
 
-/// Runs until it is dropped, which it may be at any moment.
+/// Writes what was read. Runs until it is dropped, which it may be at any moment.
 pub(crate) async fn run(service: Arc<Service>) {
-    let (mut written, mut felt) = (Instant::now(), Instant::now());
+    loop {
+        tokio::time::sleep(WRITE_EVERY).await;
+        if let Err(error) = service.retention.reads.flush(&service).await {
+            tracing::error!(%error, "when paths were last read could not be noted");
+        }
+    }
+}
+
+/// Sweeps. Runs until it is dropped, which it may be at any moment.
+pub(crate) async fn run_sweeps(service: Arc<Service>) {
+    let mut felt = Instant::now();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        if written.elapsed() >= WRITE_EVERY {
-            if let Err(error) = service.retention.reads.flush(&service).await {
-                tracing::error!(%error, "when paths were last read could not be noted");
-            }
-            written = Instant::now();
-        }
         let feel = felt.elapsed() >= FEEL_EVERY;
         if feel {
             felt = Instant::now();

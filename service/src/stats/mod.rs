@@ -20,7 +20,7 @@ pub use self::{
     thin::thin,
     traffic::TrafficCounters,
 };
-pub(crate) use schedule::run;
+pub(crate) use schedule::{run, run_thinning};
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -12,5 +12,8 @@ mod names;
 mod pushes;
 mod rules;
 mod sessions;
+#[allow(dead_code, reason = "other tests need more of it")]
+#[path = "../test_database/mod.rs"]
+mod test_database;
 mod tokens;
 mod world;

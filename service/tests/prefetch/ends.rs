@@ -37,7 +37,7 @@ async fn a_prefetch_fails_with_the_job_that_never_came_back_and_succeeds_with_it
     until_asked(&upstream, 1).await;
     // As if it were another process's job, which died.
     let sql = format!(
-        "UPDATE jobs SET worker = x'00', lease_ends_at = 0, attempts = {MAX_ATTEMPTS}
+        "UPDATE jobs SET worker = NULL, lease_ends_at = 0, attempts = {MAX_ATTEMPTS}
                        WHERE kind = 'prefetch'"
     );
     world.sql(&sql).await;

@@ -17,6 +17,9 @@ mod pace;
 mod proxy;
 mod room;
 mod swept;
+#[allow(dead_code, reason = "other tests need more of it")]
+#[path = "../test_database/mod.rs"]
+mod test_database;
 mod turns;
 mod upstream;
 mod upstreams;

@@ -23,9 +23,9 @@ use larder_service::{
 };
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use sqlx::{ConnectOptions as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
+use crate::test_database;
 use crate::{
     github::{SIGNATURE, guid, session, sign},
     nar::{TestNar, decompress},
@@ -81,6 +81,7 @@ impl World {
         let environment =
             Environment::from([("SECRET", SECRET), ("LARDER_DATA_DIR", data.path().to_str().unwrap())]);
         let mut config = Config::parse("larder.toml".as_ref(), RULES, &environment).unwrap();
+        config.database = test_database::place(data.path()).await;
         for cache in &mut config.caches {
             cache.upstreams = upstreams.to_vec();
         }
@@ -197,7 +198,7 @@ impl World {
     /// What a query gives: one value.
     pub async fn value<T>(&self, query: &'static str) -> T
     where
-        T: for<'r> sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite> + Send + Unpin,
+        T: for<'r> sqlx::Decode<'r, sqlx::Any> + sqlx::Type<sqlx::Any> + Send + Unpin,
     {
         sqlx::query_scalar(query).fetch_one(&mut self.database().await).await.unwrap()
     }
@@ -207,9 +208,8 @@ impl World {
         self.data.path().join("objects").join(key)
     }
 
-    async fn database(&self) -> SqliteConnection {
-        let options = SqliteConnectOptions::new().filename(self.data.path().join("larder.db"));
-        options.foreign_keys(true).connect().await.unwrap()
+    async fn database(&self) -> sqlx::AnyConnection {
+        test_database::connect(self.data.path()).await
     }
 
     pub async fn deliver(&self, event: &str, payload: &Value) {

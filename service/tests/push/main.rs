@@ -11,6 +11,9 @@ mod races;
 mod refused;
 mod stands;
 mod strangers;
+#[allow(dead_code, reason = "other tests need more of it")]
+#[path = "../test_database/mod.rs"]
+mod test_database;
 mod upstream;
 mod whole;
 mod world;

@@ -5,4 +5,7 @@
 mod hands;
 mod jobs;
 mod leases;
+#[allow(dead_code, reason = "other tests need more of it")]
+#[path = "../test_database/mod.rs"]
+mod test_database;
 mod world;

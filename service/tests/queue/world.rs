@@ -10,10 +10,13 @@ use std::{
 
 use larder_service::{
     clock::Clock,
+    config::DatabaseConfig,
     metadata::Metadata,
     queue::{ClaimedJob, JobState, NewJob, Performed, Priority, Queue, Workers},
 };
 use tokio::sync::{Semaphore, mpsc};
+
+use crate::test_database;
 
 pub const NOW: i64 = 1_800_000_000;
 /// Longer than any delay or lease.
@@ -50,7 +53,10 @@ impl World {
 }
 
 pub async fn open(directory: &Path, time: &Arc<AtomicI64>) -> (Metadata, Queue) {
-    let metadata = Metadata::open(&directory.join("larder.db")).await.unwrap();
+    let metadata = match test_database::place(directory).await {
+        DatabaseConfig::File => Metadata::open(&directory.join("larder.db")).await.unwrap(),
+        DatabaseConfig::Server(server) => Metadata::open_on(&server).await.unwrap(),
+    };
     let queue = Queue::new(metadata.clone(), Clock::Set(time.clone()));
     (metadata, queue)
 }

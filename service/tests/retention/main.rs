@@ -5,6 +5,9 @@
 #[allow(dead_code, reason = "other tests need more of it")]
 #[path = "../push/nar.rs"]
 mod nar;
+#[allow(dead_code, reason = "other tests need more of it")]
+#[path = "../test_database/mod.rs"]
+mod test_database;
 
 mod budget;
 mod compaction;

@@ -8,7 +8,7 @@ use larder_protocol::{
     api::{OpenPush, OpenedPush, PathInfo},
     chunk::CutChunk,
 };
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::{Any, AnyConnection, QueryBuilder};
 
 use crate::{
     nar::{TestNar, contents, path},
@@ -65,8 +65,8 @@ async fn push(world: &World, who: &Pusher, nars: &[TestNar]) {
 }
 
 /// How many rows each table has.
-async fn rows(database: &mut SqliteConnection, tables: &[String]) -> Vec<i64> {
-    let mut query = QueryBuilder::<Sqlite>::new("");
+async fn rows(database: &mut AnyConnection, tables: &[String]) -> Vec<i64> {
+    let mut query = QueryBuilder::<Any>::new("");
     let mut counts = query.separated(" UNION ALL ");
     for table in tables {
         counts.push("SELECT count(*) FROM ").push_unseparated(table);

@@ -30,10 +30,10 @@ use larder_service::{
     router,
     trust::{Grant, GrantedTo, Rank, SecretToken},
 };
-use sqlx::{ConnectOptions as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tower::ServiceExt as _;
 
 use crate::nar::{TestNar, decompress};
+use crate::test_database;
 
 pub const HOUR: i64 = 3600;
 pub const DAY: i64 = 24 * HOUR;
@@ -42,6 +42,8 @@ pub struct World {
     pub service: Arc<Service>,
     pub time: Arc<AtomicI64>,
     pub data: Arc<tempfile::TempDir>,
+    /// For `larderd` on the same data.
+    pub database_url: Option<String>,
     change: fn(&mut Config),
 }
 
@@ -66,7 +68,7 @@ impl World {
         let data = Arc::new(data);
         let time = Arc::new(AtomicI64::new(now));
         let service = open(&data, change, &time).await;
-        Self { service, time, data, change }
+        Self { service, time, database_url: test_database::url(data.path()).await, data, change }
     }
 
     /// Ends it, and leaves what is on disk.
@@ -86,13 +88,15 @@ impl World {
     pub async fn on(&self, data: tempfile::TempDir) -> Self {
         let data = Arc::new(data);
         let service = open(&data, self.change, &self.time).await;
-        Self { service, time: self.time.clone(), data, change: self.change }
+        let database_url = test_database::url(data.path()).await;
+        Self { service, time: self.time.clone(), database_url, data, change: self.change }
     }
 
     /// Another service on the same data, which remembers nothing.
     pub async fn beside(&self) -> Self {
         let service = open(&self.data, self.change, &self.time).await;
-        Self { service, time: self.time.clone(), data: self.data.clone(), change: self.change }
+        let (data, database_url) = (self.data.clone(), self.database_url.clone());
+        Self { service, time: self.time.clone(), database_url, data, change: self.change }
     }
 
     pub fn now(&self) -> i64 {
@@ -369,9 +373,8 @@ impl World {
     }
 
     /// Its database, to be looked at.
-    pub async fn database(&self) -> SqliteConnection {
-        let file = self.data.path().join("larder.db");
-        SqliteConnectOptions::new().filename(file).read_only(true).connect().await.unwrap()
+    pub async fn database(&self) -> sqlx::AnyConnection {
+        test_database::connect(self.data.path()).await
     }
 
     /// After all sweeps nothing is left but what these need: no other NAR or chunk, nothing half written, and no file that
@@ -402,8 +405,8 @@ impl World {
     /// Rows and files say the same: no file is without a row, no row that is not doomed without its file, and what lies in
     /// an object lies within it.
     pub async fn assert_storage_fits(&self) {
-        let rows: Vec<(String, i64, bool, Option<i64>)> = sqlx::query_as(
-            "SELECT key, size, state = 'stored' AND doomed_at IS NULL,
+        let rows: Vec<(String, i64, i64, Option<i64>)> = sqlx::query_as(
+            "SELECT key, size, CASE WHEN state = 'stored' AND doomed_at IS NULL THEN 1 ELSE 0 END,
                  (SELECT max(frame_offset + frame_len) FROM chunks WHERE object = objects.id) FROM objects",
         )
         .fetch_all(&mut self.database().await)
@@ -412,7 +415,7 @@ impl World {
         let mut files = self.file_sizes();
         for (key, size, stays, end) in rows {
             let file = files.remove(&key).map(|length| i64::try_from(length).unwrap());
-            if stays {
+            if stays != 0 {
                 assert_eq!(file, Some(size), "{key} is not as its row says");
             }
             assert!(end.is_none() || file >= end, "what lies in {key} is not there");
@@ -424,6 +427,7 @@ impl World {
 
 async fn open(data: &tempfile::TempDir, change: fn(&mut Config), time: &Arc<AtomicI64>) -> Arc<Service> {
     let mut config = Config::in_dir(data.path());
+    config.database = test_database::place(data.path()).await;
     config.caches[0].upstreams.clear();
     change(&mut config);
     Service::open(config, Clock::Set(time.clone())).await.unwrap()

@@ -15,6 +15,7 @@ use larder_service::{
 use crate::{
     damage::{all, files, flip, nar},
     nar::TestNar,
+    test_database,
     world::World,
 };
 
@@ -24,6 +25,7 @@ async fn machine_with(objects: &Path) -> (tempfile::TempDir, Config) {
     let copied = Command::new("cp").arg("-r").arg(objects).arg(data.path().join("objects")).status().unwrap();
     assert!(copied.success());
     let mut config = Config::in_dir(data.path());
+    config.database = test_database::place(data.path()).await;
     config.caches[0].upstreams.clear();
     (data, config)
 }
@@ -97,7 +99,7 @@ async fn an_import_is_refused_where_it_would_harm_or_cannot_be_right() {
     let row = lines.iter().position(|line| line.starts_with('[')).unwrap();
     let without_a_row = [&lines[..row], &lines[row + 1..]].concat().join("\n") + "\n";
     for (changed, told) in [
-        (text.replacen("\"schema\":[1,", "\"schema\":[", 1), "another schema"),
+        (text.replacen("\"schema\":[", "\"schema\":[1", 1), "another schema"),
         (text.replacen("\"format\":1", "\"format\":2", 1), "another schema"),
         (lines[..lines.len() - 1].join("\n") + "\n", "its end is missing"),
         (without_a_row, "rows are missing"),
@@ -181,7 +183,8 @@ async fn what_is_damaged_does_not_come_back_until_it_is_pushed_again() {
     let anna = world.person().await;
     let (one, other) = (nar(1, &[]), nar(2, &[]));
     world.push(&anna, &[&one]).await;
-    flip(&files(&world, "frames")[0], 5000);
+    let damaged = files(&world, "frames").remove(0);
+    flip(&damaged, 5000);
     world.push(&anna, &[&other]).await;
     let report = lose_database(&mut world).await;
     assert_eq!((report.paths, report.paths_lost, report.nars_lost), (1, 1, 1), "{report:?}");
@@ -192,7 +195,7 @@ async fn what_is_damaged_does_not_come_back_until_it_is_pushed_again() {
     assert!(world.has(&one).await);
 
     // Without an index, what lies there does not come back, and is said.
-    let file = files(&world, "frames").remove(0);
+    let file = files(&world, "frames").into_iter().find(|file| *file != damaged).unwrap();
     flip(&file, fs::read(&file).unwrap().len() - 1);
     let report = lose_database(&mut world).await;
     assert_eq!(report.unreadable.len(), 1);

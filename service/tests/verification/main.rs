@@ -6,6 +6,9 @@
 #[path = "../push/nar.rs"]
 mod nar;
 #[allow(dead_code, reason = "other tests need more of it")]
+#[path = "../test_database/mod.rs"]
+mod test_database;
+#[allow(dead_code, reason = "other tests need more of it")]
 #[path = "../retention/world.rs"]
 mod world;
 

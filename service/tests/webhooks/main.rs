@@ -9,4 +9,7 @@ mod github;
 mod manifests;
 mod silent_api;
 mod storms;
+#[allow(dead_code, reason = "other tests need more of it")]
+#[path = "../test_database/mod.rs"]
+mod test_database;
 mod world;

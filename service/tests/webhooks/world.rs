@@ -20,10 +20,10 @@ use larder_service::{
 };
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
-use sqlx::{ConnectOptions as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use crate::github::{SIGNATURE, guid, session, sign};
+use crate::test_database;
 
 pub const NOW: i64 = 1_800_000_000;
 pub const HOUR: i64 = 60 * 60;
@@ -57,6 +57,7 @@ pub struct World {
     stop: oneshot::Sender<()>,
     served: JoinHandle<()>,
     data: tempfile::TempDir,
+    database_url: Option<String>,
 }
 
 impl World {
@@ -65,7 +66,8 @@ impl World {
         let [first, second, other] = SECRETS;
         let here = ("LARDER_DATA_DIR", data.path().to_str().unwrap());
         let environment = Environment::from([first, second, other, here]);
-        let config = Config::parse(Path::new("larder.toml"), RULES, &environment).unwrap();
+        let mut config = Config::parse(Path::new("larder.toml"), RULES, &environment).unwrap();
+        config.database = test_database::place(data.path()).await;
         fs::write(data.path().join("larder.toml"), RULES).unwrap();
         let time = Arc::new(AtomicI64::new(NOW));
         let service = Service::open(config, Clock::Set(time.clone())).await.unwrap();
@@ -75,7 +77,8 @@ impl World {
         let served = tokio::spawn(serve(service.clone(), listener, async {
             let _ = stopped.await;
         }));
-        Self { url, client: reqwest::Client::new(), service, time, stop, served, data }
+        let database_url = test_database::url(data.path()).await;
+        Self { url, client: reqwest::Client::new(), service, time, stop, served, data, database_url }
     }
 
     /// Lets time go by, and waits until all that is due then is done.
@@ -126,6 +129,7 @@ impl World {
     pub fn larderd(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_larderd"));
         command.env_clear().envs(SECRETS).env("LARDER_DATA_DIR", self.data.path());
+        command.envs(self.database_url.iter().map(|url| ("LARDER_DATABASE_URL", url)));
         command.env("LARDER_CONFIG", self.data.path().join("larder.toml")).args(arguments).output().unwrap()
     }
 
@@ -137,13 +141,12 @@ impl World {
 
     /// The keys of all jobs of a kind, however many there are.
     pub async fn keys_of_jobs(&self, kind: &str) -> Vec<String> {
-        let keys = sqlx::query_scalar("SELECT key FROM jobs WHERE kind = ?").bind(kind);
+        let keys = sqlx::query_scalar("SELECT key FROM jobs WHERE kind = $1").bind(kind);
         keys.fetch_all(&mut self.database().await).await.unwrap()
     }
 
-    async fn database(&self) -> SqliteConnection {
-        let options = SqliteConnectOptions::new().filename(self.data.path().join("larder.db"));
-        options.read_only(true).connect().await.unwrap()
+    async fn database(&self) -> sqlx::AnyConnection {
+        test_database::connect(self.data.path()).await
     }
 
     /// A session in `main` for a job with other claims than most.

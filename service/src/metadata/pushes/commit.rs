@@ -6,7 +6,6 @@ use larder_protocol::{
     StorePathHash,
     api::{CacheName, PathInfo, PushId},
 };
-use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
 
 use super::super::{
     BATCH, Metadata, MetadataError, Namespace, ObjectId, audit, blob,
@@ -17,6 +16,7 @@ use super::super::{
     paths::path_info,
     records::note_record,
     runs::note_committed,
+    sql::{QueryBuilder, Transaction, query, query_scalar},
 };
 use crate::audit::{Entry, Event, Who};
 
@@ -44,8 +44,7 @@ impl Metadata {
     ) -> Result<CommitOutcome, MetadataError> {
         let mut transaction = self.write().await?;
         let find = "SELECT state FROM pushes WHERE id = ? AND abandoned_at IS NULL";
-        let state: Option<String> =
-            sqlx::query_scalar(find).bind(push).fetch_optional(&mut *transaction).await?;
+        let state: Option<String> = query_scalar(find).bind(push).fetch_optional(&mut transaction).await?;
         match state.as_deref() {
             Some("open") => {}
             Some(_) => return Ok(CommitOutcome::Committed),
@@ -53,42 +52,42 @@ impl Metadata {
         }
         // Another push may have verified the same NAR since. One that may not know of that sends it itself.
         for namespace in namespaces {
-            sqlx::query(
+            query(
                 "UPDATE paths SET nar = (SELECT n.id FROM nars n WHERE n.complete = 1 AND n.namespace = ?
                      AND n.hash = nar_hash AND n.size = nar_size)
                  WHERE push = ? AND nar IS NULL AND (SELECT blind FROM pushes WHERE id = push) IS NULL",
             )
             .bind(namespace.0)
             .bind(push)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         }
         let unverified: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM paths WHERE push = ? AND (nar IS NULL OR unproven = 1)")
+            query_scalar("SELECT count(*) FROM paths WHERE push = ? AND (nar IS NULL OR unproven = 1)")
                 .bind(push)
-                .fetch_one(&mut *transaction)
+                .fetch_one(&mut transaction)
                 .await?;
         if unverified > 0 {
             return Ok(CommitOutcome::Unverified(number(unverified)?));
         }
         divergences::settle(&mut transaction, push, now).await?;
         // What stays in their stead is relied on as what was there when the push was opened.
-        let stand: Vec<i64> = sqlx::query_scalar(
+        let stand: Vec<i64> = query_scalar(
             "SELECT q.id FROM paths p JOIN paths q ON q.cache = p.cache AND q.hash = p.hash AND q.hidden = 0 AND q.push <> p.push
              JOIN pushes u ON u.id = q.push AND u.state = 'committed' WHERE p.push = ? AND p.hidden = 1",
         )
         .bind(push)
-        .fetch_all(&mut *transaction)
+        .fetch_all(&mut transaction)
         .await?;
         claim(&mut transaction, &stand).await?;
         lease_what_is_needed(&mut transaction, push).await?;
         note_committed(&mut transaction, push, now).await?;
         note_record(&mut transaction, push, record).await?;
-        sqlx::query("UPDATE pushes SET state = 'committed', committed_at = ?, active_at = ? WHERE id = ?")
+        query("UPDATE pushes SET state = 'committed', committed_at = ?, active_at = ? WHERE id = ?")
             .bind(now)
             .bind(now)
             .bind(push)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         let entry = committed_entry(&mut transaction, push, who).await?;
         audit::record(&mut transaction, &entry, now).await?;
@@ -98,7 +97,7 @@ impl Metadata {
 
     /// What a committed push made visible.
     pub async fn published_by(&self, push: i64) -> Result<Vec<PathInfo>, MetadataError> {
-        let rows = sqlx::query(
+        let rows = query(
             "SELECT hash, name, nar_hash, nar_size, refs, deriver, ca, signatures FROM paths
              WHERE push = ? AND hidden = 0",
         )
@@ -111,31 +110,28 @@ impl Metadata {
 
 /// Leaves of what a pull request's push leased in the parent only what its paths refer to: that stays as long as their
 /// cache does. What another push of that cache leases so is leased once.
-async fn lease_what_is_needed(
-    transaction: &mut Transaction<'static, Sqlite>,
-    push: i64,
-) -> Result<(), MetadataError> {
-    let isolated: bool = sqlx::query_scalar("SELECT cache LIKE '%~%' FROM pushes WHERE id = ?")
+async fn lease_what_is_needed(transaction: &mut Transaction, push: i64) -> Result<(), MetadataError> {
+    let isolated: bool = query_scalar("SELECT cache LIKE '%~%' FROM pushes WHERE id = ?")
         .bind(push)
-        .fetch_one(&mut **transaction)
+        .fetch_one(&mut *transaction)
         .await?;
     if !isolated {
         return Ok(());
     }
-    let refs: Vec<String> = sqlx::query_scalar("SELECT refs FROM paths WHERE push = ? AND hidden = 0")
+    let refs: Vec<String> = query_scalar("SELECT refs FROM paths WHERE push = ? AND hidden = 0")
         .bind(push)
-        .fetch_all(&mut **transaction)
+        .fetch_all(&mut *transaction)
         .await?;
     let needed: HashSet<StorePathHash> =
         refs.iter().flat_map(|refs| reference_hashes(refs)).collect::<Result<_, _>>()?;
-    let leased = sqlx::query(
+    let leased = query(
         "SELECT l.path, p.hash, p.cache = u.cache OR EXISTS (
              SELECT 1 FROM leases o JOIN pushes v ON v.id = o.push
              WHERE o.path = l.path AND v.cache = u.cache AND v.state = 'committed')
          FROM leases l JOIN pushes u ON u.id = l.push JOIN paths p ON p.id = l.path WHERE l.push = ?",
     )
     .bind(push)
-    .fetch_all(&mut **transaction)
+    .fetch_all(&mut *transaction)
     .await?;
     let mut spare: Vec<i64> = Vec::new();
     for row in &leased {
@@ -144,30 +140,30 @@ async fn lease_what_is_needed(
         }
     }
     for batch in spare.chunks(BATCH) {
-        let mut delete = QueryBuilder::<Sqlite>::new("DELETE FROM leases WHERE push = ");
+        let mut delete = QueryBuilder::new("DELETE FROM leases WHERE push = ");
         delete.push_bind(push).push(" AND path IN (");
         list(&mut delete, batch);
         delete.push(")");
-        delete.build().persistent(false).execute(&mut **transaction).await?;
+        delete.build().persistent(false).execute(&mut *transaction).await?;
     }
     Ok(())
 }
 
 /// What goes on record of a push that is committed.
 pub(super) async fn committed_entry(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     push: i64,
     who: &Who,
 ) -> Result<Entry, MetadataError> {
-    let row = sqlx::query(
+    let row = query(
         "SELECT u.name, u.cache,
                 (SELECT count(*) FROM paths p WHERE p.push = u.id AND p.hidden = 0),
-                (SELECT coalesce(sum(p.nar_size), 0) FROM paths p WHERE p.push = u.id AND p.hidden = 0),
+                (SELECT CAST(coalesce(sum(p.nar_size), 0) AS BIGINT) FROM paths p WHERE p.push = u.id AND p.hidden = 0),
                 (SELECT count(*) FROM divergences d WHERE d.push = u.id)
          FROM pushes u WHERE u.id = ?",
     )
     .bind(push)
-    .fetch_one(&mut **transaction)
+    .fetch_one(&mut *transaction)
     .await?;
     let committed = Event::PushCommitted {
         push: PushId(blob(row.try_get(0)?)?).to_string(),
@@ -176,7 +172,7 @@ pub(super) async fn committed_entry(
         divergences: number(row.try_get(4)?)?,
     };
     let cache: CacheName = row
-        .try_get::<&str, _>(1)?
+        .try_get::<&str>(1)?
         .parse()
         .map_err(|_| MetadataError::Damaged("a push's cache has no such name"))?;
     Ok(Entry::in_cache(&cache, who.clone(), committed))

@@ -1,12 +1,12 @@
 //! Leases: what is visible already and must stay until the push ends.
 
 use larder_protocol::StorePathHash;
-use sqlx::{QueryBuilder, Sqlite, Transaction};
 
 use super::super::{
     BATCH, Metadata, MetadataError,
     claims::{claim, list},
     number,
+    sql::{QueryBuilder, Transaction},
     sweeping::hold_open,
 };
 
@@ -28,14 +28,14 @@ impl Metadata {
 
 /// Claims paths by their rows, and leases them where the push goes on. Fails if one of them is there no more.
 pub(super) async fn lease(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     push: i64,
     paths: &[(i64, StorePathHash)],
     goes_on: bool,
 ) -> Result<(), MetadataError> {
     let ids: Vec<i64> = paths.iter().map(|(id, _)| *id).collect();
     // By the hash as well: SQLite may give the number of a row that went to another.
-    let there = |query: &mut QueryBuilder<Sqlite>| {
+    let there = |query: &mut QueryBuilder| {
         query.push(" FROM paths WHERE id IN (");
         list(query, &ids);
         query.push(") AND hash IN (");
@@ -45,18 +45,19 @@ pub(super) async fn lease(
         }
         query.push(")");
     };
-    let mut count = QueryBuilder::<Sqlite>::new("SELECT count(*)");
+    let mut count = QueryBuilder::new("SELECT count(*)");
     there(&mut count);
-    let found: i64 = count.build_query_scalar().persistent(false).fetch_one(&mut **transaction).await?;
+    let found: i64 = count.build_query_scalar().persistent(false).fetch_one(&mut *transaction).await?;
     if number(found)? < paths.len() as u64 {
         return Err(MetadataError::Gone);
     }
     claim(transaction, &ids).await?;
     if goes_on {
-        let mut insert = QueryBuilder::<Sqlite>::new("INSERT OR IGNORE INTO leases (push, path) SELECT ");
+        let mut insert = QueryBuilder::new("INSERT INTO leases (push, path) SELECT ");
         insert.push_bind(push).push(", id");
         there(&mut insert);
-        insert.build().persistent(false).execute(&mut **transaction).await?;
+        insert.push(" ON CONFLICT DO NOTHING");
+        insert.build().persistent(false).execute(&mut *transaction).await?;
     }
     Ok(())
 }

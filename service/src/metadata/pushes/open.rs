@@ -1,12 +1,12 @@
 //! Opening a push: its row, what it stages and what it leases.
 
+use super::super::sql::{QueryBuilder, Transaction, query, query_scalar};
 use std::collections::HashSet;
 
 use larder_protocol::{
     StorePath, StorePathHash,
     api::{CacheName, PathInfo, PushId},
 };
-use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
 
 use super::{
     super::{
@@ -152,7 +152,7 @@ impl Metadata {
             None => None,
         };
         // Rows that follow name it. Until the last batch is in, nobody knows its name.
-        let id: i64 = sqlx::query_scalar(
+        let id: i64 = query_scalar(
             "INSERT INTO pushes (name, cache, owner, provenance, blind, state, opened_at, active_at, committed_at, run, unasked)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
         )
@@ -167,7 +167,7 @@ impl Metadata {
         .bind(committed.then_some(now))
         .bind(run)
         .bind(i64::try_from(push.unasked).unwrap_or(i64::MAX))
-        .fetch_one(&mut *transaction)
+        .fetch_one(&mut transaction)
         .await?;
         // What a pull request brings must not fill the filter by which others are answered; what a private cache gets
         // must not show there.
@@ -177,7 +177,7 @@ impl Metadata {
             self.may_soon_have(&hashes);
         }
         for batch in push.staged.chunks(BATCH) {
-            let mut insert = QueryBuilder::<Sqlite>::new(
+            let mut insert = QueryBuilder::new(
                 "INSERT INTO paths (cache, hash, name, push, nar_hash, nar_size, nar, refs, deriver, ca, signatures,
                      built, rank, ordered, unproven) ",
             );
@@ -203,13 +203,13 @@ impl Metadata {
                     .push_bind(*ordered)
                     .push_bind(*unproven);
             });
-            insert.build().persistent(false).execute(&mut *transaction).await?;
+            insert.build().persistent(false).execute(&mut transaction).await?;
             transaction.commit().await?;
             transaction = self.write().await?;
         }
-        let reused: i64 = sqlx::query_scalar("SELECT count(*) FROM paths WHERE push = ? AND nar IS NOT NULL")
+        let reused: i64 = query_scalar("SELECT count(*) FROM paths WHERE push = ? AND nar IS NOT NULL")
             .bind(id)
-            .fetch_one(&mut *transaction)
+            .fetch_one(&mut transaction)
             .await?;
         if number(reused)? < push.staged.iter().filter(|staged| staged.nar.is_some()).count() as u64 {
             return Err(MetadataError::Gone);
@@ -223,11 +223,11 @@ impl Metadata {
             }
         }
         for batch in push.roots.chunks(BATCH) {
-            let mut insert = QueryBuilder::<Sqlite>::new("INSERT INTO push_roots (push, hash) ");
+            let mut insert = QueryBuilder::new("INSERT INTO push_roots (push, hash) ");
             insert.push_values(batch, |mut row, hash| {
                 row.push_bind(id).push_bind(&hash.0[..]);
             });
-            insert.build().persistent(false).execute(&mut *transaction).await?;
+            insert.build().persistent(false).execute(&mut transaction).await?;
         }
         divergences::note(&mut transaction, id, &push.divergences, now).await?;
         if committed {
@@ -252,19 +252,16 @@ fn rows_of(push: &NewPush<'_>) -> u64 {
 }
 
 /// How many paths of its parent a pull request's cache keeps once this push is open, each counted once.
-async fn relied_on(
-    transaction: &mut Transaction<'static, Sqlite>,
-    push: &NewPush<'_>,
-) -> Result<u64, MetadataError> {
+async fn relied_on(transaction: &mut Transaction, push: &NewPush<'_>) -> Result<u64, MetadataError> {
     if push.staged.is_empty() {
         return Ok(0);
     }
-    let before: Vec<i64> = sqlx::query_scalar(
+    let before: Vec<i64> = query_scalar(
         "SELECT DISTINCT l.path FROM pushes u JOIN leases l ON l.push = u.id JOIN paths p ON p.id = l.path
          WHERE u.cache = ?1 AND u.abandoned_at IS NULL AND p.cache <> ?1",
     )
     .bind(push.cache.as_str())
-    .fetch_all(&mut **transaction)
+    .fetch_all(&mut *transaction)
     .await?;
     let new = push.of_parent.len() - before.iter().filter(|path| push.of_parent.contains(path)).count();
     Ok((before.len() + new) as u64)
@@ -272,19 +269,19 @@ async fn relied_on(
 
 /// Whether so many pushes are open that no more may be.
 async fn full(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     push: &NewPush<'_>,
     limits: OpenPushes,
     now: i64,
 ) -> Result<Option<FullOf>, MetadataError> {
-    let row = sqlx::query(
+    let row = query(
         "SELECT count(*), count(CASE WHEN cache = ? THEN 1 END), count(CASE WHEN owner = ? THEN 1 END) FROM pushes
          WHERE state = 'open' AND abandoned_at IS NULL AND active_at > ?",
     )
     .bind(push.cache.as_str())
     .bind(push.owner)
     .bind(now.saturating_sub(ABANDONED_AFTER))
-    .fetch_one(&mut **transaction)
+    .fetch_one(&mut *transaction)
     .await?;
     for (column, limit, full) in [
         (2, limits.per_identity, FullOf::Identity),

@@ -1,6 +1,6 @@
 //! Chunks that no recipe names: condemned first, deleted once nobody can have been told of them.
 
-use sqlx::{QueryBuilder, Row as _, Sqlite, Transaction};
+use super::super::sql::{QueryBuilder, Transaction, query, query_scalar};
 
 use super::{
     super::{Metadata, MetadataError, number},
@@ -14,7 +14,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn unsettled_objects(&self, before: i64, after: i64) -> Result<Vec<i64>, MetadataError> {
-        Ok(sqlx::query_scalar(
+        Ok(query_scalar(
             "SELECT o.id FROM objects o LEFT JOIN pushes u ON u.id = o.push
              WHERE o.push IS NOT NULL AND o.id > ? AND o.state = 'stored' AND o.doomed_at IS NULL AND o.created_at <= ?
              AND (u.id IS NULL OR u.cache NOT LIKE '%~%' AND (u.state <> 'open' OR u.abandoned_at IS NOT NULL))
@@ -42,12 +42,12 @@ impl Metadata {
         .await?;
         let done = condemned < number(ROWS)?;
         if done {
-            sqlx::query(
+            query(
                 "UPDATE objects SET push = NULL WHERE id = ? AND NOT EXISTS (
                      SELECT 1 FROM pushes u WHERE u.id = objects.push AND u.state = 'open' AND u.abandoned_at IS NULL)",
             )
             .bind(object)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         }
         transaction.commit().await?;
@@ -60,11 +60,11 @@ impl Metadata {
     /// When the database fails.
     pub async fn set_horizon(&self) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        sqlx::query(
+        query(
             "UPDATE sweeps SET horizon = (SELECT coalesce(max(id), 0) FROM pushes)
              WHERE horizon IS NULL AND started_at IS NOT NULL",
         )
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?;
         transaction.commit().await?;
         Ok(())
@@ -77,7 +77,7 @@ impl Metadata {
     /// When the database fails.
     pub async fn delete_chunks(&self) -> Result<Removed, MetadataError> {
         let mut transaction = self.write().await?;
-        let rows = sqlx::query(
+        let rows = query(
             "DELETE FROM chunks WHERE id IN (
                  SELECT c.id FROM chunks c WHERE c.condemned_at IS NOT NULL AND c.condemned_by IN (
                      SELECT s.id FROM sweeps s WHERE s.horizon IS NOT NULL AND NOT EXISTS (
@@ -87,7 +87,7 @@ impl Metadata {
              RETURNING frame_len",
         )
         .bind(ROWS)
-        .fetch_all(&mut *transaction)
+        .fetch_all(&mut transaction)
         .await?;
         let mut removed = Removed { rows: rows.len() as u64, bytes: 0 };
         for row in &rows {
@@ -100,16 +100,16 @@ impl Metadata {
 
 /// Condemns those chunks of a choice that no recipe names.
 pub(super) async fn condemn(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     sweep: i64,
     now: i64,
-    choose: impl FnOnce(&mut QueryBuilder<Sqlite>),
+    choose: impl FnOnce(&mut QueryBuilder),
 ) -> Result<u64, MetadataError> {
-    let mut update = QueryBuilder::<Sqlite>::new("UPDATE chunks SET condemned_at = ");
+    let mut update = QueryBuilder::new("UPDATE chunks SET condemned_at = ");
     update.push_bind(now).push(", condemned_by = ").push_bind(sweep);
     update.push(
         " WHERE condemned_at IS NULL AND NOT EXISTS (SELECT 1 FROM nar_chunks r WHERE r.chunk = chunks.id) AND ",
     );
     choose(&mut update);
-    Ok(update.build().persistent(false).execute(&mut **transaction).await?.rows_affected())
+    Ok(update.build().persistent(false).execute(&mut *transaction).await?.rows_affected())
 }

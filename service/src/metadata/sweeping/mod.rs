@@ -16,9 +16,9 @@ mod paths;
 mod pushes;
 
 use larder_protocol::StorePathHash;
-use sqlx::{QueryBuilder, Sqlite, Transaction};
 
 use super::MetadataError;
+use super::sql::{QueryBuilder, Transaction};
 
 /// How many rows one transaction may delete.
 const ROWS: i64 = 1000;
@@ -45,12 +45,9 @@ pub struct Removed {
 }
 
 /// Makes sure that rows may be added to a push.
-pub(super) async fn hold_open(
-    transaction: &mut Transaction<'static, Sqlite>,
-    push: i64,
-) -> Result<(), MetadataError> {
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT 1 FROM pushes WHERE id = ");
+pub(super) async fn hold_open(transaction: &mut Transaction, push: i64) -> Result<(), MetadataError> {
+    let mut query = QueryBuilder::new("SELECT 1 FROM pushes WHERE id = ");
     query.push_bind(push).push(" AND ").push(OPEN);
-    let open: Option<i64> = query.build_query_scalar().fetch_optional(&mut **transaction).await?;
+    let open: Option<i64> = query.build_query_scalar().fetch_optional(&mut *transaction).await?;
     open.map(drop).ok_or(MetadataError::Gone)
 }

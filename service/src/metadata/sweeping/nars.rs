@@ -1,6 +1,6 @@
 //! NARs that no path has, and their recipes.
 
-use sqlx::{QueryBuilder, Row as _, Sqlite};
+use super::super::sql::{QueryBuilder, query, query_scalar};
 
 use super::{
     super::{Metadata, MetadataError, claims::list},
@@ -14,7 +14,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn unnamed_nars(&self, after: i64) -> Result<Vec<i64>, MetadataError> {
-        Ok(sqlx::query_scalar(
+        Ok(query_scalar(
             "SELECT n.id FROM nars n WHERE n.id > ? AND NOT EXISTS (SELECT 1 FROM paths p WHERE p.nar = n.id)
              AND (n.complete = 1 OR NOT EXISTS (SELECT 1 FROM objects o JOIN pushes u ON u.id = o.push
                  WHERE o.id = n.recipe_object AND u.state = 'open' AND u.abandoned_at IS NULL))
@@ -31,13 +31,13 @@ impl Metadata {
     /// When the database fails.
     pub async fn withdraw_nars(&self, nars: &[i64]) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
-        let mut update = QueryBuilder::<Sqlite>::new(
+        let mut update = QueryBuilder::new(
             "UPDATE nars SET complete = 0 WHERE complete = 1 AND NOT EXISTS (SELECT 1 FROM paths p WHERE p.nar = nars.id)
              AND id IN (",
         );
         list(&mut update, nars);
         update.push(")");
-        update.build().persistent(false).execute(&mut *transaction).await?;
+        update.build().persistent(false).execute(&mut transaction).await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -54,20 +54,20 @@ impl Metadata {
         now: i64,
     ) -> Result<Option<u64>, MetadataError> {
         let mut transaction = self.write().await?;
-        let mut select = QueryBuilder::<Sqlite>::new(
+        let mut select = QueryBuilder::new(
             "SELECT r.nar, r.position, r.chunk FROM nar_chunks r JOIN nars n ON n.id = r.nar AND n.complete = 0
              WHERE r.nar IN (",
         );
         list(&mut select, nars);
         select.push(") ORDER BY r.nar, r.position LIMIT ").push_bind(ROWS);
-        let rows = select.build().persistent(false).fetch_all(&mut *transaction).await?;
+        let rows = select.build().persistent(false).fetch_all(&mut transaction).await?;
         let Some(last) = rows.last() else {
-            let mut delete = QueryBuilder::<Sqlite>::new(
+            let mut delete = QueryBuilder::new(
                 "DELETE FROM nars WHERE complete = 0 AND NOT EXISTS (SELECT 1 FROM paths p WHERE p.nar = nars.id) AND id IN (",
             );
             list(&mut delete, nars);
             delete.push(")");
-            let gone = delete.build().persistent(false).execute(&mut *transaction).await?.rows_affected();
+            let gone = delete.build().persistent(false).execute(&mut transaction).await?.rows_affected();
             transaction.commit().await?;
             return Ok(Some(gone));
         };
@@ -80,15 +80,15 @@ impl Metadata {
         whole.dedup();
         whole.retain(|nar| *nar != last_nar);
         if !whole.is_empty() {
-            let mut delete = QueryBuilder::<Sqlite>::new("DELETE FROM nar_chunks WHERE nar IN (");
+            let mut delete = QueryBuilder::new("DELETE FROM nar_chunks WHERE nar IN (");
             list(&mut delete, &whole);
             delete.push(")");
-            delete.build().persistent(false).execute(&mut *transaction).await?;
+            delete.build().persistent(false).execute(&mut transaction).await?;
         }
-        sqlx::query("DELETE FROM nar_chunks WHERE nar = ? AND position <= ?")
+        query("DELETE FROM nar_chunks WHERE nar = ? AND position <= ?")
             .bind(last_nar)
             .bind(last_position)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         condemn(&mut transaction, sweep, now, |query| {
             query.push("id IN (");

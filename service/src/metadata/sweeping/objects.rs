@@ -1,6 +1,6 @@
 //! Objects in which nothing lies: doomed first, gone with their files an hour later.
 
-use sqlx::{QueryBuilder, Row as _, Sqlite};
+use super::super::sql::{QueryBuilder, query};
 
 use super::{
     super::{Metadata, MetadataError, ObjectId, claims::list, number},
@@ -13,7 +13,7 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn empty_objects(&self, after: i64) -> Result<Vec<i64>, MetadataError> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT o.id FROM objects o WHERE o.id > ");
+        let mut query = QueryBuilder::new("SELECT o.id FROM objects o WHERE o.id > ");
         query.push_bind(after).push(" AND ").push(EMPTY).push(" ORDER BY o.id LIMIT ").push_bind(ROWS / 2);
         Ok(query.build_query_scalar().fetch_all(self.reader()).await?)
     }
@@ -24,7 +24,7 @@ impl Metadata {
     /// When the database fails.
     pub async fn doom_objects(&self, objects: &[i64], now: i64) -> Result<Removed, MetadataError> {
         let mut transaction = self.write().await?;
-        let mut update = QueryBuilder::<Sqlite>::new("UPDATE objects SET doomed_at = ");
+        let mut update = QueryBuilder::new("UPDATE objects SET doomed_at = ");
         update
             .push_bind(now)
             .push(" WHERE id IN (SELECT o.id FROM objects o WHERE ")
@@ -32,7 +32,7 @@ impl Metadata {
             .push(" AND o.id IN (");
         list(&mut update, objects);
         update.push(")) RETURNING size");
-        let rows = update.build().persistent(false).fetch_all(&mut *transaction).await?;
+        let rows = update.build().persistent(false).fetch_all(&mut transaction).await?;
         let mut doomed = Removed { rows: rows.len() as u64, bytes: 0 };
         for row in &rows {
             doomed.bytes += number(row.try_get(0)?)?;
@@ -46,13 +46,12 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn doomed_since(&self, before: i64) -> Result<Vec<(ObjectId, String, u64)>, MetadataError> {
-        let rows = sqlx::query(
-            "SELECT id, key, size FROM objects WHERE doomed_at <= ? ORDER BY doomed_at, id LIMIT ?",
-        )
-        .bind(before)
-        .bind(ROWS / 2)
-        .fetch_all(self.reader())
-        .await?;
+        let rows =
+            query("SELECT id, key, size FROM objects WHERE doomed_at <= ? ORDER BY doomed_at, id LIMIT ?")
+                .bind(before)
+                .bind(ROWS / 2)
+                .fetch_all(self.reader())
+                .await?;
         rows.iter()
             .map(|row| Ok((ObjectId(row.try_get(0)?), row.try_get(1)?, number(row.try_get(2)?)?)))
             .collect()
@@ -65,11 +64,10 @@ impl Metadata {
     pub async fn delete_objects(&self, objects: &[ObjectId]) -> Result<(), MetadataError> {
         let objects: Vec<i64> = objects.iter().map(|object| object.0).collect();
         let mut transaction = self.write().await?;
-        let mut delete =
-            QueryBuilder::<Sqlite>::new("DELETE FROM objects WHERE doomed_at IS NOT NULL AND id IN (");
+        let mut delete = QueryBuilder::new("DELETE FROM objects WHERE doomed_at IS NOT NULL AND id IN (");
         list(&mut delete, &objects);
         delete.push(")");
-        delete.build().persistent(false).execute(&mut *transaction).await?;
+        delete.build().persistent(false).execute(&mut transaction).await?;
         transaction.commit().await?;
         Ok(())
     }

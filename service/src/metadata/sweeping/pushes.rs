@@ -1,7 +1,7 @@
 //! Ended pushes: what they staged and leased goes, and at last their own rows.
 
+use super::super::sql::{QueryBuilder, Transaction, query};
 use larder_protocol::api::CacheName;
-use sqlx::{QueryBuilder, Sqlite, Transaction};
 
 use super::{
     super::{Metadata, MetadataError, claims::list},
@@ -19,39 +19,39 @@ impl Metadata {
     /// When the database fails.
     pub async fn clear_ended_pushes(&self, before: i64, now: i64) -> Result<u64, MetadataError> {
         let mut transaction = self.write().await?;
-        let mut rows = sqlx::query(
+        let mut rows = query(
             "UPDATE pushes SET abandoned_at = ? WHERE state = 'open' AND abandoned_at IS NULL AND active_at < ?",
         )
         .bind(now)
         .bind(before)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?
         .rows_affected();
-        rows += sqlx::query(
+        rows += query(
             "DELETE FROM paths WHERE id IN (
                  SELECT p.id FROM pushes u JOIN paths p ON p.push = u.id WHERE u.abandoned_at IS NOT NULL LIMIT ?)",
         )
         .bind(ROWS / 2)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?
         .rows_affected();
         // What a pull request's own cache relies on in its parent stays as long as it does.
-        rows += sqlx::query(
+        rows += query(
             "DELETE FROM leases WHERE (push, path) IN (
                  SELECT l.push, l.path FROM leases l JOIN pushes u ON u.id = l.push
                  WHERE u.abandoned_at IS NOT NULL OR u.state = 'committed' AND u.cache NOT LIKE '%~%' LIMIT ?)",
         )
         .bind(ROWS / 4)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?
         .rows_affected();
-        rows += sqlx::query(
+        rows += query(
             "DELETE FROM sent_chunks WHERE (push, chunk) IN (
                  SELECT s.push, s.chunk FROM sent_chunks s JOIN pushes u ON u.id = s.push
                  WHERE u.abandoned_at IS NOT NULL OR u.state = 'committed' LIMIT ?)",
         )
         .bind(ROWS / 4)
-        .execute(&mut *transaction)
+        .execute(&mut transaction)
         .await?
         .rows_affected();
         transaction.commit().await?;
@@ -75,7 +75,7 @@ impl Metadata {
         let mut pushes: Vec<i64> = Vec::new();
         // Some hundred at a time: a line may have had many runs.
         for runs in std::iter::once(&[][..]).chain(displaced.chunks(500)) {
-            let mut select = QueryBuilder::<Sqlite>::new(
+            let mut select = QueryBuilder::new(
                 "SELECT u.id FROM pushes u WHERE (u.abandoned_at IS NOT NULL OR u.state = 'committed' AND u.committed_at <= ",
             );
             // The newest stays: SQLite would give its number to another.
@@ -94,7 +94,7 @@ impl Metadata {
                 select.push(")");
             }
             select.push(" LIMIT ").push_bind(PUSHES);
-            pushes = select.build_query_scalar().persistent(false).fetch_all(&mut *transaction).await?;
+            pushes = select.build_query_scalar().persistent(false).fetch_all(&mut transaction).await?;
             if !pushes.is_empty() {
                 break;
             }
@@ -107,50 +107,50 @@ impl Metadata {
         // What a push named may be many times as much as one transaction deletes.
         let mut left = ROWS - PUSHES;
         for table in ["push_roots", "divergences"] {
-            let mut delete = QueryBuilder::<Sqlite>::new("DELETE FROM ");
+            let mut delete = QueryBuilder::new("DELETE FROM ");
             delete.push(table).push(" WHERE (push, hash) IN (SELECT push, hash FROM ").push(table);
             delete.push(" WHERE push IN (");
             list(&mut delete, &pushes);
             delete.push(") LIMIT ").push_bind(left).push(")");
-            let gone = delete.build().persistent(false).execute(&mut *transaction).await?.rows_affected();
+            let gone = delete.build().persistent(false).execute(&mut transaction).await?.rows_affected();
             left -= i64::try_from(gone).unwrap_or(left);
             if left == 0 {
                 transaction.commit().await?;
                 return Ok(gone);
             }
         }
-        let mut delete = QueryBuilder::<Sqlite>::new("DELETE FROM pushes WHERE id IN (");
+        let mut delete = QueryBuilder::new("DELETE FROM pushes WHERE id IN (");
         list(&mut delete, &pushes);
         delete.push(")");
-        delete.build().persistent(false).execute(&mut *transaction).await?;
+        delete.build().persistent(false).execute(&mut transaction).await?;
         transaction.commit().await?;
         Ok(pushes.len() as u64)
     }
 }
 
 /// Deletes some of what no push keeps any more. Tells how many rows that changed; 0 when all is done.
-async fn tidy(transaction: &mut Transaction<'static, Sqlite>, now: i64) -> Result<u64, MetadataError> {
+async fn tidy(transaction: &mut Transaction, now: i64) -> Result<u64, MetadataError> {
     // Of what a push brought nothing is left to be told.
-    let mut rows = sqlx::query(
+    let mut rows = query(
         "UPDATE pushes SET record = NULL WHERE id IN (SELECT u.id FROM pushes u WHERE u.record IS NOT NULL
          AND NOT EXISTS (SELECT 1 FROM paths p WHERE p.push = u.id) LIMIT ?)",
     )
     .bind(ROWS / 4)
-    .execute(&mut **transaction)
+    .execute(&mut *transaction)
     .await?
     .rows_affected();
-    rows += sqlx::query(
+    rows += query(
         "DELETE FROM runs WHERE id IN (SELECT r.id FROM runs r WHERE NOT EXISTS (
              SELECT 1 FROM pushes u WHERE u.run = r.id) LIMIT ?)",
     )
     .bind(ROWS / 4)
-    .execute(&mut **transaction)
+    .execute(&mut *transaction)
     .await?
     .rows_affected();
-    rows += sqlx::query("DELETE FROM pins WHERE id IN (SELECT id FROM pins WHERE expires_at <= ? LIMIT ?)")
+    rows += query("DELETE FROM pins WHERE id IN (SELECT id FROM pins WHERE expires_at <= ? LIMIT ?)")
         .bind(now)
         .bind(ROWS / 4)
-        .execute(&mut **transaction)
+        .execute(&mut *transaction)
         .await?
         .rows_affected();
     Ok(rows)

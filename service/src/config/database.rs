@@ -1,0 +1,109 @@
+//! `[database]`: where rows lie, if not in a file in the data directory.
+
+use std::{fmt, fs, path::PathBuf, str::FromStr as _};
+
+use serde::Deserialize;
+use sqlx::postgres::PgConnectOptions;
+
+use super::{ConfigError, Environment, environment};
+
+/// How many connections a replica has at most for what only reads.
+const CONNECTIONS: u32 = 8;
+
+/// Where rows lie, checked.
+#[derive(Debug, Clone, Default)]
+pub enum DatabaseConfig {
+    /// In the file `larder.db` of the data directory: SQLite.
+    #[default]
+    File,
+    /// On a PostgreSQL server.
+    Server(Box<DatabaseServer>),
+}
+
+/// A database on a PostgreSQL server.
+#[derive(Clone)]
+pub struct DatabaseServer {
+    /// Where it is, and as whom it is asked. The password is secret.
+    pub connect: PgConnectOptions,
+    /// How many connections this process has at most for what only reads. It has [two more](super::super::metadata)
+    /// for what writes, and one for each sweep.
+    pub connections: u32,
+}
+
+impl fmt::Debug for DatabaseServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}, at most {} connections", self.connections)
+    }
+}
+
+/// The server and the database, for messages.
+impl fmt::Display for DatabaseServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let database = self.connect.get_database().unwrap_or_else(|| self.connect.get_username());
+        write!(f, "postgres://{}:{}/{database}", self.connect.get_host(), self.connect.get_port())
+    }
+}
+
+/// `[database]`, as the file says it.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    url: Option<String>,
+    password_file: Option<PathBuf>,
+    max_connections: Option<u32>,
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[database]")
+    }
+}
+
+impl DatabaseConfig {
+    pub(super) fn check(file: File, environment: &Environment) -> Result<Self, ConfigError> {
+        let said =
+            environment.get(environment::DATABASE_URL).map(|url| (environment::DATABASE_URL, url.to_owned()));
+        let Some((key, url)) = said.or(file.url.map(|url| ("database.url", url))) else {
+            let other = [
+                ("password_file", file.password_file.is_some()),
+                ("max_connections", file.max_connections.is_some()),
+            ];
+            return match other.iter().find(|(_, said)| *said) {
+                Some((key, _)) => Err(ConfigError::value(
+                    format!("database.{key}"),
+                    "is said of a server, and there is none. Write database.url = \"postgres://larder@host/larder\", or \
+                     leave it out: then a file in data_dir is the database",
+                )),
+                None => Ok(Self::File),
+            };
+        };
+        // The text may hold a password, and is not repeated.
+        let wrong = || {
+            ConfigError::value(
+                key,
+                "is not the URL of a PostgreSQL database. Write for example \
+                 \"postgres://larder@db.example.org/larder?sslmode=verify-full\", and the password into \
+                 database.password_file; leave it out for a file in data_dir",
+            )
+        };
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            return Err(wrong());
+        }
+        let mut connect = PgConnectOptions::from_str(&url).map_err(|_| wrong())?;
+        if let Some(file) = file.password_file {
+            let password = fs::read_to_string(&file).map_err(|error| {
+                let problem = format!(
+                    "{} cannot be read: {error}. Write the password, and nothing else, into it",
+                    file.display()
+                );
+                ConfigError::value("database.password_file", problem)
+            })?;
+            connect = connect.password(password.trim_end_matches(['\r', '\n']));
+        }
+        let connections = file.max_connections.unwrap_or(CONNECTIONS);
+        if connections == 0 {
+            return Err(ConfigError::value("database.max_connections", "is 0. Write at least 1"));
+        }
+        Ok(Self::Server(Box::new(DatabaseServer { connect, connections })))
+    }
+}

@@ -1,0 +1,160 @@
+//! The database: how it is opened, in a file or on a server, and how transactions begin.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use sqlx::{
+    Connection as _, PgConnection, SqliteConnection,
+    migrate::Migrator,
+    postgres::{PgConnectOptions, PgPoolOptions},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use super::{
+    Metadata, MetadataError,
+    sql::{Connection, Pool, Transaction},
+};
+use crate::config::DatabaseServer;
+
+static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
+static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// How connections of their own are made, which only read: what they note for themselves goes with them.
+#[derive(Debug, Clone)]
+pub(super) enum Apart {
+    Sqlite(SqliteConnectOptions),
+    Postgres(PgConnectOptions),
+}
+
+/// How many KiB of the database's pages a connection keeps in memory: the one that writes,
+const WRITER_CACHE: u32 = 16 << 10;
+/// and each that reads. It forgets them whenever something was written; the system's own cache has them then.
+const READER_CACHE: u32 = 4 << 10;
+/// How many transactions that write may wait on a server for each other; one of them goes on.
+const WRITERS: u32 = 2;
+/// How long whoever wants to write waits for whoever does.
+const LOCK_WITHIN: Duration = Duration::from_secs(30);
+/// How long a server is waited for when this process starts.
+const START_WITHIN: Duration = Duration::from_secs(60);
+/// How long a connection is waited for.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// What a server may take for one statement: those of a sweep look at many rows.
+const STATEMENT_WITHIN: Duration = Duration::from_secs(300);
+/// Begins a transaction that writes, alone among all replicas. The number is Larder's own, and each schema has a
+/// Larder of its own. The lock ends with the transaction, and with the connection.
+const BEGIN_ALONE: &str = "BEGIN; SELECT pg_advisory_xact_lock(781075, hashtext(current_schema()))";
+
+impl Metadata {
+    /// Opens the database in the file `path`, makes it if there is none, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, is no database, or is of a newer Larder.
+    pub async fn open(path: &Path) -> Result<Self, MetadataError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(LOCK_WITHIN)
+            // And no more: a file that is mapped counts as memory once for each connection, and kills the process where
+            // it cannot be read.
+            .pragma("cache_size", format!("-{WRITER_CACHE}"));
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(LOCK_WITHIN)
+            // When the disk is full SQLite rolls back by itself, and sqlx, which does not see that, takes the
+            // connection for one in a transaction for ever after.
+            .before_acquire(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }))
+            .connect_with(options.clone())
+            .await?;
+        SQLITE.run(&writer).await?;
+        let reading = options.read_only(true).pragma("cache_size", format!("-{READER_CACHE}"));
+        let reader = SqlitePoolOptions::new()
+            .max_connections(4)
+            .acquire_timeout(CONNECT_WITHIN)
+            .connect_with(reading.clone())
+            .await?;
+        Ok(Self {
+            reader: Pool::Sqlite(reader),
+            writer: Pool::Sqlite(writer),
+            apart: Apart::Sqlite(reading),
+            paths: Arc::default(),
+            failed: Arc::default(),
+        })
+    }
+
+    /// Opens the database on a PostgreSQL server, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, refuses, or the schema is of a newer Larder.
+    pub async fn open_on(server: &DatabaseServer) -> Result<Self, MetadataError> {
+        let seconds = |time: Duration| format!("{}s", time.as_secs());
+        let options = server.connect.clone().application_name("larderd").options([
+            ("lock_timeout", seconds(LOCK_WITHIN)),
+            ("statement_timeout", seconds(STATEMENT_WITHIN)),
+            // A replica that stands still in a transaction, or whose machine is gone, must not hold the lock for ever.
+            ("idle_in_transaction_session_timeout", seconds(LOCK_WITHIN)),
+            ("tcp_keepalives_idle", "10".to_owned()),
+            ("tcp_keepalives_interval", "5".to_owned()),
+            ("tcp_keepalives_count", "3".to_owned()),
+            ("client_min_messages", "warning".to_owned()),
+        ]);
+        let pool = || PgPoolOptions::new().acquire_timeout(CONNECT_WITHIN);
+        let patience = Instant::now() + START_WITHIN;
+        let writer = loop {
+            match pool()
+                .max_connections(WRITERS)
+                .connect_with(options.clone())
+                .await
+                .map_err(MetadataError::from)
+            {
+                // It may be starting, too.
+                Err(error) if error.is_unreachable() && Instant::now() < patience => {
+                    tracing::warn!(%error, database = %server, "the database does not answer yet; trying again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                connected => break connected?,
+            }
+        };
+        POSTGRES.run(&writer).await?;
+        let reader = pool().max_connections(server.connections).connect_with(options.clone()).await?;
+        Ok(Self {
+            reader: Pool::Postgres(reader),
+            writer: Pool::Postgres(writer),
+            apart: Apart::Postgres(options),
+            paths: Arc::default(),
+            failed: Arc::default(),
+        })
+    }
+
+    /// Begins a transaction that may write: nobody else writes until it ends. Dropped without `commit`, it leaves
+    /// nothing.
+    pub(super) async fn write(&self) -> Result<Transaction, MetadataError> {
+        Ok(match &self.writer {
+            Pool::Sqlite(pool) => Transaction::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?),
+            Pool::Postgres(pool) => Transaction::Postgres(pool.begin_with(BEGIN_ALONE).await?),
+        })
+    }
+
+    /// A connection of its own, which only reads.
+    pub(super) async fn apart(&self) -> Result<Connection, MetadataError> {
+        Ok(match &self.apart {
+            Apart::Sqlite(options) => {
+                let mut connection = SqliteConnection::connect_with(options).await?;
+                // Some megabytes for what it notes for itself before that needs a disk, which may be full.
+                sqlx::query("PRAGMA temp.cache_size = -32768").execute(&mut connection).await?;
+                Connection::Sqlite(connection)
+            }
+            Apart::Postgres(options) => Connection::Postgres(PgConnection::connect_with(options).await?),
+        })
+    }
+
+    /// The number of the last change of the schema, by which exports are compared.
+    pub(super) fn schema() -> i64 {
+        SQLITE.iter().map(|migration| migration.version).max().unwrap_or_default()
+    }
+}
