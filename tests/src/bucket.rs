@@ -56,6 +56,27 @@ impl Bucket {
         bucket
     }
 
+    /// The URL of a folder in it.
+    pub fn url(&self, folder: &str) -> String {
+        format!("s3://{BUCKET}/{folder}")
+    }
+
+    /// Where that folder lies on the disk.
+    pub fn folder(&self, folder: &str) -> PathBuf {
+        self.dir.path().join("root").join(BUCKET).join(folder)
+    }
+
+    /// The variables of the environment by which it is reached.
+    pub fn environment(&self) -> [(&'static str, String); 5] {
+        [
+            ("AWS_ENDPOINT", format!("http://{}", self.address)),
+            ("AWS_ALLOW_HTTP", "true".to_owned()),
+            ("AWS_REGION", "us-east-1".to_owned()),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),
+        ]
+    }
+
     /// Where the objects lie on the disk, which is this server's own affair.
     pub fn files(&self) -> Vec<PathBuf> {
         fn walk(dir: &Path, found: &mut Vec<PathBuf>) {

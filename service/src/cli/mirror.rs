@@ -19,7 +19,7 @@ use larder_protocol::{
 use super::{Failure, open_existing, print, progress::Progress, serve};
 use crate::{
     clock::Clock,
-    config::{CacheConfig, Config},
+    config::{CacheConfig, Config, Environment},
     keys::KeyDir,
     metadata::Metadata,
     mirror::{MirrorReport, Mirroring, State, Target},
@@ -43,11 +43,15 @@ goes on. NARs that nothing names any more stay until the next run, for downloads
 Examples:
   larderd mirror --to file:///srv/mirror --dry-run
   larderd mirror --to file:///srv/mirror
+  AWS_PROFILE=mirror larderd mirror --to s3://bucket/folder
   larderd mirror --to file:///srv/hosts --pin web --pin db
   larderd mirror --to file:///srv/releases --repository your-name/your-flake --ref refs/heads/main
 
 Readers name it behind the service, with the same key (larderd key list):
   substituters = https://cache.example.org/main https://mirror.example.org
+
+How a bucket is reached and by whom, the variables say that AWS's programs read (AWS_ENDPOINT,
+AWS_REGION, AWS_ACCESS_KEY_ID, …).
 
 Run it by a timer: see docs/operations.md. It fails (1) also if something that is kept cannot be
 mirrored, since it is damaged; then the rest is there.";
@@ -55,7 +59,7 @@ mirrored, since it is damaged; then the rest is there.";
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Arguments {
-    /// Where: file:///srv/mirror. It must be empty, or a mirror of the same cache
+    /// Where: file:///srv/mirror, or s3://bucket/folder (also gs://, az://). It must be empty, or a mirror of the same cache
     #[arg(long, value_name = "URL")]
     to: String,
     /// The cache; may be left out where there is one
@@ -81,10 +85,14 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) async fn run(arguments: Arguments, config: &Config) -> Result<(), Failure> {
+pub(super) async fn run(
+    arguments: Arguments,
+    config: &Config,
+    environment: &Environment,
+) -> Result<(), Failure> {
     let cache = chosen_cache(&arguments, config)?;
     let metadata = open_existing(config).await?;
-    let mirrored = mirror(&arguments, config, cache, &metadata).await;
+    let mirrored = mirror(&arguments, config, environment, cache, &metadata).await;
     metadata.close().await;
     let report = mirrored?;
     if arguments.json {
@@ -126,6 +134,7 @@ fn chosen_cache<'a>(arguments: &Arguments, config: &'a Config) -> Result<&'a Cac
 async fn mirror(
     arguments: &Arguments,
     config: &Config,
+    environment: &Environment,
     cache: &CacheConfig,
     metadata: &Metadata,
 ) -> Result<MirrorReport, Failure> {
@@ -133,7 +142,7 @@ async fn mirror(
     let roots = chosen_roots(arguments, cache, metadata).await?;
     let (keys, known_keys) = keys(config, cache)?;
     let storage = Storage::open(config).map_err(Failure::because)?;
-    let target = Target::open(&arguments.to, arguments.dry_run).map_err(Failure::because)?;
+    let target = Target::open(&arguments.to, environment, arguments.dry_run).map_err(Failure::because)?;
     let state = Arc::new(State::default());
     let told_to_stop = serve::told_to_stop()?;
     let stopping = tokio::spawn({

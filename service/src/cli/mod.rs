@@ -223,7 +223,7 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Some(Command::Verify(arguments)) => runtime(true)?.block_on(verify::run(arguments, config)),
         Some(Command::Mirror(arguments)) => {
             let _guard = log::init(cli.global.log_format, environment, log::COMMAND)?;
-            runtime(true)?.block_on(mirror::run(arguments, &config))
+            runtime(true)?.block_on(mirror::run(arguments, &config, environment))
         }
         Some(Command::Export(arguments)) => runtime(true)?.block_on(backup::export(arguments, &config)),
         Some(Command::Import(arguments)) => runtime(true)?.block_on(backup::import(arguments, &config)),

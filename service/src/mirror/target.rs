@@ -10,11 +10,17 @@ use object_store::{
 use url::Url;
 
 use super::MirrorError;
+use crate::{
+    config::{BucketConfig, ConfigError, Environment},
+    storage::{self, StorageError},
+};
 
 /// What Nix reads first.
 pub(super) const CACHE_INFO: &str = "nix-cache-info";
 /// The folder of NARs.
 pub(super) const NARS: &str = "nar";
+/// How long one request to a bucket may take: several parts of NARs share a slow line.
+const REQUEST: &str = "300 seconds";
 /// No narinfo that larderd writes is longer.
 const LONGEST: u64 = 16 << 20;
 
@@ -22,8 +28,27 @@ const LONGEST: u64 = 16 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidTarget {
     /// It is no URL of a kind that is known.
-    #[error("{0:?} is no place for a mirror. Write file:///srv/mirror, for a folder")]
+    #[error(
+        "{0:?} is no place for a mirror. Write file:///srv/mirror for a folder, or s3://bucket/folder (or gs://, az://) \
+         for a bucket"
+    )]
     Unknown(String),
+    /// How a bucket is reached cannot be understood.
+    #[error("{url}: {source}")]
+    Bucket {
+        /// The URL.
+        url: String,
+        /// Why.
+        source: ConfigError,
+    },
+    /// The bucket's library refuses what it is told.
+    #[error("{url}: {source}")]
+    Connect {
+        /// The URL.
+        url: String,
+        /// Why.
+        source: StorageError,
+    },
     /// The folder cannot be used.
     #[error("{folder}: {source}. The folder above it must be there, and this user must be able to write")]
     Folder {
@@ -63,11 +88,13 @@ impl Target {
     ///
     /// # Errors
     /// When it cannot be a target.
-    pub fn open(url: &str, dry_run: bool) -> Result<Self, InvalidTarget> {
+    pub fn open(url: &str, environment: &Environment, dry_run: bool) -> Result<Self, InvalidTarget> {
         let unknown = || InvalidTarget::Unknown(url.to_owned());
         let parsed = Url::parse(url).map_err(|_| unknown())?;
-        if parsed.scheme() != "file" {
-            return Err(unknown());
+        match parsed.scheme() {
+            "file" => {}
+            "s3" | "s3a" | "gs" | "az" | "azure" => return Self::open_bucket(parsed, environment),
+            _ => return Err(unknown()),
         }
         let folder = parsed.to_file_path().map_err(|()| unknown())?;
         if dry_run && !folder.exists() {
@@ -83,6 +110,17 @@ impl Target {
             // A power cut must not leave a narinfo without its NAR.
             .with_fsync(true);
         Ok(Self { store: Arc::new(store), folder: Some(folder), url: url.to_owned() })
+    }
+
+    fn open_bucket(parsed: Url, environment: &Environment) -> Result<Self, InvalidTarget> {
+        let url = parsed.to_string();
+        let mut bucket = BucketConfig::of_environment(parsed, environment)
+            .map_err(|source| InvalidTarget::Bucket { url: url.clone(), source })?;
+        // The library's default is meant for small objects.
+        bucket.options.entry("timeout".to_owned()).or_insert_with(|| REQUEST.to_owned());
+        let store = storage::connect(&bucket)
+            .map_err(|source| InvalidTarget::Connect { url: url.clone(), source })?;
+        Ok(Self { store, folder: None, url })
     }
 
     pub(super) fn store(&self) -> &dyn ObjectStore {
