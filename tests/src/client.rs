@@ -58,6 +58,11 @@ impl Client {
         }
     }
 
+    /// The same, asking in another way: of whoever has a certificate of its own.
+    pub fn over(self, http: reqwest::Client) -> Self {
+        Self { http, ..self }
+    }
+
     /// The cache that the exchange gave a session for.
     pub fn cache(&self) -> &CacheInfo {
         self.info.as_ref().expect("a token that was not exchanged here")
@@ -148,8 +153,18 @@ impl Client {
     }
 }
 
+/// Sends a request; again where a proxy says that whoever had it died, as all who push do.
 async fn send(request: RequestBuilder) -> Answer<Response> {
-    let response = request.send().await.unwrap();
+    let again = request.try_clone();
+    let mut response = request.send().await.unwrap();
+    for _ in 0..5 {
+        match again.as_ref().and_then(RequestBuilder::try_clone) {
+            Some(again) if response.status() == StatusCode::BAD_GATEWAY => {
+                response = again.send().await.unwrap()
+            }
+            _ => break,
+        }
+    }
     let status = response.status();
     if status.is_success() {
         return Ok(response);

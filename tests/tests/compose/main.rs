@@ -1,12 +1,21 @@
 //! `deploy/compose.yaml`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
-
-use larder_tests::{
-    nix::{Output, run},
-    programs::repository,
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
 };
+
+use larder_protocol::narinfo::NarInfo;
+use larder_tests::{
+    client::Client,
+    nix::{Nix, Output, ScratchStore, run, unique},
+    package::Package,
+    programs::{program, repository},
+};
+use reqwest::Certificate;
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -73,4 +82,134 @@ async fn its_files_are_right() {
         let tested = run(test.args(["-t", "-e", "stderr", "-g", "daemon off;", "-c"]).arg(&file)).await;
         assert!(tested.success, "{name}: {}", tested.stderr);
     }
+}
+
+/// All that `compose.yaml` names, with the images that can be had here.
+struct Site {
+    dir: TempDir,
+    project: String,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let dir = prepared().await;
+        fs::copy(repository().join("tests/tests/compose/local.yaml"), dir.path().join("local.yaml")).unwrap();
+        let site = Self { dir, project: unique("larder") };
+        site.compose(&["up", "--detach"]).await;
+        site.until_ready("larderd-1").await;
+        site.until_ready("larderd-2").await;
+        site
+    }
+
+    fn command(&self) -> std::process::Command {
+        let mut command = std::process::Command::new("docker-compose");
+        command.current_dir(self.dir.path()).args(["--project-name", &self.project]);
+        command.args(["--file", "compose.yaml", "--file", "local.yaml"]);
+        command.env("PROGRAMS", program("larderd").parent().unwrap().canonicalize().unwrap());
+        for image in ["LARDER_IMAGE", "POSTGRES_IMAGE", "GARAGE_IMAGE", "NGINX_IMAGE"] {
+            command.env(image, "larder-test/debian");
+        }
+        // Any port will do.
+        command.env("HTTP_PORT", "127.0.0.1:").env("HTTPS_PORT", "127.0.0.1:");
+        command
+    }
+
+    async fn compose(&self, words: &[&str]) -> String {
+        let mut command = Command::from(self.command());
+        run(command.args(words)).await.expect_success().trim().to_owned()
+    }
+
+    async fn until_ready(&self, replica: &str) {
+        let ask = [
+            "curl",
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--retry",
+            "60",
+            "--retry-all-errors",
+            "--retry-delay",
+            "1",
+        ];
+        let words = [&["exec", "-T", replica], ask.as_slice(), &["http://127.0.0.1:8080/readyz"]].concat();
+        assert_eq!(self.compose(&words).await, "ready");
+    }
+
+    async fn url(&self) -> String {
+        let address = self.compose(&["port", "proxy", "443"]).await;
+        format!("https://localhost:{}", address.rsplit(':').next().unwrap())
+    }
+
+    fn certificate(&self) -> PathBuf {
+        self.dir.path().join("secrets/tls/fullchain.pem")
+    }
+
+    /// Somebody who believes the proxy's certificate.
+    fn http(&self) -> reqwest::Client {
+        let certificate = Certificate::from_pem(&fs::read(self.certificate()).unwrap()).unwrap();
+        reqwest::Client::builder().tls_certs_only([certificate]).build().unwrap()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let logs = self.command().args(["logs", "--no-color", "--tail=40"]).output().unwrap();
+            let _ = std::io::stderr().write_all(&logs.stdout);
+        }
+        let _ = self.command().args(["down", "--volumes", "--timeout=0"]).output();
+    }
+}
+
+/// What was pushed can be read, to the last byte.
+async fn is_there(http: &reqwest::Client, cache: &str, package: &Package) {
+    let get = async |page: &str| {
+        http.get(format!("{cache}/{page}")).send().await.unwrap().error_for_status().unwrap()
+    };
+    let text = get(&format!("{}.narinfo", package.info.path.hash())).await.text().await.unwrap();
+    let narinfo = NarInfo::parse(&text).unwrap();
+    let nar = get(&narinfo.url).await.bytes().await.unwrap();
+    assert!(zstd::decode_all(&nar[..]).unwrap() == package.nar, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_and_its_readers_go_on_when_a_replica_dies() {
+    let site = Site::start().await;
+    let (url, http) = (site.url().await, site.http());
+    let token = site.compose(&["exec", "-T", "larderd-1", "larderd", "token", "create", "anna"]).await;
+    let client = Client::with_token(&url, "main", &token).over(http.clone());
+    let [before, meanwhile, after] =
+        ["before", "meanwhile", "after"].map(|name| Package::noise(name, 2_000_000));
+    let cache = format!("{url}/main");
+    client.push(&[&before]).await.unwrap();
+    is_there(&http, &cache, &before).await;
+
+    let opened = client.open(&[&meanwhile]).await.unwrap();
+    site.compose(&["kill", "larderd-1"]).await;
+    client.send(opened.push, &[&meanwhile]).await.unwrap();
+    client.commit(opened.push).await.unwrap();
+    for package in [&before, &meanwhile] {
+        is_there(&http, &cache, package).await;
+    }
+
+    site.compose(&["start", "larderd-1"]).await;
+    site.until_ready("larderd-1").await;
+    site.compose(&["kill", "larderd-2"]).await;
+    let all = [&before, &meanwhile, &after];
+    client.push(&[&after]).await.unwrap();
+    for package in all {
+        is_there(&http, &cache, package).await;
+    }
+    let info = http.get(format!("{url}/api/v1/caches/main")).send().await.unwrap();
+    let info: larder_protocol::api::CacheInfo = info.json().await.unwrap();
+    let keys: Vec<_> = info.public_keys.iter().map(ToString::to_string).collect();
+    let config = format!(
+        "build-users-group =\nsubstituters = {cache}\ntrusted-public-keys = {}\nrequire-sigs = true\n",
+        keys.join(" ")
+    );
+    let store = ScratchStore::new(Nix::Installed);
+    let mut realise = store.command("nix-store", &config);
+    realise.env("NIX_SSL_CERT_FILE", site.certificate()).arg("--realise");
+    run(realise.args(all.map(|package| package.info.path.absolute()))).await.expect_success();
+    store.verify().await;
 }
