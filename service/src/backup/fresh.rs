@@ -8,7 +8,11 @@ use std::{
 };
 
 use super::BackupError;
-use crate::{DATABASE, config::Config, metadata::Metadata};
+use crate::{
+    DATABASE,
+    config::{Config, DatabaseConfig},
+    metadata::Metadata,
+};
 
 /// A database in the making.
 pub(super) struct Fresh {
@@ -39,6 +43,9 @@ fn remove(file: &Path) -> Result<(), BackupError> {
 impl Fresh {
     /// Begins, where no database is in use yet. Whoever calls this holds the data directory's lock.
     pub async fn begin(config: &Config) -> Result<Self, BackupError> {
+        if matches!(config.database, DatabaseConfig::Server(_)) {
+            return Err(BackupError::OnServer(config.database_place()));
+        }
         let place = config.data_dir.join(DATABASE);
         if place.exists() {
             let there = Metadata::open(&place).await?;

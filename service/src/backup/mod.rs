@@ -27,6 +27,12 @@ pub enum BackupError {
          alike, if it is to be replaced"
     )]
     NotEmpty(PathBuf),
+    /// The database is not one that can be made in a file.
+    #[error(
+        "the database is on a server, {0}: restore it there by what the server's own backup gives (pg_dump, pg_restore). \
+         What is made here is a file in data_dir: leave database.url and LARDER_DATABASE_URL out for that"
+    )]
+    OnServer(String),
     /// The export cannot be written or read.
     #[error(transparent)]
     Export(#[from] ExportError),

@@ -113,6 +113,12 @@ pub enum MetadataError {
     /// The schema could not be brought up to date.
     #[error("the database's schema could not be brought up to date: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
+    /// The server did not answer when it was to be opened.
+    #[error(
+        "the server did not answer within a minute. Is it running, and can this machine reach it? See database.url, or \
+         LARDER_DATABASE_URL"
+    )]
+    Silent,
     /// A row holds what it cannot hold.
     #[error("the database is damaged: {0}")]
     Damaged(&'static str),
@@ -143,12 +149,8 @@ impl MetadataError {
             Self::Database(sqlx::Error::Database(error)) => {
                 error.code().is_some_and(|code| NOT_NOW.contains(&&*code) || code.starts_with("08"))
             }
-            Self::Database(
-                sqlx::Error::Io(_)
-                | sqlx::Error::PoolTimedOut
-                | sqlx::Error::Tls(_)
-                | sqlx::Error::WorkerCrashed,
-            ) => true,
+            Self::Database(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed)
+            | Self::Silent => true,
             _ => false,
         }
     }
