@@ -10,7 +10,7 @@ use larder_service::{
 };
 use sqlx::{Connection as _, SqliteConnection};
 
-use super::*;
+use super::{by_act::run_by_act_with, *};
 
 /// As [`Scene::default`], but not everybody may read; pull requests may, if they can say whose they are.
 fn private() -> Scene {
