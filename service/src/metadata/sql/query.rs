@@ -67,6 +67,17 @@ macro_rules! run {
     };
 }
 
+/// A statement of one of the databases, with what is bound to it.
+macro_rules! bound {
+    ($query:expr, $values:expr) => {
+        $values.into_iter().fold($query, |query, value| match value {
+            Value::Number(value) => query.bind(value),
+            Value::Text(value) => query.bind(value),
+            Value::Bytes(value) => query.bind(value),
+        })
+    };
+}
+
 impl Query {
     pub(super) fn built(text: String, values: Vec<Value>) -> Self {
         Self { text: Cow::Owned(text), postgres: None, values, persistent: true }
@@ -123,28 +134,12 @@ impl Query {
             Cow::Borrowed(text) => text.into_sql_str(),
             Cow::Owned(text) => AssertSqlSafe(text).into_sql_str(),
         };
-        let mut query = sqlx::query::<Sqlite>(text).persistent(self.persistent);
-        for value in self.values {
-            query = match value {
-                Value::Number(value) => query.bind(value),
-                Value::Text(value) => query.bind(value),
-                Value::Bytes(value) => query.bind(value),
-            };
-        }
-        query
+        bound!(sqlx::query::<Sqlite>(text).persistent(self.persistent), self.values)
     }
 
     fn for_postgres(self) -> sqlx::query::Query<'static, Postgres, PgArguments> {
         let text = AssertSqlSafe(numbered(self.postgres.unwrap_or(&self.text))).into_sql_str();
-        let mut query = sqlx::query::<Postgres>(text).persistent(self.persistent);
-        for value in self.values {
-            query = match value {
-                Value::Number(value) => query.bind(value),
-                Value::Text(value) => query.bind(value),
-                Value::Bytes(value) => query.bind(value),
-            };
-        }
-        query
+        bound!(sqlx::query::<Postgres>(text).persistent(self.persistent), self.values)
     }
 }
 
