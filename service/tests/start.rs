@@ -70,6 +70,23 @@ fn larderd(data: &Path) -> Command {
     command
 }
 
+#[test]
+fn whoever_comes_first_makes_the_database_and_nobody_else_is_in_its_way() {
+    let data = tempfile::tempdir().unwrap();
+    // So it is in the moment after a first start made the file, and before it makes the tables.
+    std::fs::File::create(data.path().join("larder.db")).unwrap();
+    let create = |number: u32| {
+        let mut command = larderd(data.path());
+        command.args(["token", "create", &format!("person-{number}")]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let all: Vec<Child> = (0..8).map(create).collect();
+    for one in all {
+        let output = one.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
 /// A running `larderd`, killed when it is dropped.
 struct Running {
     child: Child,

@@ -1,6 +1,7 @@
 //! The database: how it is opened, in a file or on a server, and how transactions begin.
 
 use std::{
+    fs::{File, TryLockError},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -37,6 +38,8 @@ const READER_CACHE: u32 = 4 << 10;
 const WRITERS: u32 = 2;
 /// How long whoever wants to write waits for whoever does.
 const LOCK_WITHIN: Duration = Duration::from_secs(30);
+/// How often is looked whether another process has brought the schema up to date.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long a server is waited for when this process starts.
 const START_WITHIN: Duration = Duration::from_secs(60);
 /// How long a connection is waited for.
@@ -46,6 +49,23 @@ const STATEMENT_WITHIN: Duration = Duration::from_secs(300);
 /// Begins a transaction that writes, alone among all replicas. The number is Larder's own, and each schema has a
 /// Larder of its own. The lock ends with the transaction, and with the connection.
 const BEGIN_ALONE: &str = "BEGIN; SELECT pg_advisory_xact_lock(781075, hashtext(current_schema()))";
+
+/// Waits until no other process brings the schema of the database beside this one up to date.
+async fn alone_in(path: &Path) -> Result<File, MetadataError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = File::open(folder).map_err(sqlx::Error::Io)?;
+    let patience = Instant::now() + LOCK_WITHIN;
+    loop {
+        match folder.try_lock() {
+            Ok(()) => return Ok(folder),
+            Err(TryLockError::WouldBlock) if Instant::now() < patience => {
+                tokio::time::sleep(LOOK_AGAIN).await
+            }
+            Err(TryLockError::WouldBlock) => return Err(sqlx::Error::PoolTimedOut.into()),
+            Err(TryLockError::Error(error)) => return Err(sqlx::Error::Io(error).into()),
+        }
+    }
+}
 
 impl Metadata {
     /// Opens the database in the file `path`, makes it if there is none, and brings its schema up to date.
@@ -63,6 +83,8 @@ impl Metadata {
             // And no more: a file that is mapped counts as memory once for each connection, and kills the process where
             // it cannot be read.
             .pragma("cache_size", format!("-{WRITER_CACHE}"));
+        // A command may be the first to come as well as the service: one of them makes the tables.
+        let alone = alone_in(path).await?;
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(LOCK_WITHIN)
@@ -72,6 +94,7 @@ impl Metadata {
             .connect_with(options.clone())
             .await?;
         SQLITE.run(&writer).await?;
+        drop(alone);
         let reading = options.read_only(true).pragma("cache_size", format!("-{READER_CACHE}"));
         let reader = SqlitePoolOptions::new()
             .max_connections(4)
