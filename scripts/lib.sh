@@ -108,10 +108,15 @@ need_webhook_examples() {
 	printf '%s' "$version" >"$examples/installed"
 }
 
+# PostgreSQL's programs, of which Debian puts few on the PATH.
+need_postgres() {
+	compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need initdb=postgresql
+}
+
 # A PostgreSQL server of this run's own, which ends with it. Its database is in LARDER_TEST_DATABASE.
 start_postgres() {
 	local programs port
-	compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need initdb=postgresql-15
+	need_postgres
 	programs=$(compgen -G '/usr/lib/postgresql/*/bin' | sort -V | tail -n 1)
 	postgres=$(mktemp -d)
 	chown postgres "$postgres"

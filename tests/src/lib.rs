@@ -16,6 +16,7 @@ pub mod larderd;
 pub mod nginx;
 pub mod nix;
 pub mod package;
+pub mod postgres;
 pub mod programs;
 pub mod runner;
 pub mod small_disk;
