@@ -96,6 +96,14 @@ impl Bucket {
         files.filter(|file| file.file_name().to_string_lossy().contains(".part-")).count()
     }
 
+    /// Takes what was asked of it since it was last looked at: methods, paths, ranges.
+    pub fn take_requests(&self) -> Vec<String> {
+        let file = self.dir.path().join("requests");
+        let requests = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, "").unwrap();
+        requests.lines().map(str::to_owned).collect()
+    }
+
     /// It stops answering, and keeps its connections.
     pub fn stall(&self) {
         self.signal(Signal::STOP);
@@ -132,6 +140,7 @@ async fn spawn(dir: &Path, address: SocketAddr) -> (Child, SocketAddr) {
         .arg(address.to_string())
         .arg(dir.join("root"))
         .args([ACCESS_KEY, SECRET_KEY])
+        .arg(dir.join("requests"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)

@@ -5,8 +5,9 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     Service,
@@ -44,6 +45,16 @@ impl Frames {
                 done => return done,
             }
         }
+    }
+
+    /// The same beside all else, so that it goes on while the reader takes nothing: it is there when he takes more, and a
+    /// slow reader's request to storage is not taken for one that storage does not answer.
+    async fn read_ahead(self: Arc<Self>, batch: Range<usize>) -> Result<Bytes, StorageError> {
+        let reading = tokio::spawn(async move { self.read_on(batch).await });
+        AbortOnDropHandle::new(reading)
+            .await
+            .map_err(std::io::Error::from)
+            .map_err(|source| StorageError::Unreadable { object: "that is being read".to_owned(), source })?
     }
 
     async fn read(&self, batch: Range<usize>) -> Result<Bytes, StorageError> {
@@ -106,11 +117,9 @@ pub(super) async fn body(
         .enumerate()
         .map(move |(number, batch)| {
             let frames = frames.clone();
-            async move {
-                match number {
-                    0 => frames.read(batch).await,
-                    _ => frames.read_on(batch).await,
-                }
+            match number {
+                0 => async move { frames.read(batch).await }.boxed(),
+                _ => frames.read_ahead(batch).boxed(),
             }
         })
         .buffered(read_ahead);

@@ -1,14 +1,26 @@
 //! An S3 server over a folder, as a program, so that it can be stopped, killed and started again. It prints the address on
 //! which it listens, and ends when its standard input does.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    fs::{File, OpenOptions},
+    io::Write as _,
+    net::SocketAddr,
+    path::PathBuf,
+    pin::Pin,
+};
 
 use clap::Parser;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
-use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
+use s3s::{
+    S3Result,
+    access::{S3Access, S3AccessContext},
+    auth::SimpleAuth,
+    s3_error,
+    service::S3ServiceBuilder,
+};
 use s3s_fs::FileSystem;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -26,15 +38,42 @@ struct Arguments {
     access_key: String,
     /// By which secret.
     secret_key: String,
+    /// Where each request is noted that was signed so: its method, path and range.
+    requests: PathBuf,
+}
+
+/// Takes what is signed, and notes it before it is answered.
+struct Noting(File);
+
+impl S3Access for Noting {
+    fn check<'a, 'b, 'c, 'd>(
+        &'a self,
+        request: &'b mut S3AccessContext<'c>,
+    ) -> Pin<Box<dyn Future<Output = S3Result<()>> + Send + 'd>>
+    where
+        'a: 'd,
+        'b: 'd,
+        'c: 'd,
+    {
+        let range = request.headers().get("range").and_then(|range| range.to_str().ok()).unwrap_or("");
+        let line = format!("{} {} {range}\n", request.method(), request.uri().path());
+        let noted = (&self.0).write_all(line.as_bytes());
+        let is_signed = request.credentials().is_some();
+        Box::pin(async move {
+            noted.map_err(|error| s3_error!(error, InternalError))?;
+            is_signed.then_some(()).ok_or_else(|| s3_error!(AccessDenied))
+        })
+    }
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let Arguments { listen, root, access_key, secret_key } = Arguments::parse();
+    let Arguments { listen, root, access_key, secret_key, requests } = Arguments::parse();
     let listener = TcpListener::bind(listen).await?;
     let address = listener.local_addr()?;
     let mut builder = S3ServiceBuilder::new(FileSystem::new(root).map_err(|error| format!("{error:?}"))?);
     builder.set_auth(SimpleAuth::from_single(access_key, secret_key));
+    builder.set_access(Noting(OpenOptions::new().create(true).append(true).open(requests)?));
     let service = builder.build();
     tokio::spawn(async move {
         let mut input = tokio::io::stdin();

@@ -5,6 +5,7 @@ mod configuration;
 mod conformance;
 mod life;
 mod outage;
+mod requests;
 
 use larder_tests::{
     bucket::Bucket,

@@ -1,0 +1,40 @@
+//! What is asked of a bucket: as little as it takes.
+
+use larder_tests::{
+    bucket::Bucket,
+    package::{Node, Package},
+};
+
+use crate::world;
+
+/// How many bytes a request asks for.
+fn length(request: &str) -> u64 {
+    let range = request.rsplit_once("bytes=").unwrap().1;
+    let (first, last) = range.split_once('-').unwrap();
+    last.parse::<u64>().unwrap() + 1 - first.parse::<u64>().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nar_in_several_objects_takes_few_large_requests() {
+    let bucket = Bucket::start().await;
+    let world = world(&bucket).await;
+    let client = world.client().await;
+    // Three objects, and a NAR whose chunks lie in all of them, now here, now there.
+    let parts: Vec<Package> = (0..3).map(|n| Package::noise(&format!("part-{n}"), 3_000_000)).collect();
+    for part in &parts {
+        client.push(&[part]).await.unwrap();
+    }
+    let pieces = (0..3).flat_map(|at| parts.iter().map(move |part| &part.nar[at * 1_000_000..][..1_000_000]));
+    let node = Node::File(pieces.collect::<Vec<_>>().concat());
+    let package = Package::new("all", &node);
+    client.push(&[&package]).await.unwrap();
+    let narinfo = world.narinfo(&package.info.path).await.unwrap();
+
+    bucket.take_requests();
+    let bytes = world.get(&narinfo.url).await.bytes().await.unwrap();
+    assert!(zstd::stream::decode_all(&bytes[..]).unwrap() == package.nar);
+    let asked = bucket.take_requests();
+    let total: u64 = asked.iter().map(|request| length(request)).sum();
+    assert!(total < bytes.len() as u64 * 11 / 10, "{total} of {}: {asked:?}", bytes.len());
+    assert!(total >= asked.len() as u64 * (256 << 10), "{} requests: {asked:?}", asked.len());
+}
