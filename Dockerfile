@@ -11,16 +11,19 @@ WORKDIR /src
 COPY . .
 # glibc, but inside the program. (Names resolve without its plug-ins: by /etc/hosts and DNS.)
 ENV RUSTFLAGS="-C target-feature=+crt-static"
+# What is compiled here. Whoever makes both images names both packages, for both: then nothing is compiled twice.
+ARG PACKAGES="--package larder-action"
 # With a target named, the flags are not for build scripts and macros, which must stay dynamic.
 RUN target="$(rustc -vV | sed -n 's/^host: //p')" \
- && cargo build --release --locked --target "$target" --package larder-action \
+ && cargo build --release --locked --target "$target" $PACKAGES \
  && mkdir -p /out/bin && cp "target/$target/release/larder" /out/bin/
 # The runner starts the action's steps by the names in action.yml.
 RUN ln -s larder /out/bin/larder-action-main && ln -s larder /out/bin/larder-action-post
 
 FROM build-action AS build-service
+ARG PACKAGES="--package larder-service"
 RUN target="$(rustc -vV | sed -n 's/^host: //p')" \
- && cargo build --release --locked --target "$target" --package larder-service \
+ && cargo build --release --locked --target "$target" $PACKAGES \
  && cp "target/$target/release/larderd" /out/bin/ \
  && mkdir -p /out/data
 
