@@ -183,12 +183,13 @@ impl Ranking {
         roots: RootsOf,
         worth: Worth,
     ) -> Result<(), MetadataError> {
-        let mut query = QueryBuilder::new("INSERT INTO ranked (path, worth, scanned) SELECT p.id, ");
+        // A path may be the root of several pushes.
+        let mut query = QueryBuilder::new("INSERT INTO ranked (path, worth, scanned) SELECT p.id, max(");
         worth.push(&mut query);
-        query.push(", 0 FROM ");
+        query.push("), 0 FROM ");
         roots::select(&mut query, roots, cache);
         query.push(
-            " ON CONFLICT (path) DO UPDATE SET worth = excluded.worth, scanned = 0 WHERE excluded.worth > ranked.worth",
+            " GROUP BY p.id ON CONFLICT (path) DO UPDATE SET worth = excluded.worth, scanned = 0 WHERE excluded.worth > ranked.worth",
         );
         query.build().persistent(false).execute(&mut self.connection).await?;
         Ok(())

@@ -31,6 +31,8 @@ async fn what_was_used_longest_ago_goes_first_and_what_others_need_stays() {
         world.push(&anna, &[top, &base]).await;
         world.pass(HOUR);
     }
+    // One is the root of two pushes.
+    world.push(&anna, &[&tops[5], &base]).await;
     // The oldest is read, which is a use.
     assert!(world.has(&tops[0]).await);
     let report = world.sweep().await;
