@@ -284,14 +284,24 @@ async fn insert(
     Ok(result.rows_affected() == 1)
 }
 
+/// An ID token that was used is known so many seconds longer than it is valid: to a replica whose clock is behind, it is
+/// valid for longer.
+const CLOCKS_APART: i64 = 3600;
+
 async fn sweep(transaction: &mut Transaction, now: i64) -> Result<(), MetadataError> {
-    for statement in [
-        "DELETE FROM tokens WHERE hash IN \
-         (SELECT hash FROM tokens WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
-        "DELETE FROM used_id_tokens WHERE (issuer, jti) IN \
-         (SELECT issuer, jti FROM used_id_tokens WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
+    for (statement, before) in [
+        (
+            "DELETE FROM tokens WHERE hash IN \
+             (SELECT hash FROM tokens WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
+            now,
+        ),
+        (
+            "DELETE FROM used_id_tokens WHERE (issuer, jti) IN \
+             (SELECT issuer, jti FROM used_id_tokens WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
+            now - CLOCKS_APART,
+        ),
     ] {
-        query(statement).bind(now).bind(SWEPT_PER_WRITE).execute(&mut *transaction).await?;
+        query(statement).bind(before).bind(SWEPT_PER_WRITE).execute(&mut *transaction).await?;
     }
     Ok(())
 }
