@@ -3,9 +3,8 @@
 //! A sweep takes only paths that an earlier sweep found dead (`dead_since`), and it takes referrers before what they
 //! refer to. Whoever begins to rely on a path *claims* it in the same transaction: the path is dead no more, and where it
 //! was, its row in `claimed_paths` tells the sweep under way, which looks there in each transaction that deletes, and
-//! leaves the whole closure alone. What decides between the two is the lock that both transactions take: in SQLite the
-//! one of the writer; in PostgreSQL a row that whoever claims locks `FOR SHARE` and a sweep `FOR UPDATE`, before anything
-//! is read.
+//! leaves the whole closure alone. What decides between the two is the lock of whoever writes, which both transactions take
+//! before anything is read.
 
 use super::{
     BATCH, MetadataError,

@@ -1,7 +1,4 @@
-//! Rows of jobs. One is claimed by one worker, for as long as its lease says.
-//!
-//! The statements are for one writer at a time. Under PostgreSQL the claim's inner SELECT gets `FOR UPDATE SKIP
-//! LOCKED`, and nothing else changes.
+//! Rows of jobs. One is claimed by one worker, for as long as its lease says. The statements are for one writer at a time.
 
 use super::{
     Metadata, MetadataError, number,
