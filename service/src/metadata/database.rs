@@ -16,7 +16,7 @@ use sqlx::{
 
 use super::{
     Metadata, MetadataError,
-    sql::{Connection, Pool, Transaction},
+    sql::{ANSWER_WITHIN, Connection, Pool, STATEMENT_WITHIN, Transaction, query, within},
 };
 use crate::config::DatabaseServer;
 
@@ -43,12 +43,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long a server is waited for when this process starts.
 const START_WITHIN: Duration = Duration::from_secs(60);
 /// How long a connection is waited for.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
-/// What a server may take for one statement: those of a sweep look at many rows.
-const STATEMENT_WITHIN: Duration = Duration::from_secs(300);
-/// Begins a transaction that writes, alone among all replicas. The number is Larder's own, and each schema has a
+pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// Each statement sees what was committed before it, whatever the server's own default is.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+/// Makes a transaction the only one that writes, among all replicas. The number is Larder's own, and each schema has a
 /// Larder of its own. The lock ends with the transaction, and with the connection.
-const BEGIN_ALONE: &str = "BEGIN; SELECT pg_advisory_xact_lock(781075, hashtext(current_schema()))";
+const ALONE: &str = "SELECT pg_advisory_xact_lock(781075, hashtext(current_schema()))";
+/// How long a replica that starts waits for another one that brings the schema up to date.
+const MIGRATION_WITHIN: Duration = Duration::from_secs(600);
 
 /// Waits until no other process brings the schema of the database beside this one up to date.
 async fn alone_in(path: &Path) -> Result<File, MetadataError> {
@@ -65,6 +67,11 @@ async fn alone_in(path: &Path) -> Result<File, MetadataError> {
             Err(TryLockError::Error(error)) => return Err(sqlx::Error::Io(error).into()),
         }
     }
+}
+
+/// For what may take long, or be read slowly.
+fn unhurried(options: &PgConnectOptions) -> PgConnectOptions {
+    options.clone().options([("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "0")])
 }
 
 impl Metadata {
@@ -144,7 +151,11 @@ impl Metadata {
                 connected => break connected?,
             }
         };
-        POSTGRES.run(&writer).await?;
+        // As long as it takes: an index over many rows takes minutes.
+        let patient = unhurried(&options).options([("lock_timeout", seconds(MIGRATION_WITHIN))]);
+        let mut migrating = within(Some(CONNECT_WITHIN), PgConnection::connect_with(&patient)).await?;
+        POSTGRES.run(&mut migrating).await?;
+        migrating.close().await?;
         let reader = pool().max_connections(server.connections).connect_with(options.clone()).await?;
         Ok(Self {
             reader: Pool::Postgres(reader),
@@ -160,7 +171,14 @@ impl Metadata {
     pub(super) async fn write(&self) -> Result<Transaction, MetadataError> {
         Ok(match &self.writer {
             Pool::Sqlite(pool) => Transaction::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?),
-            Pool::Postgres(pool) => Transaction::Postgres(pool.begin_with(BEGIN_ALONE).await?),
+            Pool::Postgres(pool) => {
+                let mut transaction =
+                    Transaction::Postgres(within(Some(ANSWER_WITHIN), pool.begin_with(BEGIN)).await?);
+                // Only now: whoever goes, or is refused, while it waits for the lock must leave a transaction that is
+                // known to be one, and rolled back.
+                query(ALONE).execute(&mut transaction).await?;
+                transaction
+            }
         })
     }
 
@@ -173,7 +191,11 @@ impl Metadata {
                 sqlx::query("PRAGMA temp.cache_size = -32768").execute(&mut connection).await?;
                 Connection::Sqlite(connection)
             }
-            Apart::Postgres(options) => Connection::Postgres(PgConnection::connect_with(options).await?),
+            Apart::Postgres(options) => {
+                let options = unhurried(options);
+                let connect = PgConnection::connect_with(&options);
+                Connection::Postgres(within(Some(CONNECT_WITHIN), connect).await?)
+            }
         })
     }
 

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
-use super::{Metadata, MetadataError, database::Apart};
+use super::{
+    Metadata, MetadataError,
+    database::{Apart, CONNECT_WITHIN},
+    sql::within,
+};
 
 /// How often a replica that leads makes sure that it still does.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -22,10 +26,10 @@ impl Metadata {
     pub(crate) async fn try_lead(&self) -> Result<Option<Lead>, MetadataError> {
         let Apart::Postgres(options) = &self.apart else { return Ok(Some(Lead(None))) };
         let options = options.clone().options([("idle_session_timeout", SILENT_FOR)]);
-        let mut connection = options.connect().await?;
+        let mut connection = within(Some(CONNECT_WITHIN), options.connect()).await?;
         // The lock ends with the connection. The number is Larder's own, beside that of whoever writes.
         let lock = sqlx::query_scalar("SELECT pg_try_advisory_lock(781076, hashtext(current_schema()))");
-        let leads: bool = lock.fetch_one(&mut connection).await?;
+        let leads: bool = within(Some(CONNECT_WITHIN), lock.fetch_one(&mut connection)).await?;
         Ok(leads.then_some(Lead(Some(connection))))
     }
 }

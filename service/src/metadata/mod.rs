@@ -141,10 +141,12 @@ impl MetadataError {
 
     /// Whether the database's server cannot be reached, or not now.
     pub fn is_unreachable(&self) -> bool {
-        /// PostgreSQL's codes: it starts or stops, or has no connection left; a lock or a statement took too long; a
-        /// transaction lost to another one.
-        const NOT_NOW: [&str; 9] =
-            ["57P01", "57P02", "57P03", "57P05", "53300", "55P03", "57014", "40001", "40P01"];
+        /// PostgreSQL's codes: it starts or stops, or has no connection left; a lock, a statement or a transaction took
+        /// too long; a transaction lost to another one; it may only be read, as after another server took over.
+        const NOT_NOW: [&str; 12] = [
+            "57P01", "57P02", "57P03", "57P05", "53300", "55P03", "57014", "25P02", "25P03", "40001",
+            "40P01", "25006",
+        ];
         match self {
             Self::Database(sqlx::Error::Database(error)) => {
                 error.code().is_some_and(|code| NOT_NOW.contains(&&*code) || code.starts_with("08"))

@@ -1,6 +1,6 @@
 //! Connections: one, several, or one that is in a transaction.
 
-use super::query;
+use super::{ANSWER_WITHIN, query, within};
 use sqlx::{Connection as _, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool};
 
 /// Connections that are shared.
@@ -98,7 +98,7 @@ impl Transaction {
     pub(in super::super) async fn commit(self) -> Result<(), sqlx::Error> {
         match self {
             Self::Sqlite(transaction) => transaction.commit().await,
-            Self::Postgres(transaction) => transaction.commit().await,
+            Self::Postgres(transaction) => within(Some(ANSWER_WITHIN), transaction.commit()).await,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod builder;
 mod connection;
+mod limit;
 mod placeholders;
 mod query;
 mod row;
@@ -14,6 +15,7 @@ mod value;
 pub(super) use self::{
     builder::QueryBuilder,
     connection::{Connection, Pool, Target, Transaction},
+    limit::{ANSWER_WITHIN, STATEMENT_WITHIN, within},
     query::{Query, Scalar, query, query_either, query_scalar},
     row::{Column, Row},
     value::Value,

@@ -1,13 +1,17 @@
 //! Statements, and how they are run.
 
-use std::{borrow::Cow, marker::PhantomData};
+use std::{borrow::Cow, marker::PhantomData, time::Duration};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use sqlx::{
     AssertSqlSafe, Postgres, SqlSafeStr as _, Sqlite, postgres::PgArguments, sqlite::SqliteArguments,
 };
 
-use super::{Column, Row, Target, Value, placeholders::numbered};
+use super::{
+    Column, Row, Target, Value,
+    limit::{ANSWER_WITHIN, within},
+    placeholders::numbered,
+};
 
 /// A statement, and what is bound to it.
 pub(in super::super) struct Query {
@@ -43,24 +47,24 @@ impl Written {
     }
 }
 
-/// Runs a statement where it is to be run, on the one database or the other.
+/// Runs a statement where it is to be run, on the one database or the other, whose answer is waited for so long.
 macro_rules! run {
-    ($query:expr, $on:expr, |$statement:ident, $target:ident, $row:ident| $run:expr) => {
+    ($query:expr, $on:expr, |$statement:ident, $target:ident, $row:ident, $limit:ident| $run:expr) => {
         match $on.into() {
             Target::SqlitePool($target) => {
-                let ($statement, $row) = ($query.for_sqlite(), Row::Sqlite);
+                let ($statement, $row, $limit) = ($query.for_sqlite(), Row::Sqlite, None::<Duration>);
                 $run
             }
             Target::Sqlite($target) => {
-                let ($statement, $row) = ($query.for_sqlite(), Row::Sqlite);
+                let ($statement, $row, $limit) = ($query.for_sqlite(), Row::Sqlite, None::<Duration>);
                 $run
             }
             Target::PostgresPool($target) => {
-                let ($statement, $row) = ($query.for_postgres(), Row::Postgres);
+                let ($statement, $row, $limit) = ($query.for_postgres(), Row::Postgres, Some(ANSWER_WITHIN));
                 $run
             }
             Target::Postgres($target) => {
-                let ($statement, $row) = ($query.for_postgres(), Row::Postgres);
+                let ($statement, $row, $limit) = ($query.for_postgres(), Row::Postgres, Some(ANSWER_WITHIN));
                 $run
             }
         }
@@ -98,8 +102,8 @@ impl Query {
         self,
         on: impl Into<Target<'e>>,
     ) -> Result<Written, sqlx::Error> {
-        run!(self, on, |statement, target, _row| Ok(Written(
-            statement.execute(target).await?.rows_affected()
+        run!(self, on, |statement, target, _row, limit| Ok(Written(
+            within(limit, statement.execute(target)).await?.rows_affected()
         )))
     }
 
@@ -107,26 +111,30 @@ impl Query {
         self,
         on: impl Into<Target<'e>>,
     ) -> Result<Vec<Row>, sqlx::Error> {
-        run!(self, on, |statement, target, row| statement.fetch(target).map_ok(row).try_collect().await)
+        run!(self, on, |statement, target, row, limit| {
+            within(limit, statement.fetch(target).map_ok(row).try_collect()).await
+        })
     }
 
     pub(in super::super) async fn fetch_optional<'e>(
         self,
         on: impl Into<Target<'e>>,
     ) -> Result<Option<Row>, sqlx::Error> {
-        run!(self, on, |statement, target, row| Ok(statement.fetch_optional(target).await?.map(row)))
+        run!(self, on, |statement, target, row, limit| Ok(within(limit, statement.fetch_optional(target))
+            .await?
+            .map(row)))
     }
 
     pub(in super::super) async fn fetch_one<'e>(self, on: impl Into<Target<'e>>) -> Result<Row, sqlx::Error> {
         self.fetch_optional(on).await?.ok_or(sqlx::Error::RowNotFound)
     }
 
-    /// Row by row.
+    /// Row by row, and as slowly as it is read.
     pub(in super::super) fn fetch<'e>(
         self,
         on: impl Into<Target<'e>>,
     ) -> BoxStream<'e, Result<Row, sqlx::Error>> {
-        run!(self, on, |statement, target, row| statement.fetch(target).map_ok(row).boxed())
+        run!(self, on, |statement, target, row, _limit| statement.fetch(target).map_ok(row).boxed())
     }
 
     fn for_sqlite(self) -> sqlx::query::Query<'static, Sqlite, SqliteArguments> {
