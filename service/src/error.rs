@@ -27,6 +27,8 @@ const MAX_LISTED: usize = 1000;
 const STORAGE_BACK_WITHIN: Duration = Duration::from_secs(5);
 /// After so long, who was refused since a database does not answer comes again.
 const DATABASE_BACK_WITHIN: Duration = Duration::from_secs(5);
+/// After so long, who was refused since the database has moved comes again.
+const RESTARTED_WITHIN: Duration = Duration::from_secs(15);
 
 /// A refusal, as it will be answered.
 #[derive(Debug)]
@@ -187,6 +189,13 @@ impl From<MetadataError> for ApiError {
             Self::not_found("the push was given up meanwhile, or what it relies on has gone; open a new one")
         } else if error.is_full() {
             Self::no_space(error)
+        } else if matches!(error, MetadataError::Moved(_)) {
+            tracing::error!(%error, "a request is refused");
+            Self::unavailable(
+                "what this service knows has moved to another database, and nothing new is taken until it is restarted \
+                 there. Tell who runs it; what was taken so far is kept",
+                RESTARTED_WITHIN,
+            )
         } else if error.is_unreachable() {
             tracing::error!(%error, "the database does not answer");
             Self::unavailable(

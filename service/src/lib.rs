@@ -22,6 +22,7 @@ pub mod keys;
 pub mod log;
 pub mod manifests;
 pub mod metadata;
+pub mod migration;
 pub mod mirror;
 pub mod pace;
 pub mod prefetch;
@@ -53,12 +54,12 @@ use crate::{
     cache::ReadMemory,
     caches::Caches,
     clock::Clock,
-    config::{Config, DatabaseConfig},
+    config::{Config, DatabaseConfig, DatabaseServer},
     flake::{Fetcher, Internet},
     forge::{ForgeError, GitHub, Inbox},
     identity::Issuers,
     keys::KeyError,
-    metadata::{Metadata, MetadataError, Settled},
+    metadata::{Metadata, MetadataError, MoveState, Moving, Settled},
     pace::Paces,
     prefetch::Prefetching,
     push::{UpstreamClient, Workshop},
@@ -137,6 +138,31 @@ pub enum StartError {
         place: String,
         /// Why.
         source: MetadataError,
+    },
+    /// The rows have been moved to another database.
+    #[error(
+        "what {from} held has moved to {to}, on {at} (`larderd migrate-store`). Write that into [database] of larder.toml: \
+         url = \"postgres://…\"",
+        at = clock::to_date(*.at)
+    )]
+    Moved {
+        /// The database that is asked.
+        from: String,
+        /// Where they are.
+        to: String,
+        /// Since when, in seconds since 1970.
+        at: i64,
+    },
+    /// The rows are on their way.
+    #[error(
+        "the rows of {from} are on their way to {to}, by a `larderd migrate-store` that has not come to its end. Run that \
+         again, on the machine where {from} is"
+    )]
+    Arriving {
+        /// From where.
+        from: String,
+        /// The database that is asked.
+        to: String,
     },
     /// A cache changed from public to private, or back.
     #[error(
@@ -266,15 +292,31 @@ impl Service {
 /// # Errors
 /// When the data directory or the database cannot be used.
 pub async fn open_metadata(config: &Config) -> Result<Metadata, StartError> {
-    match &config.database {
-        DatabaseConfig::File => open_database(&config.data_dir, &config.data_dir.join(DATABASE)).await,
+    let metadata = match &config.database {
+        DatabaseConfig::File => open_database(&config.data_dir, &config.data_dir.join(DATABASE)).await?,
         DatabaseConfig::Server(server) => {
             let unusable = |source| StartError::DataDir { directory: config.data_dir.clone(), source };
             keys::make_private_dir(&config.data_dir).map_err(unusable)?;
-            let opened = Metadata::open_on(server).await;
-            opened.map_err(|source| StartError::Metadata { place: config.database_place(), source })
+            open_server(server).await?
+        }
+    };
+    let place = config.database_place();
+    let moving = metadata.moving().await;
+    match moving.map_err(|source| StartError::Metadata { place: place.clone(), source })? {
+        None | Some(Moving { state: MoveState::Leaving, .. }) => Ok(metadata),
+        Some(Moving { state: MoveState::Left, place: to, at, .. }) => {
+            Err(StartError::Moved { from: place, to, at })
+        }
+        Some(Moving { state: MoveState::Arriving, place: from, .. }) => {
+            Err(StartError::Arriving { from, to: place })
         }
     }
+}
+
+/// A database on a server.
+async fn open_server(server: &DatabaseServer) -> Result<Metadata, StartError> {
+    let unusable = |source| StartError::Metadata { place: server.to_string(), source };
+    Metadata::open_on(server).await.map_err(unusable)
 }
 
 /// A database's file in the data directory.

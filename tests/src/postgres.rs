@@ -13,6 +13,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, getuid, kill_process};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 
@@ -56,7 +57,19 @@ impl Postgres {
 
     /// The URL of its database, as `[database]` and `LARDER_DATABASE_URL` say it.
     pub fn url(&self) -> String {
-        format!("postgres://{SUPERUSER}@127.0.0.1:{}/postgres", self.port)
+        self.url_of("postgres")
+    }
+
+    fn url_of(&self, database: &str) -> String {
+        format!("postgres://{SUPERUSER}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Makes another database, and tells its URL.
+    pub async fn database(&self, name: &str) -> String {
+        let mut connection = PgConnection::connect(&self.url()).await.unwrap();
+        let make = sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}")));
+        make.execute(&mut connection).await.unwrap();
+        self.url_of(name)
     }
 
     /// Stops it in good order: connections are ended, what is committed stays.

@@ -1,5 +1,6 @@
 //! A database that is made beside the place where it will be, and put there when it is whole: whatever ends this
-//! before leaves nothing that anybody takes for a database.
+//! before leaves nothing that anybody takes for a database. If its place is a server, its rows go there in one
+//! transaction.
 
 use std::{
     fs::{self, File},
@@ -7,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::BackupError;
+use super::{BackupError, server::Server};
 use crate::{
     DATABASE,
     config::{Config, DatabaseConfig},
@@ -19,7 +20,13 @@ pub(super) struct Fresh {
     /// The database.
     pub metadata: Metadata,
     making: PathBuf,
-    place: PathBuf,
+    place: Place,
+}
+
+/// Where it will be.
+enum Place {
+    File(PathBuf),
+    Server(Box<Server>),
 }
 
 /// The database's file and those that SQLite keeps beside it.
@@ -43,18 +50,13 @@ fn remove(file: &Path) -> Result<(), BackupError> {
 impl Fresh {
     /// Begins, where no database is in use yet. Whoever calls this holds the data directory's lock.
     pub async fn begin(config: &Config) -> Result<Self, BackupError> {
-        if matches!(config.database, DatabaseConfig::Server(_)) {
-            return Err(BackupError::OnServer(config.database_place()));
-        }
-        let place = config.data_dir.join(DATABASE);
-        if place.exists() {
-            let there = Metadata::open(&place).await?;
-            let used = there.is_used().await;
-            there.close().await;
-            if used? {
-                return Err(BackupError::NotEmpty(place));
+        let place = match &config.database {
+            DatabaseConfig::File => Place::File(free_place(config).await?),
+            DatabaseConfig::Server(server) => {
+                let metadata = crate::open_metadata(config).await?;
+                Place::Server(Box::new(Server::take(metadata, server, None).await?))
             }
-        }
+        };
         let making = config.data_dir.join(format!("{DATABASE}.new"));
         for file in files(&making) {
             remove(&file)?;
@@ -65,27 +67,61 @@ impl Fresh {
 
     /// Puts the database in its place.
     pub async fn finish(self) -> Result<(), BackupError> {
-        self.metadata.close().await;
-        let at = |file: &Path| {
-            let file = file.to_owned();
-            move |source| BackupError::File { file, source }
-        };
-        // SQLite has put all of its log into the file; what is left of the one before must not be taken for its log.
-        let [_, log, shared] = files(&self.place);
-        remove(&log)?;
-        remove(&shared)?;
-        File::open(&self.making).and_then(|file| file.sync_all()).map_err(at(&self.making))?;
-        fs::rename(&self.making, &self.place).map_err(at(&self.place))?;
-        let folder = self.place.parent().unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))
+        match self.place {
+            Place::File(place) => {
+                self.metadata.close().await;
+                put(&self.making, &place)
+            }
+            Place::Server(mut server) => {
+                let copied = server.copy_from(&self.metadata, None).await;
+                server.metadata.close().await;
+                abandon(&self.metadata, &self.making).await;
+                copied?;
+                Ok(())
+            }
+        }
     }
 
     /// Gives the database up.
     pub async fn abandon(self) {
-        self.metadata.close().await;
-        for file in files(&self.making) {
-            // It is removed by the next attempt else.
-            let _ = remove(&file);
+        abandon(&self.metadata, &self.making).await;
+    }
+}
+
+async fn abandon(metadata: &Metadata, making: &Path) {
+    metadata.close().await;
+    for file in files(making) {
+        // It is removed by the next attempt else.
+        let _ = remove(&file);
+    }
+}
+
+/// The database's file, where none is in use yet.
+async fn free_place(config: &Config) -> Result<PathBuf, BackupError> {
+    let place = config.data_dir.join(DATABASE);
+    if place.exists() {
+        let there = Metadata::open(&place).await?;
+        let used = there.is_used().await;
+        there.close().await;
+        if used? {
+            return Err(BackupError::NotEmpty(place));
         }
     }
+    Ok(place)
+}
+
+/// Puts a file that is closed in its place.
+fn put(making: &Path, place: &Path) -> Result<(), BackupError> {
+    let at = |file: &Path| {
+        let file = file.to_owned();
+        move |source| BackupError::File { file, source }
+    };
+    // SQLite has put all of its log into the file; what is left of the one before must not be taken for its log.
+    let [_, log, shared] = files(place);
+    remove(&log)?;
+    remove(&shared)?;
+    File::open(making).and_then(|file| file.sync_all()).map_err(at(making))?;
+    fs::rename(making, place).map_err(at(place))?;
+    let folder = place.parent().unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))
 }

@@ -3,12 +3,15 @@
 
 mod fresh;
 mod rebuild;
+mod server;
 mod transfer;
 
 use std::{io, path::PathBuf};
 
+pub(crate) use self::server::Server;
 pub use self::{
     rebuild::{RebuildReport, rebuild},
+    server::ServerError,
     transfer::{Exported, export, import},
 };
 use crate::{
@@ -27,12 +30,9 @@ pub enum BackupError {
          alike, if it is to be replaced"
     )]
     NotEmpty(PathBuf),
-    /// The database is not one that can be made in a file.
-    #[error(
-        "the database is on a server, {0}: restore it there by what the server's own backup gives (pg_dump, pg_restore). \
-         What is made here is a file in data_dir: leave database.url and LARDER_DATABASE_URL out for that"
-    )]
-    OnServer(String),
+    /// The server cannot take what is to be restored.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// The export cannot be written or read.
     #[error(transparent)]
     Export(#[from] ExportError),

@@ -28,12 +28,13 @@ The copy of the objects must be done within an hour of the export. Where it take
 time, copy the objects before, too. See docs/operations.md.";
 
 const IMPORT_HELP: &str = "\
-Stop the service first, and have the objects and keys in their places. Then:
+Stop the service first, with all replicas, and have the objects and keys in their places. Then:
   larderd import /backup/larder.export
   larderd verify";
 
 const REBUILD_HELP: &str = "\
-For a lost database, where the objects are there. It reads all of them once. Stop the service first.
+For a lost database, where the objects are there. It reads all of them once. Stop the service first,
+with all replicas.
 Published paths come back with who pushed them; tokens, pins, the audit log and pull requests' caches do
 not. See docs/operations.md. Then:
   larderd verify";

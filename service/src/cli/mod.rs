@@ -8,6 +8,7 @@ mod divergences;
 mod isolated;
 mod jobs;
 mod key;
+mod migrate_store;
 mod mirror;
 mod print;
 mod progress;
@@ -130,6 +131,8 @@ enum Command {
     Verify(verify::Arguments),
     /// Write what a cache keeps as files that Nix reads with no service at all
     Mirror(mirror::Arguments),
+    /// Move to PostgreSQL, and to a bucket, while the service serves reads
+    MigrateStore(migrate_store::Arguments),
     /// Write what the database knows into a file, while the service runs
     Export(backup::Export),
     /// Make the database of an export
@@ -199,7 +202,14 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         print::raw(&String::from_utf8_lossy(&script));
         return Ok(());
     }
-    let config = Config::load(cli.global.config.as_deref(), environment)?;
+    let file = cli.global.config.as_deref();
+    let config = match cli.command {
+        // What this variable says is where to move to.
+        Some(Command::MigrateStore(_)) => {
+            Config::load(file, &environment.without(environment::DATABASE_URL))?
+        }
+        _ => Config::load(file, environment)?,
+    };
     match cli.command {
         None | Some(Command::Serve) => {
             let guard = log::init(cli.global.log_format, environment, log::SERVICE)?;
@@ -224,6 +234,10 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Some(Command::Mirror(arguments)) => {
             let _guard = log::init(cli.global.log_format, environment, log::COMMAND)?;
             runtime(true)?.block_on(mirror::run(arguments, &config, environment))
+        }
+        Some(Command::MigrateStore(arguments)) => {
+            let _guard = log::init(cli.global.log_format, environment, migrate_store::LOG)?;
+            runtime(true)?.block_on(migrate_store::run(arguments, &config, environment))
         }
         Some(Command::Export(arguments)) => runtime(true)?.block_on(backup::export(arguments, &config)),
         Some(Command::Import(arguments)) => runtime(true)?.block_on(backup::import(arguments, &config)),

@@ -1,6 +1,10 @@
 //! `[database]`: where rows lie, if not in a file in the data directory.
 
-use std::{fmt, fs, path::PathBuf, str::FromStr as _};
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    str::FromStr as _,
+};
 
 use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
@@ -77,33 +81,53 @@ impl DatabaseConfig {
                 None => Ok(Self::File),
             };
         };
-        // The text may hold a password, and is not repeated.
-        let wrong = || {
-            ConfigError::value(
-                key,
-                "is not the URL of a PostgreSQL database. Write for example \
-                 \"postgres://larder@db.example.org/larder?sslmode=verify-full\", and the password into \
-                 database.password_file; leave it out for a file in data_dir",
-            )
-        };
-        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-            return Err(wrong());
-        }
-        let mut connect = PgConnectOptions::from_str(&url).map_err(|_| wrong())?;
-        if let Some(file) = file.password_file {
-            let password = fs::read_to_string(&file).map_err(|error| {
-                let problem = format!(
-                    "{} cannot be read: {error}. Write the password, and nothing else, into it",
-                    file.display()
-                );
-                ConfigError::value("database.password_file", problem)
-            })?;
-            connect = connect.password(password.trim_end_matches(['\r', '\n']));
-        }
         let connections = file.max_connections.unwrap_or(CONNECTIONS);
         if connections == 0 {
             return Err(ConfigError::value("database.max_connections", "is 0. Write at least 1"));
         }
+        let password = file.password_file.as_deref().map(|file| ("database.password_file", file));
+        let connect = connect(key, &url, password)?;
         Ok(Self::Server(Box::new(DatabaseServer { connect, connections })))
     }
+}
+
+impl DatabaseServer {
+    /// A database that something else than the file names: `key` says what, `password_file` what names the file that has
+    /// its password.
+    ///
+    /// # Errors
+    /// When it is no such URL, or the file cannot be read.
+    pub(crate) fn named(
+        key: &str,
+        url: &str,
+        password_file: Option<(&str, &Path)>,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self { connect: connect(key, url, password_file)?, connections: CONNECTIONS })
+    }
+}
+
+/// How a database is reached. The first of `password` names the second.
+fn connect(key: &str, url: &str, password: Option<(&str, &Path)>) -> Result<PgConnectOptions, ConfigError> {
+    // The text may hold a password, and is not repeated.
+    let wrong = || {
+        ConfigError::value(
+            key,
+            "is not the URL of a PostgreSQL database. Write for example \
+             \"postgres://larder@db.example.org/larder?sslmode=verify-full\", and the password into a file \
+             (database.password_file); leave it out for a file in data_dir",
+        )
+    };
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(wrong());
+    }
+    let connect = PgConnectOptions::from_str(url).map_err(|_| wrong())?;
+    let Some((key, file)) = password else { return Ok(connect) };
+    let password = fs::read_to_string(file).map_err(|error| {
+        let problem = format!(
+            "{} cannot be read: {error}. Write the password, and nothing else, into it",
+            file.display()
+        );
+        ConfigError::value(key, problem)
+    })?;
+    Ok(connect.password(password.trim_end_matches(['\r', '\n'])))
 }

@@ -55,6 +55,13 @@ impl Environment {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// The same where this variable says nothing.
+    pub(crate) fn without(&self, name: &str) -> Self {
+        let mut variables = self.0.clone();
+        variables.remove(name);
+        Self(variables)
+    }
+
     /// The variables whose names begin so, with their values.
     pub(super) fn starting_with(&self, prefix: &str) -> impl Iterator<Item = (&str, &str)> {
         let set = self.0.iter().filter(move |(name, value)| name.starts_with(prefix) && !value.is_empty());

@@ -15,7 +15,7 @@ use sqlx::{
 };
 
 use super::{
-    Metadata, MetadataError,
+    Metadata, MetadataError, moves,
     sql::{ANSWER_WITHIN, Connection, Pool, STATEMENT_WITHIN, Transaction, query, within},
 };
 use crate::config::DatabaseServer;
@@ -169,17 +169,22 @@ impl Metadata {
     /// Begins a transaction that may write: nobody else writes until it ends. Dropped without `commit`, it leaves
     /// nothing.
     pub(super) async fn write(&self) -> Result<Transaction, MetadataError> {
-        Ok(match &self.writer {
-            Pool::Sqlite(pool) => Transaction::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?),
+        match &self.writer {
+            Pool::Sqlite(pool) => {
+                let mut transaction = Transaction::Sqlite(pool.begin_with("BEGIN IMMEDIATE").await?);
+                // A file's rows may leave while a service uses it; those on a server never do.
+                moves::refuse_if_left(&mut transaction).await?;
+                Ok(transaction)
+            }
             Pool::Postgres(pool) => {
                 let mut transaction =
                     Transaction::Postgres(within(Some(ANSWER_WITHIN), pool.begin_with(BEGIN)).await?);
                 // Only now: whoever goes, or is refused, while it waits for the lock must leave a transaction that is
                 // known to be one, and rolled back.
                 query(ALONE).execute(&mut transaction).await?;
-                transaction
+                Ok(transaction)
             }
-        })
+        }
     }
 
     /// A connection of its own, which only reads.

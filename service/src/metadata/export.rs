@@ -22,14 +22,13 @@ use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BATCH, Metadata, MetadataError,
-    schema::{self, SEQUENCES, TOTALS},
-    sql::{self, QueryBuilder, Row, query, query_either, query_scalar},
+    Metadata, MetadataError,
+    copying::Copying,
+    schema,
+    sql::{self, Row, query, query_either, query_scalar},
 };
 
 const FORMAT: u32 = 1;
-/// How many values one statement binds at most.
-const BOUND: usize = 30_000;
 /// No line is longer: a row with a webhook's body has some 50 MiB, in hexadecimal.
 const LONGEST: u64 = 256 << 20;
 
@@ -119,7 +118,7 @@ impl Metadata {
         // The first look takes the snapshot that all later ones see.
         let begin = query_either("BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY");
         begin.execute(&mut connection).await?;
-        let tables = schema::tables(&mut connection).await?;
+        let tables = schema::tables(self.reader()).await?;
         let mut out = zstd::Encoder::new(out, 3)?;
         out.include_checksum(true)?;
         let header = Header {
@@ -151,7 +150,7 @@ impl Metadata {
     /// Reads all rows into a database that has none. Tells how many there are, and when they were exported.
     ///
     /// # Errors
-    /// When it is no export, one of another schema, or not whole: then some rows may be there.
+    /// When it is no export, one of another schema, or not whole. Then there are none.
     pub async fn import(&self, reading: impl Read + Send) -> Result<(u64, i64), ExportError> {
         let mut lines = BufReader::new(zstd::Decoder::new(reading)?);
         let header = read_line(&mut lines)?.ok_or_else(|| malformed("it is empty"))?;
@@ -164,29 +163,23 @@ impl Metadata {
             let theirs = header.version.chars().take(40).collect();
             return Err(ExportError::OtherSchema { theirs, ours: env!("CARGO_PKG_VERSION") });
         }
-        let known = {
-            let mut connection = self.apart().await?;
-            let tables = schema::tables(&mut connection).await?.into_iter().collect::<BTreeSet<_>>();
-            connection.close().await?;
-            tables
-        };
-        let (mut into, mut batch, mut count) = (None::<(String, Vec<String>)>, Vec::new(), 0);
+        let known: BTreeSet<String> = schema::tables(self.reader()).await?.into_iter().collect();
+        let mut transaction = self.write().await?;
+        let mut copying = Copying::into(&mut transaction);
+        let mut width = None;
         loop {
             let line = read_line(&mut lines)?.ok_or_else(|| malformed("its end is missing"))?;
             match serde_json::from_str(&line).map_err(|_| malformed("a line cannot be read"))? {
-                Line::Row(values) => {
-                    let (_, columns) = into.as_ref().ok_or_else(|| malformed("a row is of no table"))?;
-                    if values.len() != columns.len() {
+                Line::Row(values) => match width {
+                    None => return Err(malformed("a row is of no table")),
+                    Some(width) if values.len() != width => {
                         return Err(malformed("a row has another number of values than its table"));
                     }
-                    batch.push(values);
-                    count += 1;
-                    if batch.len() == BATCH {
-                        self.insert(into.as_ref(), std::mem::take(&mut batch)).await?;
+                    Some(_) => {
+                        copying.row(values.into_iter().map(bound).collect::<Result<_, _>>()?).await?;
                     }
-                }
+                },
                 Line::Table { table, columns } => {
-                    self.insert(into.as_ref(), std::mem::take(&mut batch)).await?;
                     if !known.contains(&table) {
                         return Err(malformed("it has a table that there is not"));
                     }
@@ -194,60 +187,21 @@ impl Metadata {
                     if there.iter().collect::<BTreeSet<_>>() != columns.iter().collect() {
                         return Err(malformed("a table has other columns"));
                     }
-                    into = Some((table, columns));
+                    copying.table(&table, &columns).await?;
+                    width = Some(columns.len());
                 }
                 Line::End { rows } => {
-                    self.insert(into.as_ref(), std::mem::take(&mut batch)).await?;
-                    if rows != count {
+                    if copying.finish().await? != rows {
                         return Err(malformed("rows are missing"));
                     }
-                    self.go_on_numbering().await?;
                     // Reads to the end, where the checksum is.
                     if read_line(&mut lines)?.is_some() {
                         return Err(malformed("something follows its end"));
                     }
-                    return Ok((count, header.exported_at));
+                    transaction.commit().await?;
+                    return Ok((rows, header.exported_at));
                 }
             }
-        }
-    }
-
-    async fn insert(
-        &self,
-        into: Option<&(String, Vec<String>)>,
-        rows: Vec<Vec<Value>>,
-    ) -> Result<(), ExportError> {
-        let Some((table, columns)) = into.filter(|_| !rows.is_empty()) else { return Ok(()) };
-        let mut rows = rows.into_iter().map(|row| row.into_iter().map(bound).collect::<Result<Vec<_>, _>>());
-        let mut transaction = self.write().await?;
-        if table == SEQUENCES {
-            schema::prepare_sequences(&mut transaction).await?;
-        }
-        loop {
-            let some: Vec<Vec<Option<sql::Value>>> =
-                rows.by_ref().take(BOUND / columns.len().max(1)).collect::<Result<_, _>>()?;
-            if some.is_empty() {
-                transaction.commit().await?;
-                return Ok(());
-            }
-            let mut insert = QueryBuilder::new("INSERT INTO ");
-            insert.push(table).push(" (").push(columns.join(", ")).push(") ");
-            insert.push_values(some, |mut row, values| {
-                for value in values {
-                    match value {
-                        Some(value) => row.push_bind(value),
-                        // Of which type it is nobody knows.
-                        None => row.push("NULL"),
-                    };
-                }
-            });
-            if table == TOTALS {
-                // The rows that were just inserted were counted as they came.
-                insert.push(
-                    " ON CONFLICT (namespace) DO UPDATE SET chunks = excluded.chunks, bytes = excluded.bytes",
-                );
-            }
-            insert.build().persistent(false).execute(&mut transaction).await?;
         }
     }
 }

@@ -9,6 +9,7 @@ mod chunks;
 mod claims;
 mod compaction;
 mod concluded;
+mod copying;
 mod database;
 mod deliveries;
 mod divergences;
@@ -24,6 +25,7 @@ mod manifests;
 mod marks;
 mod mirror;
 mod missed;
+mod moves;
 mod names;
 mod namespaces;
 mod nars;
@@ -75,6 +77,7 @@ pub(crate) use manifests::{ManifestsOf, NewManifest, Told, WantedBy};
 pub use marks::{DyingPath, Extent, MarkedRoot, Marks};
 pub use mirror::StoredPath;
 pub(crate) use missed::{AskedFor, Unread, WatchedHook};
+pub(crate) use moves::{MoveId, MoveState, Moving};
 pub use names::{Binding, NameRow, NamesOf};
 pub use namespaces::Settled;
 pub use nars::{Encoding, StoredNar, VerifiedNar};
@@ -125,6 +128,15 @@ pub enum MetadataError {
     /// What rows were to be added to, or what they rely on, has been removed meanwhile.
     #[error("what this belongs to has been removed meanwhile")]
     Gone,
+    /// The rows have been moved to another database.
+    #[error(
+        "all rows have moved to {0} (`larderd migrate-store`), and nothing is written here any more. Write that into \
+         [database] of larder.toml, and restart larderd"
+    )]
+    Moved(String),
+    /// Rows were to be copied here, in whose place others would go.
+    #[error("it holds pushes, tokens or pins already")]
+    InUse,
 }
 
 impl MetadataError {
@@ -139,7 +151,7 @@ impl MetadataError {
         }
     }
 
-    /// Whether the database's server cannot be reached, or not now.
+    /// Whether the database cannot be reached, or not now.
     pub fn is_unreachable(&self) -> bool {
         /// PostgreSQL's codes: it starts or stops, or has no connection left; a lock, a statement or a transaction took
         /// too long; a transaction lost to another one; it may only be read, as after another server took over.
@@ -147,10 +159,12 @@ impl MetadataError {
             "57P01", "57P02", "57P03", "57P05", "53300", "55P03", "57014", "25P02", "25P03", "40001",
             "40P01", "25006",
         ];
+        /// `SQLITE_BUSY`: somebody else has been writing for longer than one waits.
+        const BUSY: &str = "5";
         match self {
-            Self::Database(sqlx::Error::Database(error)) => {
-                error.code().is_some_and(|code| NOT_NOW.contains(&&*code) || code.starts_with("08"))
-            }
+            Self::Database(sqlx::Error::Database(error)) => error
+                .code()
+                .is_some_and(|code| NOT_NOW.contains(&&*code) || code.starts_with("08") || code == BUSY),
             Self::Database(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed)
             | Self::Silent => true,
             _ => false,

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Metadata, MetadataError,
-    sql::{Connection, QueryBuilder, Target, Transaction, query, query_either},
+    MetadataError,
+    sql::{Connection, Pool, QueryBuilder, Target, Transaction, query, query_either},
 };
 
 /// What says how numbers of rows go on: in SQLite a table, which PostgreSQL has something else for.
@@ -12,23 +12,24 @@ pub(super) const SEQUENCES: &str = "sqlite_sequence";
 /// What the database counts by itself when chunks come and go.
 pub(super) const TOTALS: &str = "chunk_totals";
 
-/// All tables, each behind those that it refers to.
-pub(super) async fn tables(connection: &mut Connection) -> Result<Vec<String>, sqlx::Error> {
+/// All tables of which the rows are Larder's own, wherever they lie, each behind those that it refers to. Not what is noted
+/// of [moves](super::moves), which is said of the one database alone.
+pub(super) async fn tables(pool: &Pool) -> Result<Vec<String>, sqlx::Error> {
     let names = query_either(
-        "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> '_sqlx_migrations'
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('_sqlx_migrations', 'moves')
            AND name NOT LIKE 'sqlite~_%' ESCAPE '~' ORDER BY name",
         "SELECT CAST(tablename AS TEXT) FROM pg_tables WHERE schemaname = current_schema()
-           AND tablename <> '_sqlx_migrations' ORDER BY 1",
+           AND tablename NOT IN ('_sqlx_migrations', 'moves') ORDER BY 1",
     );
     let mut open = BTreeMap::new();
-    for name in names.fetch_all(&mut *connection).await? {
+    for name in names.fetch_all(pool).await? {
         let name: String = name.try_get(0)?;
         let parents = query_either(
             "SELECT DISTINCT \"table\" FROM pragma_foreign_key_list(?)",
             "SELECT DISTINCT CAST(confrelid::regclass AS TEXT) FROM pg_constraint
              WHERE contype = 'f' AND conrelid = to_regclass(?)",
         );
-        let parents = parents.bind(&name).fetch_all(&mut *connection).await?;
+        let parents = parents.bind(&name).fetch_all(pool).await?;
         let mut parents =
             parents.iter().map(|row| row.try_get(0)).collect::<Result<BTreeSet<String>, _>>()?;
         if name == TOTALS {
@@ -83,30 +84,29 @@ pub(super) fn rows(connection: &Connection, table: &str, columns: &[String]) -> 
 pub(super) async fn prepare_sequences(transaction: &mut Transaction) -> Result<(), sqlx::Error> {
     let place = query_either(
         "DELETE FROM sqlite_sequence",
-        "CREATE TEMP TABLE IF NOT EXISTS sqlite_sequence (name TEXT, seq BIGINT)",
+        "CREATE TEMP TABLE sqlite_sequence (name TEXT, seq BIGINT)",
     );
     place.execute(transaction).await?;
     Ok(())
 }
 
-impl Metadata {
-    /// Lets numbers of rows go on behind those that were copied. SQLite does so by itself.
-    pub(super) async fn go_on_numbering(&self) -> Result<(), MetadataError> {
-        let mut connection = self.apart().await?;
-        if matches!(connection, Connection::Sqlite(_)) {
-            return Ok(connection.close().await?);
-        }
-        let numbered = query(
-            "SELECT CAST(attrelid::regclass AS TEXT) FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
-             WHERE attidentity <> '' AND relnamespace = CAST(current_schema() AS regnamespace)",
-        );
-        for row in numbered.fetch_all(&mut connection).await? {
-            let table: &str = row.try_get(0)?;
-            let mut go_on = QueryBuilder::new("SELECT setval('");
-            go_on.push(table).push("_id_seq', greatest((SELECT max(id) FROM ").push(table);
-            go_on.push("), (SELECT last_value FROM ").push(table).push("_id_seq), 1))");
-            go_on.build().persistent(false).fetch_one(&mut connection).await?;
-        }
-        Ok(connection.close().await?)
+/// Lets numbers of rows go on behind those that were copied. SQLite does so by itself.
+pub(super) async fn go_on_numbering(transaction: &mut Transaction) -> Result<(), MetadataError> {
+    if matches!(transaction, Transaction::Sqlite(_)) {
+        return Ok(());
     }
+    let numbered = query(
+        "SELECT CAST(attrelid::regclass AS TEXT) FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+         WHERE attidentity <> '' AND relnamespace = CAST(current_schema() AS regnamespace)",
+    );
+    for row in numbered.fetch_all(&mut *transaction).await? {
+        let table: &str = row.try_get(0)?;
+        let mut go_on = QueryBuilder::new("SELECT setval('");
+        go_on.push(table).push("_id_seq', greatest((SELECT max(id) FROM ").push(table);
+        go_on.push("), (SELECT max(seq) FROM sqlite_sequence WHERE name = '").push(table);
+        go_on.push("'), (SELECT last_value FROM ").push(table).push("_id_seq), 1))");
+        go_on.build().persistent(false).fetch_one(&mut *transaction).await?;
+    }
+    query("DROP TABLE sqlite_sequence").execute(transaction).await?;
+    Ok(())
 }

@@ -5,6 +5,7 @@
 //! little-endian `u64`, then `LARDEROX`.
 
 mod bucket;
+mod copying;
 mod frames;
 mod inspect;
 mod object;
@@ -25,7 +26,7 @@ use object_store::{
     ObjectStore, ObjectStoreExt as _, local::LocalFileSystem, multipart::MultipartStore, path::Path as Key,
 };
 
-use self::{bucket::Bucket, parts::Parts};
+use self::{bucket::Bucket, object::Target, parts::Parts};
 
 pub use bucket::connect;
 pub use frames::{Ingredient, have_moved};
@@ -190,10 +191,14 @@ impl Storage {
     /// # Errors
     /// When storage refuses.
     pub async fn write(&self, key: &str) -> Result<ObjectWriter, StorageError> {
+        Ok(ObjectWriter::to(self.begin(key).await?))
+    }
+
+    async fn begin(&self, key: &str) -> Result<Target, StorageError> {
         let key = Key::from(key);
         Ok(match &self.kind {
-            Kind::Files(files) => ObjectWriter::to_file(files.put_multipart(&key).await?),
-            Kind::Bucket(bucket) => ObjectWriter::to_bucket(Parts::new(bucket.clone(), key)),
+            Kind::Files(files) => Target::File(files.put_multipart(&key).await?),
+            Kind::Bucket(bucket) => Target::Bucket(Box::new(Parts::new(bucket.clone(), key))),
         })
     }
 

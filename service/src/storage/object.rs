@@ -16,7 +16,7 @@ pub struct ObjectWriter {
 }
 
 /// Where the bytes go.
-enum Target {
+pub(super) enum Target {
     /// To a file, as they come.
     File(Box<dyn MultipartUpload>),
     /// To a bucket, a part at a time.
@@ -24,7 +24,7 @@ enum Target {
 }
 
 impl Target {
-    async fn write(&mut self, payload: PutPayload) -> Result<(), StorageError> {
+    pub(super) async fn write(&mut self, payload: PutPayload) -> Result<(), StorageError> {
         match self {
             Self::File(upload) => upload.put_part(payload).await?,
             Self::Bucket(parts) => parts.write(payload).await?,
@@ -32,7 +32,7 @@ impl Target {
         Ok(())
     }
 
-    async fn finish(self) -> Result<(), StorageError> {
+    pub(super) async fn finish(self) -> Result<(), StorageError> {
         match self {
             Self::File(mut upload) => drop(upload.complete().await?),
             Self::Bucket(parts) => parts.finish().await?,
@@ -42,12 +42,8 @@ impl Target {
 }
 
 impl ObjectWriter {
-    pub(super) fn to_file(upload: Box<dyn MultipartUpload>) -> Self {
-        Self { target: Target::File(upload), entries: Vec::new(), len: 0 }
-    }
-
-    pub(super) fn to_bucket(parts: Parts) -> Self {
-        Self { target: Target::Bucket(Box::new(parts)), entries: Vec::new(), len: 0 }
+    pub(super) fn to(target: Target) -> Self {
+        Self { target, entries: Vec::new(), len: 0 }
     }
 
     /// Writes frames one behind the other, and tells where the first begins.

@@ -8,6 +8,21 @@ pub(in super::super) enum Value {
     Bytes(Option<Vec<u8>>),
 }
 
+impl Value {
+    pub(in super::super) fn is_some(&self) -> bool {
+        !matches!(self, Self::Number(None) | Self::Text(None) | Self::Bytes(None))
+    }
+
+    /// How many bytes a text or bytes have.
+    pub(in super::super) fn len(&self) -> usize {
+        match self {
+            Self::Number(_) => 0,
+            Self::Text(text) => text.as_ref().map_or(0, String::len),
+            Self::Bytes(bytes) => bytes.as_ref().map_or(0, Vec::len),
+        }
+    }
+}
+
 macro_rules! values {
     ($($from:ty => $kind:ident by $of:expr;)*) => {$(
         impl From<$from> for Value {
