@@ -252,7 +252,7 @@ impl Service {
             });
         }
         let issuers = Issuers::new(&config.issuers).map_err(StartError::Tls)?;
-        let storage = Storage::open(&config)?;
+        let storage = Storage::open(&config)?.with_hot_tier(&config)?;
         let upstreams = UpstreamClient::new(&config).map_err(StartError::Tls)?;
         let fetcher = Fetcher::new(&config, &internet).map_err(StartError::Tls)?;
         let prefetching = Prefetching::new(&config).map_err(StartError::Tls)?;

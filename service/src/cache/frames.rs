@@ -51,10 +51,7 @@ impl Frames {
     /// slow reader's request to storage is not taken for one that storage does not answer.
     async fn read_ahead(self: Arc<Self>, batch: Range<usize>) -> Result<Bytes, StorageError> {
         let reading = tokio::spawn(async move { self.read_on(batch).await });
-        AbortOnDropHandle::new(reading)
-            .await
-            .map_err(std::io::Error::from)
-            .map_err(|source| StorageError::Unreadable { object: "that is being read".to_owned(), source })?
+        AbortOnDropHandle::new(reading).await?
     }
 
     async fn read(&self, batch: Range<usize>) -> Result<Bytes, StorageError> {

@@ -50,7 +50,7 @@ pub use self::{
     retention::{CacheRetention, Retention},
     schedule::{Schedule, ScheduledPrefetch},
     size::ByteSize,
-    storage::{BucketConfig, StorageConfig},
+    storage::{BucketConfig, HotTierConfig, StorageConfig},
     webhook::{ActsOn, WebhookRule, WebhookSecret},
 };
 use crate::{DATABASE, client, trust::TrustRules};

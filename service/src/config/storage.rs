@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use serde::Deserialize;
 use url::Url;
 
-use super::{ConfigError, Environment, environment, s3};
+use super::{ByteSize, ConfigError, Environment, environment, s3};
 
 /// Where objects lie, checked.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +24,18 @@ pub struct BucketConfig {
     pub url: Url,
     /// What the crate `object_store` is told beside that, by its own names. Some of it is secret.
     pub options: BTreeMap<String, String>,
+    /// Where copies of its objects are kept on a disk of this machine, if anywhere.
+    pub hot_tier: Option<HotTierConfig>,
+}
+
+/// `[storage.hot_tier]`: copies of objects on a disk.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HotTierConfig {
+    /// The folder, which nothing else uses.
+    pub folder: PathBuf,
+    /// How much there may be.
+    pub max_size: ByteSize,
 }
 
 impl fmt::Debug for BucketConfig {
@@ -31,6 +43,7 @@ impl fmt::Debug for BucketConfig {
         f.debug_struct("BucketConfig")
             .field("url", &self.url.as_str())
             .field("options", &self.options.keys())
+            .field("hot_tier", &self.hot_tier)
             .finish()
     }
 }
@@ -47,6 +60,7 @@ pub(super) struct File {
     pub(super) secret_access_key_file: Option<PathBuf>,
     pub(super) credentials_file: Option<PathBuf>,
     pub(super) profile: Option<String>,
+    hot_tier: Option<HotTierConfig>,
 }
 
 impl File {
@@ -70,7 +84,8 @@ impl StorageConfig {
         let url = environment
             .parsed(environment::STORAGE_URL, "for example s3://bucket/folder")?
             .or_else(|| file.url.clone());
-        match (url, file.said_of_s3()) {
+        let said = file.said_of_s3().or(file.hot_tier.as_ref().map(|_| "hot_tier"));
+        match (url, said) {
             (Some(url), _) => BucketConfig::check(url, file, environment).map(Self::Bucket),
             (None, None) => Ok(Self::Folder),
             (None, Some(key)) => Err(ConfigError::value(
@@ -124,7 +139,7 @@ impl BucketConfig {
             );
             return Err(ConfigError::value(format!("storage.{key}"), problem));
         }
-        Ok(Self { url, options })
+        Ok(Self { url, options, hot_tier: file.hot_tier.clone() })
     }
 }
 

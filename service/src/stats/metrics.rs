@@ -77,6 +77,7 @@ impl Collector for Collected {
         verification(service, verified, &mut encoder)?;
         held(service, &mut encoder)?;
         latencies(service, &mut encoder)?;
+        hot_tier(service, &mut encoder)?;
         let up =
             encoder.encode_descriptor("build", "The version of larderd that runs", None, MetricType::Info);
         up?.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
@@ -174,6 +175,18 @@ fn traffic(service: &Service, encoder: &mut DescriptorEncoder<'_>) -> fmt::Resul
     };
     each("nar_reads", "NARs that were sent, whole or in part", None, |traffic| traffic.reads)?;
     each("served", "Narinfos and NARs that were sent", Some(&Unit::Bytes), |traffic| traffic.bytes_served)
+}
+
+fn hot_tier(service: &Service, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let Some(tier) = service.storage.hot_tier() else { return Ok(()) };
+    let help = "Reads of objects, by whether the hot tier had what was wanted";
+    let mut reads = encoder.encode_descriptor("hot_tier_reads", help, None, MetricType::Counter)?;
+    for (result, count) in tier.reads() {
+        reads.encode_family(&[("result", result)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+    }
+    let help = "What the hot tier has on its disk";
+    let mut held = encoder.encode_descriptor("hot_tier", help, Some(&Unit::Bytes), MetricType::Gauge)?;
+    encode_gauge(&mut held, &[], tier.held())
 }
 
 /// What a sample tells, under which name, of which kind.

@@ -8,12 +8,12 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::{
-    BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt as _, RetryConfig, aws::AmazonS3Builder,
-    azure::MicrosoftAzureBuilder, coalesce_ranges, gcp::GoogleCloudStorageBuilder, multipart::MultipartStore,
-    path::Path as Key, prefix::PrefixStore,
+    BackoffConfig, ClientOptions, GetOptions, ObjectStore, ObjectStoreExt as _, RetryConfig,
+    aws::AmazonS3Builder, azure::MicrosoftAzureBuilder, coalesce_ranges, gcp::GoogleCloudStorageBuilder,
+    multipart::MultipartStore, path::Path as Key, prefix::PrefixStore,
 };
 
-use super::{Run, Storage, StorageError};
+use super::{HotTier, Run, Storage, StorageError};
 use crate::config::BucketConfig;
 
 /// So many bytes of a NAR, or little more, are read at once: a request takes as long as some hundred KiB do.
@@ -58,12 +58,14 @@ pub(super) struct Bucket {
     pub store: Arc<dyn ObjectStore>,
     /// The same, for objects that are sent in parts.
     pub parts: Arc<dyn MultipartStore>,
+    /// Copies of some objects on a disk of this machine.
+    pub hot_tier: Option<Arc<HotTier>>,
 }
 
 impl Bucket {
     pub fn of(store: impl ObjectStore + MultipartStore) -> Self {
         let store = Arc::new(store);
-        Self { store: store.clone(), parts: store }
+        Self { store: store.clone(), parts: store, hot_tier: None }
     }
 
     fn open(bucket: &BucketConfig) -> Result<Self, StorageError> {
@@ -89,57 +91,73 @@ impl Bucket {
     }
 }
 
-/// Reads runs, one behind the other: of each object those that lie near each other at once, and of several objects at
-/// the same time.
-pub(super) async fn read(store: Arc<dyn ObjectStore>, runs: Vec<Run>) -> Result<Vec<u8>, StorageError> {
-    let mut wanted: BTreeMap<Arc<str>, Wanted> = BTreeMap::new();
-    for (number, run) in runs.into_iter().enumerate() {
-        wanted.entry(run.object).or_default().push((number, run.range));
-    }
-    let number = wanted.values().map(Vec::len).sum();
-    let answers = wanted.into_iter().map(|(object, wanted)| read_object(store.clone(), object, wanted));
-    let mut answers = stream::iter(answers.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
-    let reading = async move {
-        let mut found = vec![Bytes::new(); number];
-        while let Some(answer) = answers.try_next().await? {
-            for (number, bytes) in answer {
-                found[number] = bytes;
-            }
-        }
-        match &mut found[..] {
-            // Not copied where nobody else holds it.
-            [one] => Ok(std::mem::take(one).into()),
-            found => Ok(found.concat()),
-        }
-    };
-    tokio::time::timeout(READ, reading).await.map_err(|_| StorageError::Late(READ))?
-}
-
 /// Which run of all, and where it lies in the object.
 type Wanted = Vec<(usize, Range<u64>)>;
 
-async fn read_object(
-    store: Arc<dyn ObjectStore>,
-    object: Arc<str>,
-    wanted: Wanted,
-) -> Result<Vec<(usize, Bytes)>, StorageError> {
-    let (numbers, ranges): (Vec<usize>, Vec<Range<u64>>) = wanted.into_iter().unzip();
-    let (store, key) = (&store, &Key::from(&*object));
-    let fetch = |range| async move { store.get_range(key, range).await };
-    let bytes = match coalesce_ranges(&ranges, fetch, GAP).await {
-        Ok(bytes) => bytes,
-        // A range behind the end is refused in other words by each.
-        Err(error @ object_store::Error::Generic { .. }) => {
-            let end = ranges.iter().map(|range| range.end).max().unwrap_or(0);
-            return match store.head(key).await {
-                Ok(found) if found.size < end => Err(StorageError::Short(object.to_string())),
-                _ => Err(error.into()),
-            };
+impl Bucket {
+    /// Reads runs, one behind the other: those from the hot tier that are there; of the rest, in each object those that lie
+    /// near each other at once, and of several objects at the same time.
+    pub async fn read(&self, runs: Vec<Run>) -> Result<Vec<u8>, StorageError> {
+        let (mut found, mut wanted) = (vec![Bytes::new(); runs.len()], BTreeMap::<Arc<str>, Wanted>::new());
+        let near = match &self.hot_tier {
+            Some(tier) => tier.read(runs).await?,
+            None => runs.into_iter().map(|run| (run, None)).collect(),
+        };
+        for (number, (run, bytes)) in near.into_iter().enumerate() {
+            match bytes {
+                Some(bytes) => found[number] = bytes,
+                None => wanted.entry(run.object).or_default().push((number, run.range)),
+            }
         }
-        Err(error) => return Err(error.into()),
-    };
-    match bytes.iter().zip(&ranges).all(|(bytes, range)| bytes.len() as u64 == range.end - range.start) {
-        true => Ok(numbers.into_iter().zip(bytes).collect()),
-        false => Err(StorageError::Short(object.to_string())),
+        let answers = wanted.into_iter().map(|(object, wanted)| self.clone().read_object(object, wanted));
+        let mut answers = stream::iter(answers.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+        let reading = async move {
+            while let Some(answer) = answers.try_next().await? {
+                for (number, bytes) in answer {
+                    found[number] = bytes;
+                }
+            }
+            match &mut found[..] {
+                // Not copied where nobody else holds it.
+                [one] => Ok(std::mem::take(one).into()),
+                found => Ok(found.concat()),
+            }
+        };
+        tokio::time::timeout(READ, reading).await.map_err(|_| StorageError::Late(READ))?
+    }
+
+    async fn read_object(
+        self,
+        object: Arc<str>,
+        wanted: Wanted,
+    ) -> Result<Vec<(usize, Bytes)>, StorageError> {
+        let (numbers, ranges): (Vec<usize>, Vec<Range<u64>>) = wanted.into_iter().unzip();
+        let (bucket, key) = (&self, &Key::from(&*object));
+        let bytes = match coalesce_ranges(&ranges, |range| bucket.get_range(key, range), GAP).await {
+            Ok(bytes) => bytes,
+            // A range behind the end is refused in other words by each.
+            Err(error @ object_store::Error::Generic { .. }) => {
+                let end = ranges.iter().map(|range| range.end).max().unwrap_or(0);
+                return match self.store.head(key).await {
+                    Ok(found) if found.size < end => Err(StorageError::Short(object.to_string())),
+                    _ => Err(error.into()),
+                };
+            }
+            Err(error) => return Err(error.into()),
+        };
+        match bytes.iter().zip(&ranges).all(|(bytes, range)| bytes.len() as u64 == range.end - range.start) {
+            true => Ok(numbers.into_iter().zip(bytes).collect()),
+            false => Err(StorageError::Short(object.to_string())),
+        }
+    }
+
+    async fn get_range(&self, key: &Key, range: Range<u64>) -> object_store::Result<Bytes> {
+        let length = range.end - range.start;
+        let options = GetOptions { range: Some(range.into()), ..GetOptions::default() };
+        let answer = self.store.get_opts(key, options).await?;
+        if let Some(tier) = &self.hot_tier {
+            tier.missed(&self.store, key, length, answer.meta.size);
+        }
+        answer.bytes().await
     }
 }

@@ -7,6 +7,7 @@
 mod bucket;
 mod copying;
 mod frames;
+mod hot_tier;
 mod inspect;
 mod object;
 mod parts;
@@ -30,6 +31,7 @@ use self::{bucket::Bucket, object::Target, parts::Parts};
 
 pub use bucket::connect;
 pub use frames::{Ingredient, have_moved};
+pub use hot_tier::HotTier;
 pub use inspect::IndexedFrame;
 pub use object::ObjectWriter;
 pub(crate) use parts::noted_by;
@@ -62,6 +64,9 @@ pub enum StorageError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// A thread that read ended.
+    #[error("a read ended before its time: {0}")]
+    Panicked(#[from] tokio::task::JoinError),
     /// A bucket does not answer.
     #[error("storage did not answer within {} seconds", .0.as_secs())]
     Late(Duration),
@@ -162,6 +167,34 @@ impl Storage {
         Self { store: bucket.store.clone(), kind: Kind::Bucket(bucket), place: place.into() }
     }
 
+    /// The same with its hot tier, if one is configured: for a service, of which there is one, and for nothing beside it.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or written to.
+    pub fn with_hot_tier(mut self, config: &Config) -> Result<Self, StorageError> {
+        if let (Kind::Bucket(bucket), StorageConfig::Bucket(config)) = (&mut self.kind, &config.storage) {
+            bucket.hot_tier = config.hot_tier.as_ref().map(HotTier::open).transpose()?;
+        }
+        Ok(self)
+    }
+
+    /// The same without its hot tier: to look at what is stored, and nothing else.
+    pub fn without_hot_tier(&self) -> Self {
+        let mut storage = self.clone();
+        if let Kind::Bucket(bucket) = &mut storage.kind {
+            bucket.hot_tier = None;
+        }
+        storage
+    }
+
+    /// The hot tier, if there is one.
+    pub fn hot_tier(&self) -> Option<&HotTier> {
+        match &self.kind {
+            Kind::Files(_) => None,
+            Kind::Bucket(bucket) => bucket.hot_tier.as_deref(),
+        }
+    }
+
     /// Where objects are, for people: a folder, or a bucket's URL.
     pub fn place(&self) -> &str {
         &self.place
@@ -218,6 +251,9 @@ impl Storage {
     pub async fn delete(&self, key: &str) -> Result<(), StorageError> {
         if let Kind::Bucket(bucket) = &self.kind {
             parts::give_up_noted(bucket, &Key::from(key)).await?;
+            if let Some(tier) = &bucket.hot_tier {
+                tier.forget(key);
+            }
         }
         match self.store.delete(&Key::from(key)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
@@ -247,7 +283,7 @@ impl Storage {
     pub(crate) async fn read(&self, runs: Vec<Run>) -> Result<Vec<u8>, StorageError> {
         let files = match &self.kind {
             Kind::Files(files) => files.clone(),
-            Kind::Bucket(bucket) => return bucket::read(bucket.store.clone(), runs).await,
+            Kind::Bucket(bucket) => return bucket.read(runs).await,
         };
         let reading = tokio::task::spawn_blocking(move || {
             let length = runs.iter().map(|run| run.range.end - run.range.start).sum::<u64>();
@@ -269,9 +305,6 @@ impl Storage {
             }
             Ok(bytes)
         });
-        reading
-            .await
-            .map_err(std::io::Error::from)
-            .map_err(|source| StorageError::Unreadable { object: "that is being read".to_owned(), source })?
+        reading.await?
     }
 }

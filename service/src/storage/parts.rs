@@ -8,7 +8,7 @@ use bytes::Bytes;
 use object_store::{MultipartId, ObjectStoreExt as _, PutPayload, multipart::PartId, path::Path as Key};
 use tokio::task::JoinSet;
 
-use super::{StorageError, bucket::Bucket};
+use super::{StorageError, bucket::Bucket, hot_tier::Copying};
 
 /// The bytes of a part, all but the last of which have the same length (R2 wants that), and this one at least (S3 wants
 /// that): <https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>.
@@ -23,6 +23,8 @@ pub(super) struct Parts {
     held: Vec<Bytes>,
     length: usize,
     upload: Option<Upload>,
+    /// What the hot tier gets of it.
+    copying: Option<Copying>,
     /// Whether some of it was not taken: then the rest makes no object.
     is_broken: bool,
 }
@@ -37,10 +39,14 @@ struct Upload {
 
 impl Parts {
     pub fn new(bucket: Bucket, key: Key) -> Self {
-        Self { bucket, key, held: Vec::new(), length: 0, upload: None, is_broken: false }
+        let copying = bucket.hot_tier.clone().map(|tier| Copying::begin(tier, &key));
+        Self { bucket, key, held: Vec::new(), length: 0, upload: None, copying, is_broken: false }
     }
 
     pub async fn write(&mut self, payload: PutPayload) -> Result<(), StorageError> {
+        if let Some(copying) = &mut self.copying {
+            copying.write(payload.clone()).await;
+        }
         let written = self.send_full_parts(payload).await;
         self.is_broken |= written.is_err();
         written
@@ -92,6 +98,14 @@ impl Parts {
 
     /// Waits until the object is there whole.
     pub async fn finish(mut self) -> Result<(), StorageError> {
+        self.complete().await?;
+        if let Some(copying) = self.copying.take() {
+            copying.finish().await;
+        }
+        Ok(())
+    }
+
+    async fn complete(&mut self) -> Result<(), StorageError> {
         if self.is_broken {
             return Err(StorageError::Broken);
         }

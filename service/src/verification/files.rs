@@ -12,7 +12,7 @@ impl Verifier<'_> {
     /// Looks for files that no row names. A row is written before its file and deleted after it, so that a file which was
     /// there before its row was looked for, and has none, belongs to nobody.
     pub async fn files(&self) -> Result<(), VerifyError> {
-        let mut files = Box::pin(self.service.storage.list(""));
+        let mut files = Box::pin(self.storage.list(""));
         let mut batch: Vec<(String, u64)> = Vec::with_capacity(BATCH);
         loop {
             let file = files.try_next().await?;

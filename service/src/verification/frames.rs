@@ -31,9 +31,9 @@ impl Verifier<'_> {
             // Nothing in it is needed: sweeps take it.
             return Ok(());
         }
-        let size = self.service.storage.size(&object.key).await?;
+        let size = self.storage.size(&object.key).await?;
         let index = match size {
-            Some(size) => match self.service.storage.index(&object.key, size).await {
+            Some(size) => match self.storage.index(&object.key, size).await {
                 Err(error) if !error.is_lost() => return Err(error.into()),
                 Err(error) => Err(error.to_string()),
                 Ok(index) => index.map_err(str::to_owned),
@@ -74,8 +74,7 @@ impl Verifier<'_> {
         if end.saturating_sub(start) > LONGEST {
             return Ok(vec![(first.clone(), "its row says a length that no frame has".to_owned())]);
         }
-        let whole =
-            self.service.storage.read(vec![Run { object: first.chunk.object.clone(), range: start..end }]);
+        let whole = self.storage.read(vec![Run { object: first.chunk.object.clone(), range: start..end }]);
         let bytes = match whole.await {
             Ok(bytes) => bytes,
             Err(error) if !error.is_lost() => return Err(error.into()),
@@ -155,7 +154,7 @@ impl Verifier<'_> {
 
     /// The index of the object that a frame lies in, if that can be read.
     async fn index_of(&self, frame: &FrameRow) -> Vec<IndexedFrame> {
-        let (storage, key) = (&self.service.storage, &frame.chunk.object);
+        let (storage, key) = (&self.storage, &frame.chunk.object);
         let Ok(Some(size)) = storage.size(key).await else { return Vec::new() };
         storage.index(key, size).await.ok().and_then(Result::ok).unwrap_or_default()
     }
@@ -208,7 +207,7 @@ impl Verifier<'_> {
                 object: Arc::from(object.key.as_str()),
                 range: frame.chunk.frame_offset..frame.chunk.frame_offset + u64::from(frame.chunk.frame_len),
             });
-            let bytes = service.storage.read(runs.collect()).await?;
+            let bytes = self.storage.read(runs.collect()).await?;
             let payload = PutPayload::from(Bytes::from(bytes));
             let mut after = writer.write(piece.iter().map(FrameRow::entry), payload).await?;
             for frame in piece {

@@ -29,7 +29,8 @@ impl Verifier<'_> {
         for attempt in 0..TRIES {
             let recipe = metadata.recipe(&nar.stored()).await?;
             let size = recipe.iter().map(|(chunk, _)| u64::from(chunk.content_len)).sum::<u64>();
-            let read = ReadBack::from(self.service).nar(&recipe, &[]).await;
+            let reading = ReadBack { storage: &self.storage, ..self.service.into() };
+            let read = reading.nar(&recipe, &[]).await;
             let problem = match read {
                 Ok(Ok(contents)) if contents.hash == nar.hash => {
                     self.count(&nar, size, contents.file_size);

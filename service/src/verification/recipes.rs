@@ -25,7 +25,7 @@ impl Verifier<'_> {
         if nars.is_empty() {
             return Ok(());
         }
-        let written = match self.service.storage.get(&object.key, LONGEST).await {
+        let written = match self.storage.get(&object.key, LONGEST).await {
             Ok(bytes) => recipe::decode(&bytes).map(by_nar).map_err(|error| error.to_string()),
             Err(error) if error.is_lost() => {
                 self.hold_storage().await?;
@@ -61,7 +61,7 @@ impl Verifier<'_> {
         let new = metadata.begin_compacted(&key, now).await?;
         let bytes = recipe::encode(&recipes);
         let size = bytes.len() as u64;
-        self.service.storage.put(&key, Bytes::from(bytes)).await?;
+        self.storage.put(&key, Bytes::from(bytes)).await?;
         match metadata.move_recipes(new, size, &moved).await {
             Ok(_) => self.find("recipe", &object.key, problem, Outcome::Mended),
             // The next verification tries again.

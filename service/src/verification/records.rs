@@ -20,7 +20,7 @@ impl Verifier<'_> {
     /// checksum; where it cannot be read, or was never written, it is written anew.
     pub async fn record(&self, row: &RecordRow) -> Result<(), VerifyError> {
         let Some(cache) = self.service.caches.get(&row.cache) else { return Ok(()) };
-        let (metadata, storage) = (&self.service.metadata, &self.service.storage);
+        let (metadata, storage) = (&self.service.metadata, &self.storage);
         let problem = match &row.record {
             None => "it was pushed before there were records".to_owned(),
             Some((_, key)) => match storage.get(key, LONGEST).await {

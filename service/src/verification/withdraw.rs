@@ -15,11 +15,14 @@ use crate::{
     Service,
     metadata::{FrameRow, Withdrawn},
     random::random_bytes,
+    storage::Storage,
 };
 
 /// One verification: of what, what it found so far, and how far it is.
 pub(super) struct Verifier<'a> {
     pub service: &'a Service,
+    /// What is stored itself, without copies of it.
+    pub storage: Storage,
     pub scope: Scope,
     report: Mutex<VerifyReport>,
     /// Bytes that were read.
@@ -32,6 +35,7 @@ impl<'a> Verifier<'a> {
     pub fn new(service: &'a Service, scope: Scope) -> Self {
         Self {
             service,
+            storage: service.storage.without_hot_tier(),
             scope,
             report: Mutex::default(),
             done: AtomicU64::new(0),
@@ -73,8 +77,8 @@ impl<'a> Verifier<'a> {
         if self.storage_is_there.load(Ordering::Relaxed) {
             return Ok(());
         }
-        if !self.service.storage.has_any().await? {
-            return Err(VerifyError::NoObjects(self.service.storage.place().to_owned()));
+        if !self.storage.has_any().await? {
+            return Err(VerifyError::NoObjects(self.storage.place().to_owned()));
         }
         self.storage_is_there.store(true, Ordering::Relaxed);
         Ok(())

@@ -88,6 +88,8 @@ fn who_asks_is_said_by_one_source_alone() {
 fn what_is_said_of_no_bucket_or_of_half_a_key_is_refused() {
     for (text, told) in [
         ("region = \"eu\"", "storage.region"),
+        ("hot_tier = { folder = \"/x\", max_size = \"1 GB\" }", "storage.hot_tier"),
+        ("url = \"s3://objects\"\nhot_tier = { folder = \"/x\" }", "max_size"),
         ("url = \"ftp://objects\"", "s3://, gs:// or az://"),
         ("url = \"s3://key:secret@objects\"", "is not a bucket"),
         ("url = \"gs://objects\"\nendpoint = \"http://x\"", "storage.endpoint"),

@@ -3,6 +3,7 @@
 
 mod configuration;
 mod conformance;
+mod hot_tier;
 mod life;
 mod outage;
 mod requests;
@@ -14,5 +15,11 @@ use larder_tests::{
 
 /// A service that keeps its objects in a bucket.
 async fn world(bucket: &Bucket) -> World {
-    World::with(Scene { limits: bucket.configuration(), ..Scene::default() }).await
+    world_with(bucket, "").await
+}
+
+/// The same, with more said of its storage. It reads for readers and pushes alone: nothing is scrubbed.
+async fn world_with(bucket: &Bucket, storage: &str) -> World {
+    let limits = format!("{}{storage}\n[retention]\nscrub_every = \"never\"\n", bucket.configuration());
+    World::with(Scene { limits, ..Scene::default() }).await
 }
