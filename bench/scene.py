@@ -1,13 +1,17 @@
 """What bench/run sets up: the service, nginx, readers, scratch stores; all below one scratch directory."""
 
+import contextlib
 import ctypes
 import hmac
 import json
 import os
 import pathlib
 import re
+import shutil
 import signal
+import sqlite3
 import subprocess
+import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -71,6 +75,8 @@ class Server:
             self.process = subprocess.Popen(
                 [str(word) for word in command],
                 env={**os.environ, **(env or {})},
+                # Some end when it does.
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
@@ -86,28 +92,46 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.process.stdin.close()
         self.process.stdout.close()
 
 
 class Larderd(Server):
-    """The service, on a data directory of its own, with a token to push."""
+    """The service, on a data directory of its own, and where `servers` are given on a database and a bucket there; with
+    a token to push."""
 
-    def __init__(self, programs, directory, log="info", **variables):
+    def __init__(self, programs, directory, log="info", servers=None, **variables):
         self.programs, self.data, self.log = programs, directory / "data", directory / "log"
         directory.mkdir(parents=True, exist_ok=True)
         self.env = {"LARDER_DATA_DIR": str(self.data), "LARDER_LISTEN": "127.0.0.1:0", "LARDER_LOG": log}
         self.env |= variables
-        self.start(programs / "larderd", env=self.env, log=self.log)
+        self.bucket = None
+        if servers:
+            self.env |= servers.place(directory.name)
+            self.bucket = servers.bucket(directory.name)
+        self.begin()
+        self.token = self.run("token", "create", "bench").strip()
+
+    def begin(self):
+        """Starts it on what it keeps."""
+        self.start(self.programs / "larderd", env=self.env, log=self.log)
         first = self.process.stdout.readline()
         self.service = first.split()[-1] if first else ""
         if not self.service.startswith("http://"):
             raise SystemExit(f"larderd does not start: {self.log.read_text()[-2000:]}")
         self.cache = f"{self.service}/main"
-        self.token = run(programs / "larderd", "token", "create", "bench", env=self.env).strip()
 
-    def __exit__(self, *exception):
-        super().__exit__(*exception)
-        run("rm", "-rf", self.data)
+    def end(self):
+        """Stops it; what it keeps stays."""
+        super().__exit__()
+
+    def __exit__(self, *_):
+        self.end()
+        run("rm", "-rf", self.data, *filter(None, [self.bucket]))
+
+    def stored(self):
+        """What it keeps, in bytes."""
+        return stored(self.data) + (stored(self.bucket) if self.bucket else 0)
 
     def run(self, *command, **options):
         """Another call of the same program, on the same data."""
@@ -129,6 +153,68 @@ class Larderd(Server):
         """The most that was resident, pages of mapped files included."""
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
+
+
+class Servers:
+    """A PostgreSQL as it is by default, and an S3 server over a folder; with a database and a bucket for each who asks."""
+
+    KEY, SECRET = "bench", "a-secret-for-measuring-alone"
+
+    def __init__(self, programs):
+        self.programs = programs
+        self.found = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"))[-1]
+
+    def __enter__(self):
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="larder-bench-servers-"))
+        self.objects = self.directory / "objects"
+        self.objects.mkdir()
+        shutil.chown(self.directory, "postgres")
+        self.directory.chmod(0o755)
+        self.postgres("initdb", "-D", "data", "-A", "trust")
+        more = f"-p 5432 -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.directory} -c max_connections=200"
+        self.postgres("pg_ctl", "-D", "data", "-w", "-l", "log", "-o", more, "start")
+        self.s3 = Server()
+        command = [self.programs / "larder-s3", "127.0.0.1:0", self.objects, self.KEY, self.SECRET, self.directory / "requests"]
+        self.s3.start(*command, log=self.directory / "s3-log")
+        self.endpoint = f"http://{self.s3.process.stdout.readline().strip()}"
+        return self
+
+    def __exit__(self, *exception):
+        self.s3.__exit__(*exception)
+        self.postgres("pg_ctl", "-D", "data", "-m", "immediate", "stop")
+        run("rm", "-rf", self.directory)
+
+    def postgres(self, program, *words):
+        # Its own standard output would stay open in the server.
+        command = ["runuser", "-u", "postgres", "--", self.found / program, *words]
+        with open(self.directory / "said", "wb") as said:
+            subprocess.run([str(word) for word in command], cwd=self.directory, stdout=said, stderr=said, check=True, timeout=60)
+
+    def sql(self, database, statement, timeout=3600):
+        where = ["-h", "127.0.0.1", "-U", "postgres", "-d", database, "-v", "ON_ERROR_STOP=1", "-Atqc"]
+        return run(self.found / "psql", *where, statement, timeout=timeout)
+
+    def bucket(self, name):
+        return self.objects / name
+
+    def place(self, name):
+        """The environment of a service on a new database and a new bucket."""
+        self.sql("postgres", f'CREATE DATABASE "{name}"')
+        self.bucket(name).mkdir()
+        return {
+            "LARDER_DATABASE_URL": f"postgres://postgres@127.0.0.1/{name}",
+            "LARDER_STORAGE_URL": f"s3://{name}",
+            "AWS_ENDPOINT": self.endpoint,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": self.KEY,
+            "AWS_SECRET_ACCESS_KEY": self.SECRET,
+        }
+
+    def download(self, bucket, key):
+        """How long a plain GET of one object takes."""
+        signed = ["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", f"{self.KEY}:{self.SECRET}"]
+        return download(f"{self.endpoint}/{bucket}/{key}", *signed)
 
 
 class Nginx(Server):
@@ -230,6 +316,21 @@ def deliver(service, duration=120, during=None):
     return load("deliveries.lua", f"{service.service}/webhooks/github", signature, body, duration=duration, during=during)
 
 
+def multiply_paths(service, servers, count):
+    """Adds so many rows of paths that nobody pushed, whose hashes are random, to the database of a service that is stopped."""
+    columns = "name, push, nar_hash, nar_size, nar, refs, signatures"
+    into = f"INSERT INTO paths (cache, hash, {columns}) SELECT cache,"
+    one = "FROM (SELECT * FROM paths LIMIT 1) AS one,"
+    if servers:
+        random = "decode(md5(n::text) || left(md5((-n)::text), 8), 'hex')"
+        servers.sql(service.data.parent.name, f"{into} {random}, {columns} {one} generate_series(1, {count}) AS n; ANALYZE")
+        return
+    with contextlib.closing(sqlite3.connect(service.data / "larder.db")) as database, database:
+        database.execute("PRAGMA cache_size = -1000000")
+        numbers = f"WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count})"
+        database.execute(f"{numbers} {into} randomblob(20), {columns} {one} numbers")
+
+
 def wrk(cache, mode, hashes="", duration=120, during=None):
     """Asks for narinfos on 32 connections, see wrk.lua, for so many seconds or until `during` is done. Returns
     rate, p99 in milliseconds, and how many were refused and how many failed."""
@@ -253,6 +354,6 @@ def load(script, url, *arguments, duration, during):
     return json.loads(printed.splitlines()[-1])
 
 
-def download(url):
+def download(url, *options):
     """How long one NAR takes."""
-    return float(run("curl", "-sfo", "/dev/null", "-w", "%{time_total}", url))
+    return float(run("curl", "-sfo", "/dev/null", "-w", "%{time_total}", *options, url))
