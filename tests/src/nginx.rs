@@ -1,17 +1,13 @@
 //! Real nginx in front of the service, configured by the files in `deploy/nginx`.
 
-use std::{
-    fs,
-    io::Write as _,
-    net::{SocketAddr, TcpListener},
-    process::Stdio,
-};
+use std::{fs, io::Write as _, net::SocketAddr, process::Stdio};
 
 use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::{
+    larderd::free_address,
     nix::{Output, run},
     programs::repository,
 };
@@ -29,7 +25,7 @@ impl Nginx {
     pub async fn start(services: &[SocketAddr]) -> Self {
         // Somebody else may take the ports between our looking and its listening.
         for _ in 0..5 {
-            let nginx = Self { dir: TempDir::new().unwrap(), plain: free(), tls: free() };
+            let nginx = Self { dir: TempDir::new().unwrap(), plain: free_address(), tls: free_address() };
             nginx.configure(services);
             // It goes into the background once it listens.
             let output = nginx.command(&[]).await;
@@ -50,7 +46,14 @@ impl Nginx {
         fs::write(dir.join("privkey.pem"), key.serialize_pem()).unwrap();
 
         let folder = repository().join("deploy/nginx").canonicalize().unwrap();
-        let servers: String = services.iter().map(|address| format!("server {address};")).collect();
+        // As replicas.conf has them.
+        let servers = services.iter().map(|address| match services.len() {
+            1 => format!("server {address};"),
+            _ => {
+                format!("server {address} max_fails=2 fail_timeout=5s; server {address} max_fails=0 backup;")
+            }
+        });
+        let servers = servers.collect();
         let mut site = fs::read_to_string(folder.join("site.conf")).unwrap();
         for (there, here) in [
             ("server 127.0.0.1:8080;", servers),
@@ -119,8 +122,4 @@ impl Drop for Nginx {
         stop.arg("-p").arg(dir).arg("-c").arg(dir.join("nginx.conf")).args(["-s", "stop"]);
         let _ = stop.stdin(Stdio::null()).stderr(Stdio::null()).status();
     }
-}
-
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
