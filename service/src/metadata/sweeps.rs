@@ -47,6 +47,17 @@ impl Metadata {
         Ok(query_scalar("SELECT max(started_at) FROM sweeps").fetch_one(self.reader()).await?)
     }
 
+    /// Whether the last sweep has begun and is not done. Where none is under way, whoever swept has died or failed.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn last_sweep_broke_off(&self) -> Result<bool, MetadataError> {
+        let last = query_scalar(
+            "SELECT started_at IS NOT NULL AND finished_at IS NULL FROM sweeps ORDER BY id DESC LIMIT 1",
+        );
+        Ok(last.fetch_optional(self.reader()).await?.unwrap_or_default())
+    }
+
     /// What became of a sweep that was asked for.
     ///
     /// # Errors
@@ -74,19 +85,23 @@ impl Metadata {
         Ok(())
     }
 
-    /// Notes that a sweep, and each that was asked for before, is done. Their like from long ago is forgotten.
+    /// Notes that a sweep is done, and each before it that broke off. Their like from long ago is forgotten.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn end_sweep(&self, sweep: i64, report: &str, now: i64) -> Result<(), MetadataError> {
         const REMEMBERED: i64 = 2000;
         let mut transaction = self.write().await?;
-        query("UPDATE sweeps SET finished_at = ?, report = ? WHERE id = ?")
-            .bind(now)
-            .bind(report)
-            .bind(sweep)
-            .execute(&mut transaction)
-            .await?;
+        query(
+            "UPDATE sweeps SET finished_at = ?, report = ?
+             WHERE id = ? OR id < ? AND started_at IS NOT NULL AND finished_at IS NULL",
+        )
+        .bind(now)
+        .bind(report)
+        .bind(sweep)
+        .bind(sweep)
+        .execute(&mut transaction)
+        .await?;
         query(
             "DELETE FROM sweeps WHERE id < ? AND NOT EXISTS (
                  SELECT 1 FROM chunks c WHERE c.condemned_at IS NOT NULL AND c.condemned_by = sweeps.id)",

@@ -51,6 +51,7 @@ pub(crate) async fn run_sweeps(service: Arc<Service>) {
 
 /// `feel`: whether to look, too, if something is nearly full.
 async fn sweep_if_due(service: &Service, feel: bool) -> Result<(), MetadataError> {
+    let _alone = service.retention.sweeping.lock().await;
     let now = service.clock.now();
     let asked = match service.metadata.next_asked_sweep().await? {
         Some(asked) => asked,
@@ -58,6 +59,8 @@ async fn sweep_if_due(service: &Service, feel: bool) -> Result<(), MetadataError
             let last = service.metadata.last_sweep().await?;
             let every = service.config.retention.sweep_every.seconds();
             let is_due = last.is_none_or(|last| last + every <= now);
+            // By whoever led before and died. It is not gone on with but begun anew, for its own horizon is set.
+            let is_due = is_due || service.metadata.last_sweep_broke_off().await?;
             if !(is_due || feel && is_crowded(service).await?) {
                 return Ok(());
             }

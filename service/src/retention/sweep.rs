@@ -28,6 +28,7 @@ const REMEMBERED: i64 = 90 * 24 * 60 * 60;
 /// # Errors
 /// When the database fails. What storage cannot delete is logged and left to the next sweep.
 pub async fn sweep(service: &Service) -> Result<SweepReport, MetadataError> {
+    let _alone = service.retention.sweeping.lock().await;
     let id = ask(service).await?;
     sweep_asked(service, id).await
 }
@@ -41,9 +42,9 @@ pub(super) async fn ask(service: &Service) -> Result<i64, MetadataError> {
     }
 }
 
-/// Does the sweep that was asked for; where the disk is full, once more with what was set aside for that.
+/// Does the sweep that was asked for, for whoever sees to it that no other is under way; where the disk is full, once more
+/// with what was set aside for that.
 pub(super) async fn sweep_asked(service: &Service, id: i64) -> Result<SweepReport, MetadataError> {
-    let _alone = service.retention.sweeping.lock().await;
     let swept = match sweep_alone(service, id).await {
         Err(error) if error.is_full() && reserve::spend(service) => sweep_alone(service, id).await,
         swept => swept,
