@@ -113,14 +113,22 @@ need_postgres() {
 	compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need initdb=postgresql
 }
 
+# What a run leaves behind on its end: its servers, and root's files.
+stop_servers() {
+	[ -z "${postgres:-}" ] || runuser -u postgres -- "$programs/pg_ctl" -D "$postgres/data" -m immediate stop >/dev/null || true
+	[ -z "${s3:-}" ] || kill "$s3_process" 2>/dev/null || true
+	rm -rf "${postgres:-}" "${s3:-}"
+	give_back
+}
+
 # A PostgreSQL server of this run's own, which ends with it. Its database is in LARDER_TEST_DATABASE.
 start_postgres() {
-	local programs port
+	local port
 	need_postgres
 	programs=$(compgen -G '/usr/lib/postgresql/*/bin' | sort -V | tail -n 1)
 	postgres=$(mktemp -d)
 	chown postgres "$postgres"
-	trap 'runuser -u postgres -- "$programs/pg_ctl" -D "$postgres/data" -m immediate stop >/dev/null; rm -rf "$postgres"; give_back' EXIT
+	trap stop_servers EXIT
 	port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 	(
 		cd "$postgres"
@@ -131,6 +139,19 @@ start_postgres() {
 		runuser -u postgres -- "$programs/pg_ctl" -D data -w -l log start >/dev/null
 	)
 	export LARDER_TEST_DATABASE="postgres://postgres@127.0.0.1:$port/postgres"
+}
+
+# An S3 server of this run's own, which ends with it. The folder of its bucket is in LARDER_TEST_STORAGE, and how it is
+# reached, AWS's own variables say. The programs must be built.
+start_s3() {
+	s3=$(mktemp -d)
+	trap stop_servers EXIT
+	mkdir "$s3/objects"
+	export AWS_ACCESS_KEY_ID=larder AWS_SECRET_ACCESS_KEY=a-secret-key-for-tests AWS_REGION=us-east-1 AWS_ALLOW_HTTP=true
+	coproc S3 { exec target/debug/larder-s3 127.0.0.1:0 "$s3" "$AWS_ACCESS_KEY_ID" "$AWS_SECRET_ACCESS_KEY"; }
+	s3_process=$S3_PID
+	read -r AWS_ENDPOINT <&"${S3[0]}"
+	export AWS_ENDPOINT=http://$AWS_ENDPOINT LARDER_TEST_STORAGE=$s3/objects
 }
 
 have_image() { docker image inspect "$1" >/dev/null 2>&1; }

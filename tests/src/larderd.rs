@@ -8,6 +8,12 @@ use std::{
     time::Duration,
 };
 
+use larder_service::{
+    config::{Config, Environment},
+    metadata::Metadata,
+    open_metadata,
+};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     process::{Child, Command},
@@ -24,8 +30,8 @@ use crate::{
 pub struct Larderd {
     address: SocketAddr,
     config: PathBuf,
-    /// Whose certificates it trusts, if they are not the machine's.
-    root: Option<PathBuf>,
+    /// Variables that it has beside those of the test.
+    environment: Vec<(&'static str, String)>,
     child: Child,
     log: watch::Sender<String>,
 }
@@ -33,22 +39,38 @@ pub struct Larderd {
 impl Larderd {
     /// Starts it on a free port and waits until it answers.
     pub async fn start(dir: &Path, issuer: &str, scene: &Scene) -> Self {
-        Self::trusting(dir, issuer, scene, None).await
+        Self::with(dir, issuer, scene, Vec::new()).await
     }
 
-    /// The same, where it trusts the certificates that the root in a file has signed, and no others.
-    pub async fn trusting(dir: &Path, issuer: &str, scene: &Scene, root: Option<PathBuf>) -> Self {
+    /// The same, with more variables in its environment.
+    pub async fn with(
+        dir: &Path,
+        issuer: &str,
+        scene: &Scene,
+        environment: Vec<(&'static str, String)>,
+    ) -> Self {
         // Somebody else may take the port between our looking and its listening.
         for _ in 0..5 {
-            let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-            let config = dir.join("larder.toml");
-            std::fs::write(&config, configuration(address, &dir.join("data"), issuer, scene)).unwrap();
-            let log = watch::Sender::default();
-            if let Some(child) = spawn(&config, root.as_deref(), address, &log).await {
-                return Self { address, config, root, child, log };
+            if let Some(started) = Self::on(free_address(), dir, issuer, scene, environment.clone()).await {
+                return started;
             }
         }
         panic!("larderd does not start: see above");
+    }
+
+    /// Starts it on this address and waits until it answers; `None` if it ended instead.
+    pub async fn on(
+        address: SocketAddr,
+        dir: &Path,
+        issuer: &str,
+        scene: &Scene,
+        environment: Vec<(&'static str, String)>,
+    ) -> Option<Self> {
+        let config = dir.join("larder.toml");
+        std::fs::write(&config, configuration(address, &dir.join("data"), issuer, scene).await).unwrap();
+        let log = watch::Sender::default();
+        let child = spawn(&config, &environment, address, &log).await?;
+        Some(Self { address, config, environment, child, log })
     }
 
     /// Its URL.
@@ -67,10 +89,23 @@ impl Larderd {
         self.child.kill().await.unwrap();
     }
 
+    /// Has it end in good order.
+    pub async fn stop(&mut self) {
+        let pid = Pid::from_raw(self.child.id().expect("larderd runs").try_into().unwrap()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+        assert!(self.child.wait().await.unwrap().success(), "larderd ended badly");
+    }
+
     /// Starts it on what it left.
     pub async fn start_again(&mut self) {
-        let again = spawn(&self.config, self.root.as_deref(), self.address, &self.log).await;
+        let again = spawn(&self.config, &self.environment, self.address, &self.log).await;
         self.child = again.expect("larderd does not start again");
+    }
+
+    /// Its database, whether or not it runs.
+    pub async fn metadata(&self) -> Metadata {
+        let config = Config::load(Some(&self.config), &Environment::of_process()).unwrap();
+        open_metadata(&config).await.unwrap()
     }
 
     /// Waits until it has logged a line with all of this.
@@ -99,17 +134,22 @@ impl Larderd {
     }
 }
 
+/// An address on loopback on which nobody listens now.
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
 /// Starts it and waits until it is ready; `None` if it ended instead.
 async fn spawn(
     config: &Path,
-    root: Option<&Path>,
+    environment: &[(&'static str, String)],
     address: SocketAddr,
     log: &watch::Sender<String>,
 ) -> Option<Child> {
     let mut child = Command::new(program("larderd"))
         .arg("--config")
         .arg(config)
-        .envs(root.map(|root| ("SSL_CERT_FILE", root)))
+        .envs(environment.iter().cloned())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

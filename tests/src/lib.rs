@@ -21,5 +21,7 @@ pub mod programs;
 pub mod runner;
 pub mod small_disk;
 pub mod source_store;
+#[path = "../../service/tests/test_servers/mod.rs"]
+pub mod test_servers;
 pub mod webhook;
 pub mod world;

@@ -95,6 +95,28 @@ impl Postgres {
         self.start_again().await;
     }
 
+    /// It and all that serve connections stand still: it takes connections and requests, and answers none.
+    pub fn stall(&self) {
+        self.signal_all(Signal::STOP);
+    }
+
+    /// It answers again.
+    pub fn resume(&self) {
+        self.signal_all(Signal::CONT);
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        let main = self.child.as_ref().expect("PostgreSQL runs").id();
+        let signal_one = |pid: u32| kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal);
+        // First the one that would start others.
+        signal_one(main).unwrap();
+        let children = fs::read_to_string(format!("/proc/{main}/task/{main}/children")).unwrap();
+        for child in children.split_whitespace() {
+            // It may have ended by itself.
+            let _ = signal_one(child.parse().unwrap());
+        }
+    }
+
     async fn end(&mut self, how: Signal) {
         if let Some(child) = self.child.take() {
             spawn_blocking(move || end(child, how)).await.unwrap();
@@ -115,6 +137,8 @@ impl Drop for Postgres {
 fn end(mut child: Child, how: Signal) {
     let pid = Pid::from_raw(child.id().try_into().unwrap()).unwrap();
     let _ = kill_process(pid, how);
+    // Where it stands still, it is told when it goes on.
+    let _ = kill_process(pid, Signal::CONT);
     let _ = child.wait();
 }
 

@@ -16,12 +16,14 @@ use larder_service::{
     serve,
 };
 use tempfile::TempDir;
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{net::TcpListener, process::Command, sync::oneshot, task::JoinHandle};
 
 use crate::{
     client::{Answer, Client},
     github::{GitHub, Job},
     nix::Reader,
+    programs::program,
+    test_servers,
 };
 
 /// The time at which every world begins: 2026-09-21 12:00 UTC.
@@ -158,8 +160,8 @@ impl World {
     }
 
     async fn start_on(&mut self, listener: TcpListener) {
-        let text = configuration(self.address, self.data.path(), self.github.issuer(), &self.scene);
-        let config = Config::parse(Path::new("larder.toml"), &text, &Environment::default())
+        let text = configuration(self.address, self.data.path(), self.github.issuer(), &self.scene).await;
+        let config = Config::parse(Path::new("larder.toml"), &text, &Environment::of_process())
             .unwrap_or_else(|error| panic!("{error}\n{text}"));
         let service = Service::open(config, Clock::Set(self.clock.clone())).await.unwrap();
         let (stop, stopping) = oneshot::channel::<()>();
@@ -191,6 +193,24 @@ impl World {
     /// The folder that the service keeps all in.
     pub fn data_dir(&self) -> PathBuf {
         self.data.path().to_owned()
+    }
+
+    /// `larderd …` on what it keeps.
+    pub async fn larderd(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program("larderd"));
+        command.env_clear().env("LARDER_DATA_DIR", self.data.path());
+        command.envs(test_servers::environment(self.data.path()).await).args(arguments);
+        command
+    }
+
+    /// Where its objects lie on the disk.
+    pub fn objects(&self) -> PathBuf {
+        test_servers::objects(self.data.path())
+    }
+
+    /// A look at its rows.
+    pub async fn database(&self) -> sqlx::AnyConnection {
+        test_servers::connect(self.data.path()).await
     }
 
     /// Lets time go by.
@@ -242,9 +262,18 @@ pub async fn reader(service: &str, cache: &str) -> Reader {
 }
 
 /// The configuration's file.
-pub fn configuration(address: SocketAddr, data_dir: &Path, issuer: &str, scene: &Scene) -> String {
+pub async fn configuration(address: SocketAddr, data_dir: &Path, issuer: &str, scene: &Scene) -> String {
+    let mut servers = String::new();
+    if let Some(url) = test_servers::database_url(data_dir).await
+        && !scene.limits.contains("[database]")
+    {
+        servers += &format!("[database]\nurl = \"{url}\"\n");
+    }
+    if let Some(url) = test_servers::storage_url(data_dir).filter(|_| !scene.limits.contains("[storage]")) {
+        servers += &format!("[storage]\nurl = \"{url}\"\n");
+    }
     format!(
-        "listen = \"{address}\"\npublic_url = \"http://{address}\"\ndata_dir = \"{}\"\n{}\n\
+        "listen = \"{address}\"\npublic_url = \"http://{address}\"\ndata_dir = \"{}\"\n{}\n{servers}\
          [[issuer]]\nurl = \"{issuer}\"\n{}",
         data_dir.display(),
         scene.limits,

@@ -4,10 +4,9 @@
 use larder_service::forge::prefetch_ended;
 use larder_tests::{
     github::{GitHub, Job},
-    package::Package,
+    package::{Package, store_path},
     world::{Scene, World, secret_file},
 };
-use sqlx::{Connection as _, SqliteConnection};
 use tempfile::TempDir;
 
 const OTHER: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -93,8 +92,7 @@ async fn a_check_run_is_updated_and_not_repeated() {
     this.world.restart().await;
     this.push(&Job { check_run_id: 7, ..job.clone() }, &[&Package::noise("two", 1_000_000)]).await;
     // Its row is lost, as when the service died before it heard of the check run.
-    let path = this.world.data_dir().join("larder.db");
-    let mut database = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+    let mut database = this.world.database().await;
     sqlx::query("UPDATE reports SET check_run_id = NULL, written = NULL")
         .execute(&mut database)
         .await
@@ -106,13 +104,15 @@ async fn a_check_run_is_updated_and_not_repeated() {
 
     // What a prefetch came to that the commit caused; of another commit nothing is said.
     let prefetched = async |sha: &str, state: &str| {
-        let mut database = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+        let mut database = this.world.database().await;
         sqlx::query(
             "INSERT INTO prefetches (name, cache, why, repository_key, commit_sha, paths, state, requested_at, closure)
-             VALUES (hex(randomblob(8)), 'main', 'event', 'acme/flake', ?, '', ?, unixepoch(), 12)",
+             VALUES ($1, 'main', 'event', 'acme/flake', $2, '', $3, $4, 12)",
         )
+        .bind(store_path("x").hash().to_string())
         .bind(sha)
         .bind(state)
+        .bind(this.world.service().clock.now())
         .execute(&mut database)
         .await
         .unwrap();

@@ -7,19 +7,16 @@ use larder_protocol::PublicKey;
 use larder_tests::{
     nix::{Nix, Reader, ScratchStore, run},
     package::Package,
-    programs::program,
     world::World,
 };
 use tempfile::TempDir;
-use tokio::process::Command;
 
 const DAY: i64 = 24 * 60 * 60;
 
 /// `larderd key …` on a world's data, as whoever runs the service calls it. Returns the key that it prints.
 async fn key(world: &World, args: &[&str]) -> PublicKey {
-    let mut command = Command::new(program("larderd"));
-    command.env_clear().env("LARDER_DATA_DIR", world.data_dir()).arg("key").args(args);
-    let key = run(&mut command).await.expect_success().trim().parse().unwrap();
+    let mut command = world.larderd(&["key"]).await;
+    let key = run(command.args(args)).await.expect_success().trim().parse().unwrap();
     // As long as a running service may take.
     world.advance(5);
     key

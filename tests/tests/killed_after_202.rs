@@ -40,7 +40,6 @@ async fn kill_9_right_after_a_202_loses_neither_the_delivery_nor_what_follows() 
     ));
     let github = GitHub::start(Clock::System).await;
     let mut larderd = Larderd::start(dir.path(), github.issuer(), &scene).await;
-    let database = dir.path().join("data/larder.db");
     for round in 1..=3 {
         let branch = json!({
             "ref": format!("topic-{round}"), "ref_type": "branch",
@@ -54,7 +53,7 @@ async fn kill_9_right_after_a_202_loses_neither_the_delivery_nor_what_follows() 
         });
         deliver(&larderd.url(), SECRET, "release", &release).await;
         larderd.kill().await;
-        let metadata = Metadata::open(&database).await.unwrap();
+        let metadata = larderd.metadata().await;
         assert_eq!(metadata.deliveries(100).await.unwrap().len(), 2 * round);
         let jobs = of_deleted(&metadata).await;
         assert_eq!(jobs.len(), round, "{jobs:?}");
@@ -67,8 +66,8 @@ async fn kill_9_right_after_a_202_loses_neither_the_delivery_nor_what_follows() 
 
     // A day later their grace is over, and the leases of whoever died.
     let address = url.strip_prefix("http://").unwrap().parse().unwrap();
-    let text = configuration(address, &dir.path().join("data"), github.issuer(), &scene);
-    let config = Config::parse(Path::new("larder.toml"), &text, &Environment::default()).unwrap();
+    let text = configuration(address, &dir.path().join("data"), github.issuer(), &scene).await;
+    let config = Config::parse(Path::new("larder.toml"), &text, &Environment::of_process()).unwrap();
     let time = Clock::System.now() + DAY + 3600;
     let service = Service::open(config, Clock::Set(std::sync::Arc::new(time.into()))).await.unwrap();
     let left = do_what_is_left(&service, async |_| service.metadata.jobs().await.unwrap()).await;

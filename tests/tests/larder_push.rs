@@ -1,10 +1,7 @@
 //! `larder push` as a person or a script meets it: what it says and how it ends, whatever goes wrong.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use std::{
-    fs,
-    process::{Command, Stdio},
-};
+use std::{fs, process::Stdio};
 
 use larder_service::clock::Clock;
 use larder_tests::{
@@ -12,9 +9,8 @@ use larder_tests::{
     github::{GitHub, Job},
     larder::Push,
     larderd::Larderd,
-    nix::{Nix, Output},
+    nix::{Nix, Output, run},
     package::{Node, Package, noise},
-    programs::program,
     small_disk::SmallDisk,
     source_store::{SourceStore, tree},
     world::{Scene, World, reader},
@@ -67,13 +63,10 @@ async fn the_last_line_and_the_json_say_what_was_done() {
 }
 
 /// A token that `larderd token create` made for somebody.
-fn token_with(world: &World, name: &str, permissions: &[&str]) -> String {
-    let mut command = Command::new(program("larderd"));
-    command.env_clear().env("LARDER_DATA_DIR", world.data_dir()).args(["token", "create", name]);
+async fn token_with(world: &World, name: &str, permissions: &[&str]) -> String {
+    let mut command = world.larderd(&["token", "create", name]).await;
     command.args(permissions.iter().flat_map(|permission| ["--permission", permission]));
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    run(&mut command).await.expect_success().trim().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,7 +80,7 @@ async fn an_admin_has_a_path_replaced_on_purpose() {
 
     // Without being told to, nobody's push changes what stands.
     let (anna, admin) =
-        (token_with(&world, "anna", &["push"]), token_with(&world, "admin", &["push", "admin"]));
+        (token_with(&world, "anna", &["push"]).await, token_with(&world, "admin", &["push", "admin"]).await);
     for token in [&anna, &admin] {
         let kept = source.push(Push::with_token(&world.url(), token)).run().await;
         assert_ends(&kept, 0, &["with other contents", &root.info.path.absolute()]);

@@ -48,12 +48,6 @@ fn larder(args: &[&str]) -> Command {
     command
 }
 
-fn larderd(world: &World, args: &[&str]) -> Command {
-    let mut command = Command::new(program("larderd"));
-    command.env_clear().env("LARDER_DATA_DIR", world.data_dir()).args(args);
-    command
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_called_badly_shows_as_what_it_is_called() {
     // A ref may have all but control characters.
@@ -100,11 +94,11 @@ async fn a_job_that_is_called_badly_shows_as_what_it_is_called() {
     assert_harmless(&verify.stdout);
     assert!(verify.success && verify.stdout.starts_with(&why), "{verify:?}");
 
-    let audit = run(&mut larderd(&world, &["audit"])).await.expect_success();
+    let audit = run(&mut world.larderd(&["audit"]).await).await.expect_success();
     assert_quiet(&audit);
     assert!(audit.contains("  by x\\r\\n  actor     admin\\n::add-mask::a\\n"), "{audit}");
     assert!(audit.lines().all(|line| line.starts_with("20")), "{audit}");
-    let json = run(&mut larderd(&world, &["audit", "--json"])).await.expect_success();
+    let json = run(&mut world.larderd(&["audit", "--json"]).await).await.expect_success();
     assert_harmless(&json);
     for line in json.lines() {
         serde_json::from_str::<serde_json::Value>(line).unwrap();
@@ -124,14 +118,14 @@ async fn a_job_that_is_called_badly_shows_as_what_it_is_called() {
         (&["why-alive", &path], &["is kept by", shown_branch]),
         (&["audit", "--repository", "ACME/flake"], &["granted", "push-committed", "acme/flake"]),
     ] {
-        let said = run(&mut larderd(&world, arguments)).await.expect_success();
+        let said = run(&mut world.larderd(arguments).await).await.expect_success();
         assert_quiet(&said);
         assert!(!said.contains("\n  actor"), "{arguments:?}: {said}");
         for told in told {
             assert!(said.contains(told), "{arguments:?} without {told:?}: {said}");
         }
     }
-    let of_others = run(&mut larderd(&world, &["audit", "--repository", "acme/other"])).await;
+    let of_others = run(&mut world.larderd(&["audit", "--repository", "acme/other"]).await).await;
     assert_eq!(of_others.expect_success(), "");
 }
 
@@ -150,7 +144,7 @@ async fn a_refusal_that_quotes_a_bad_name_does_no_harm() {
         assert_eq!(refused.code, Some(3), "{refused:?}");
         assert_harmless(&all(&refused));
     }
-    let audit = run(&mut larderd(&world, &["audit"])).await.expect_success();
+    let audit = run(&mut world.larderd(&["audit"]).await).await.expect_success();
     assert_quiet(&audit);
     assert!(audit.lines().all(|line| line.starts_with("2026-")), "{audit}");
 }

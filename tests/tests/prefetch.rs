@@ -21,9 +21,9 @@ use larder_tests::{
     larderd::Larderd,
     nix::{self, Nix, Reader, ScratchStore, build, closure, command, delete, derivation, run},
     programs::program,
+    test_servers,
     world::{Scene, World, reader},
 };
-use sqlx::{ConnectOptions as _, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 use tokio::{
     net::TcpListener,
@@ -190,8 +190,7 @@ async fn the_command_says_what_no_upstream_has_and_who_may_not() {
 
 /// What a killed process was at is another's when its lease is over. It is over now.
 async fn end_leases(dir: &Path) {
-    let options = SqliteConnectOptions::new().filename(dir.join("data/larder.db"));
-    let mut database = options.connect().await.unwrap();
+    let mut database = test_servers::connect(&dir.join("data")).await;
     let ended = "UPDATE jobs SET lease_ends_at = 0 WHERE state = 'running' RETURNING kind";
     let ended: Vec<String> = sqlx::query_scalar(ended).fetch_all(&mut database).await.unwrap();
     // What is done again and again may have been too.

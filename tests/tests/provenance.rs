@@ -21,7 +21,7 @@ use larder_protocol::{
     envelope::Envelope,
     provenance::{PUSH_PREDICATE, Provenance, PushedBy, STATEMENT_TYPE},
 };
-use larder_service::{clock::Clock, metadata::Metadata, trust::people};
+use larder_service::{clock::Clock, trust::people};
 use larder_tests::{
     github::Job,
     larder::Push,
@@ -87,16 +87,14 @@ async fn provenance(world: &World, package: &Package, token: Option<&str>) -> Pr
 
 /// A token of a person, as `larderd token create` makes it.
 async fn person(world: &World, name: &str) -> String {
-    let metadata = Metadata::open(&world.data_dir().join("larder.db")).await.unwrap();
     let clock = Clock::Set(world.clock.clone());
     let token = people::create_token(
-        &metadata,
+        &world.service().metadata,
         &clock,
         people::NewToken::pushing(name, &"main".parse().unwrap(), 3600),
     )
     .await
     .unwrap();
-    metadata.close().await;
     token.expose().to_owned()
 }
 
@@ -455,9 +453,7 @@ async fn statements_are_signed_by_the_newest_key() {
     let world = World::new().await;
     let source = pushed(&world, Job::default()).await;
     let path = source.root().info.path.absolute();
-    let mut rotate = Command::new(program("larderd"));
-    rotate.env_clear().env("LARDER_DATA_DIR", world.data_dir()).args(["key", "rotate"]);
-    let new = run(&mut rotate).await.expect_success();
+    let new = run(&mut world.larderd(&["key", "rotate"]).await).await.expect_success();
     world.advance(5);
     let printed = why(&world, &path, &["--json"]).await.expect_success();
     assert_ends(&verify(&printed, &["--key", new.trim()]).await, 0, "  signed    by larder-main-2");

@@ -13,7 +13,7 @@ mod pushes;
 mod rules;
 mod sessions;
 #[allow(dead_code, reason = "other tests need more of it")]
-#[path = "../test_database/mod.rs"]
-mod test_database;
+#[path = "../test_servers/mod.rs"]
+mod test_servers;
 mod tokens;
 mod world;

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::issuer::{Issuer, Key, token};
-use crate::test_database;
+use crate::test_servers;
 
 pub const AUDIENCE: &str = "https://cache.example.org";
 pub const NOW: i64 = 1_800_000_000;
@@ -31,7 +31,7 @@ pub const NOW: i64 = 1_800_000_000;
 async fn open(config: &str, directory: &Path, time: &Arc<AtomicI64>) -> Arc<Service> {
     let environment = Environment::from([("LARDER_DATA_DIR", directory.to_str().unwrap())]);
     let mut config = Config::parse(Path::new("larder.toml"), config, &environment).unwrap();
-    config.database = test_database::place(directory).await;
+    test_servers::place(&mut config, directory).await;
     Service::open(config, Clock::Set(time.clone())).await.unwrap()
 }
 
@@ -104,8 +104,7 @@ impl World {
         std::fs::write(&file, &self.config).unwrap();
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_larderd"));
         command.env_clear().env("LARDER_DATA_DIR", self.directory.path()).env("LARDER_CONFIG", &file);
-        let url = test_database::url(self.directory.path()).await;
-        command.envs(url.map(|url| ("LARDER_DATABASE_URL", url)));
+        command.envs(test_servers::environment(self.directory.path()).await);
         let output = command.args(arguments).output().await.unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (output.status.code(), text(output.stdout), text(output.stderr))

@@ -18,8 +18,8 @@ mod proxy;
 mod room;
 mod swept;
 #[allow(dead_code, reason = "other tests need more of it")]
-#[path = "../test_database/mod.rs"]
-mod test_database;
+#[path = "../test_servers/mod.rs"]
+mod test_servers;
 mod turns;
 mod upstream;
 mod upstreams;

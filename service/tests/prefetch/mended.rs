@@ -11,7 +11,7 @@ use crate::{
 };
 
 fn flip_a_bit(world: &World) {
-    let folder = world.service.config.data_dir.join("objects/frames/0");
+    let folder = world.object("frames/0");
     let files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
     let mut bytes = fs::read(&files[0]).unwrap();
     bytes[2000] ^= 1;

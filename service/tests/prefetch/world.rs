@@ -25,7 +25,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
-use crate::test_database;
+use crate::test_servers;
 use crate::{
     github::{SIGNATURE, guid, session, sign},
     nar::{TestNar, decompress},
@@ -81,7 +81,7 @@ impl World {
         let environment =
             Environment::from([("SECRET", SECRET), ("LARDER_DATA_DIR", data.path().to_str().unwrap())]);
         let mut config = Config::parse("larder.toml".as_ref(), RULES, &environment).unwrap();
-        config.database = test_database::place(data.path()).await;
+        test_servers::place(&mut config, data.path()).await;
         for cache in &mut config.caches {
             cache.upstreams = upstreams.to_vec();
         }
@@ -205,11 +205,11 @@ impl World {
 
     /// The file of an object.
     pub fn object(&self, key: &str) -> PathBuf {
-        self.data.path().join("objects").join(key)
+        test_servers::objects(self.data.path()).join(key)
     }
 
     async fn database(&self) -> sqlx::AnyConnection {
-        test_database::connect(self.data.path()).await
+        test_servers::connect(self.data.path()).await
     }
 
     pub async fn deliver(&self, event: &str, payload: &Value) {

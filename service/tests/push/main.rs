@@ -12,8 +12,8 @@ mod refused;
 mod stands;
 mod strangers;
 #[allow(dead_code, reason = "other tests need more of it")]
-#[path = "../test_database/mod.rs"]
-mod test_database;
+#[path = "../test_servers/mod.rs"]
+mod test_servers;
 mod upstream;
 mod whole;
 mod world;

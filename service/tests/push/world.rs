@@ -20,7 +20,7 @@ use reqwest::StatusCode;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use crate::nar::TestNar;
-use crate::test_database;
+use crate::test_servers;
 
 /// A service in this process, and a client with a token.
 pub struct World {
@@ -41,7 +41,7 @@ impl World {
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let data = tempfile::tempdir().unwrap();
         let mut config = Config::in_dir(data.path());
-        config.database = test_database::place(data.path()).await;
+        test_servers::place(&mut config, data.path()).await;
         // A test asks nobody on the network.
         config.caches[0].upstreams.clear();
         change(&mut config);

@@ -6,6 +6,6 @@ mod hands;
 mod jobs;
 mod leases;
 #[allow(dead_code, reason = "other tests need more of it")]
-#[path = "../test_database/mod.rs"]
-mod test_database;
+#[path = "../test_servers/mod.rs"]
+mod test_servers;
 mod world;

@@ -16,7 +16,7 @@ use larder_service::{
 };
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::test_database;
+use crate::test_servers;
 
 pub const NOW: i64 = 1_800_000_000;
 /// Longer than any delay or lease.
@@ -53,7 +53,7 @@ impl World {
 }
 
 pub async fn open(directory: &Path, time: &Arc<AtomicI64>) -> (Metadata, Queue) {
-    let metadata = match test_database::place(directory).await {
+    let metadata = match test_servers::database(directory).await {
         DatabaseConfig::File => Metadata::open(&directory.join("larder.db")).await.unwrap(),
         DatabaseConfig::Server(server) => Metadata::open_on(&server).await.unwrap(),
     };

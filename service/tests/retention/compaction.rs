@@ -103,7 +103,7 @@ async fn what_is_mostly_dead_is_rewritten_and_its_file_goes_an_hour_later() {
     world.assert_storage_fits().await;
 
     // The new one can be found again by itself.
-    let object = std::fs::read(world.data.path().join("objects").join(largest(&world))).unwrap();
+    let object = std::fs::read(world.objects().join(largest(&world))).unwrap();
     let named: Vec<_> = index(&object).into_iter().map(|entry| entry.id).collect();
     assert_eq!(named, kept.chunks.iter().map(|chunk| chunk.id).collect::<Vec<_>>());
     // Once is enough.
@@ -144,7 +144,7 @@ async fn many_small_objects_become_few() {
 
     // The recipes too: all of them, whole.
     let key = world.file_sizes().into_keys().find(|key| key.starts_with("recipes/")).unwrap();
-    let recipes = std::fs::read(world.data.path().join("objects").join(key)).unwrap();
+    let recipes = std::fs::read(world.objects().join(key)).unwrap();
     let mut recipes = recipe::decode(&recipes).unwrap();
     let mut expected: Vec<_> = nars.iter().map(TestNar::recipe).collect();
     recipes.sort_by_key(|recipe| recipe.nar_hash.0);
@@ -191,7 +191,7 @@ async fn what_cannot_be_read_stays_as_it_is() {
     let damaged = largest(&world);
     let kept = half_dead_of(&world, 1).await;
     let before = compressed(&world, &kept).await;
-    let file = world.data.path().join("objects").join(&damaged);
+    let file = world.objects().join(&damaged);
     let half = std::fs::metadata(&file).unwrap().len() / 2;
     std::fs::File::options().write(true).open(&file).unwrap().set_len(half).unwrap();
     world.sweep().await;

@@ -64,7 +64,7 @@ async fn what_a_killed_upload_left_goes_with_its_push() {
     let push =
         world.service.metadata.find_push(&cache, &opened.push, "person anna 1", world.now()).await.unwrap();
     world.service.metadata.begin_object("frames/0/left", push.unwrap().id, world.now()).await.unwrap();
-    let folder = world.data.path().join("objects/frames/0");
+    let folder = world.objects().join("frames/0");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("left#1"), b"half a frame").unwrap();
     world.sweep().await;

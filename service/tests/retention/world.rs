@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -33,7 +33,7 @@ use larder_service::{
 use tower::ServiceExt as _;
 
 use crate::nar::{TestNar, decompress};
-use crate::test_database;
+use crate::test_servers;
 
 pub const HOUR: i64 = 3600;
 pub const DAY: i64 = 24 * HOUR;
@@ -43,7 +43,7 @@ pub struct World {
     pub time: Arc<AtomicI64>,
     pub data: Arc<tempfile::TempDir>,
     /// For `larderd` on the same data.
-    pub database_url: Option<String>,
+    pub environment: Vec<(String, String)>,
     change: fn(&mut Config),
 }
 
@@ -68,7 +68,7 @@ impl World {
         let data = Arc::new(data);
         let time = Arc::new(AtomicI64::new(now));
         let service = open(&data, change, &time).await;
-        Self { service, time, database_url: test_database::url(data.path()).await, data, change }
+        Self { service, time, environment: test_servers::environment(data.path()).await, data, change }
     }
 
     /// Ends it, and leaves what is on disk.
@@ -88,15 +88,15 @@ impl World {
     pub async fn on(&self, data: tempfile::TempDir) -> Self {
         let data = Arc::new(data);
         let service = open(&data, self.change, &self.time).await;
-        let database_url = test_database::url(data.path()).await;
-        Self { service, time: self.time.clone(), database_url, data, change: self.change }
+        let environment = test_servers::environment(data.path()).await;
+        Self { service, time: self.time.clone(), environment, data, change: self.change }
     }
 
     /// Another service on the same data, which remembers nothing.
     pub async fn beside(&self) -> Self {
         let service = open(&self.data, self.change, &self.time).await;
-        let (data, database_url) = (self.data.clone(), self.database_url.clone());
-        Self { service, time: self.time.clone(), database_url, data, change: self.change }
+        let (data, environment) = (self.data.clone(), self.environment.clone());
+        Self { service, time: self.time.clone(), environment, data, change: self.change }
     }
 
     pub fn now(&self) -> i64 {
@@ -368,13 +368,18 @@ impl World {
             }
         }
         let mut found = BTreeMap::new();
-        walk(&self.data.path().join("objects"), "", &mut found);
+        walk(&self.objects(), "", &mut found);
         found
+    }
+
+    /// Where its objects lie on the disk.
+    pub fn objects(&self) -> PathBuf {
+        test_servers::objects(self.data.path())
     }
 
     /// Its database, to be looked at.
     pub async fn database(&self) -> sqlx::AnyConnection {
-        test_database::connect(self.data.path()).await
+        test_servers::connect(self.data.path()).await
     }
 
     /// After all sweeps nothing is left but what these need: no other NAR or chunk, nothing half written, and no file that
@@ -427,7 +432,7 @@ impl World {
 
 async fn open(data: &tempfile::TempDir, change: fn(&mut Config), time: &Arc<AtomicI64>) -> Arc<Service> {
     let mut config = Config::in_dir(data.path());
-    config.database = test_database::place(data.path()).await;
+    test_servers::place(&mut config, data.path()).await;
     config.caches[0].upstreams.clear();
     change(&mut config);
     Service::open(config, Clock::Set(time.clone())).await.unwrap()

@@ -15,7 +15,7 @@ fn stats(world: &World, arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_larderd"));
     let config = world.data.path().join("larder.toml");
     std::fs::write(&config, "").unwrap();
-    command.envs(world.database_url.iter().map(|url| ("LARDER_DATABASE_URL", url)));
+    command.envs(world.environment.clone());
     command.arg("stats").args(arguments).arg("--config").arg(config);
     let output = command.env("LARDER_DATA_DIR", world.data.path()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -84,7 +84,7 @@ async fn what_verifications_find_is_told_until_it_came_again() {
     assert!(!text.contains("larder_scrub_timestamp_seconds "), "there was none yet");
 
     let frames = world.file_sizes().into_keys().find(|key| key.starts_with("frames/")).unwrap();
-    let file = world.data.path().join("objects").join(frames);
+    let file = world.objects().join(frames);
     let mut bytes = std::fs::read(&file).unwrap();
     bytes[3000] ^= 1;
     std::fs::write(&file, bytes).unwrap();

@@ -44,7 +44,7 @@ async fn a_sample_says_what_is_there_and_what_was_read() {
     assert!(held.chunks.unwrap() >= 4 && held.objects.unwrap() >= 3, "{held:?}");
     assert!(held.stored_bytes.unwrap() > held.packed_bytes, "with indexes and recipes");
     assert_eq!(held.shared_bytes, Some(0));
-    let files = walk(&world.data.path().join("objects"));
+    let files = walk(&world.objects());
     assert_eq!(held.stored_bytes, Some(files));
     assert_eq!((whole.traffic.hits, whole.traffic.misses, whole.traffic.reads), (4, 1, 3));
 

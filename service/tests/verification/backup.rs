@@ -15,7 +15,7 @@ use larder_service::{
 use crate::{
     damage::{all, files, flip, nar},
     nar::TestNar,
-    test_database,
+    test_servers,
     world::World,
 };
 
@@ -25,7 +25,7 @@ async fn machine_with(objects: &Path) -> (tempfile::TempDir, Config) {
     let copied = Command::new("cp").arg("-r").arg(objects).arg(data.path().join("objects")).status().unwrap();
     assert!(copied.success());
     let mut config = Config::in_dir(data.path());
-    config.database = test_database::place(data.path()).await;
+    config.database = test_servers::database(data.path()).await;
     config.caches[0].upstreams.clear();
     (data, config)
 }
@@ -53,7 +53,7 @@ async fn an_export_under_load_and_a_later_copy_of_the_objects_make_one_store() {
         async {
             let exported =
                 backup::export(&world.service.metadata, Some(&export_of(&world)), world.now()).await.unwrap();
-            let (data, config) = machine_with(&world.data.path().join("objects")).await;
+            let (data, config) = machine_with(&world.objects()).await;
             (data, config, exported)
         }
     )
@@ -83,7 +83,7 @@ async fn an_import_is_refused_where_it_would_harm_or_cannot_be_right() {
     let error = backup::import(&world.service.config, &file).await.unwrap_err().to_string();
     assert!(error.contains("in use already") && error.contains("Move it away"), "{error}");
 
-    let (data, config) = machine_with(&world.data.path().join("objects")).await;
+    let (data, config) = machine_with(&world.objects()).await;
     let whole = fs::read(&file).unwrap();
     let text = {
         let mut text = String::new();

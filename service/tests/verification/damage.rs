@@ -17,7 +17,7 @@ pub fn nar(seed: u8, references: &[&TestNar]) -> TestNar {
 
 /// The files of a folder of objects.
 pub fn files(world: &World, folder: &str) -> Vec<PathBuf> {
-    let folder = world.data.path().join("objects").join(folder).join("0");
+    let folder = world.objects().join(folder).join("0");
     let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files
@@ -179,7 +179,7 @@ async fn a_lost_file_is_found_and_the_next_push_brings_what_lay_there() {
     assert!(all(&world).await.is_right());
 
     // A file that nobody knows does no harm.
-    fs::write(world.data.path().join("objects/frames/0/stray"), b"x").unwrap();
+    fs::write(world.objects().join("frames/0/stray"), b"x").unwrap();
     let report = all(&world).await;
     assert!(report.is_right());
     assert_eq!((report.unreferenced, report.unreferenced_bytes), (1, 1));
@@ -192,7 +192,7 @@ async fn where_there_is_no_object_at_all_nothing_is_withdrawn() {
     let anna = world.person().await;
     let nar = nar(1, &[]);
     world.push(&anna, &[&nar]).await;
-    let (objects, elsewhere) = (world.data.path().join("objects"), world.data.path().join("elsewhere"));
+    let (objects, elsewhere) = (world.objects(), world.data.path().join("elsewhere"));
     fs::rename(&objects, &elsewhere).unwrap();
     fs::create_dir(&objects).unwrap();
     let error = verify(&world.service, Scope::All).await.unwrap_err().to_string();

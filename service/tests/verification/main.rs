@@ -6,8 +6,8 @@
 #[path = "../push/nar.rs"]
 mod nar;
 #[allow(dead_code, reason = "other tests need more of it")]
-#[path = "../test_database/mod.rs"]
-mod test_database;
+#[path = "../test_servers/mod.rs"]
+mod test_servers;
 #[allow(dead_code, reason = "other tests need more of it")]
 #[path = "../retention/world.rs"]
 mod world;

@@ -10,6 +10,6 @@ mod manifests;
 mod silent_api;
 mod storms;
 #[allow(dead_code, reason = "other tests need more of it")]
-#[path = "../test_database/mod.rs"]
-mod test_database;
+#[path = "../test_servers/mod.rs"]
+mod test_servers;
 mod world;

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use crate::github::{SIGNATURE, guid, session, sign};
-use crate::test_database;
+use crate::test_servers;
 
 pub const NOW: i64 = 1_800_000_000;
 pub const HOUR: i64 = 60 * 60;
@@ -57,7 +57,7 @@ pub struct World {
     stop: oneshot::Sender<()>,
     served: JoinHandle<()>,
     data: tempfile::TempDir,
-    database_url: Option<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl World {
@@ -67,7 +67,7 @@ impl World {
         let here = ("LARDER_DATA_DIR", data.path().to_str().unwrap());
         let environment = Environment::from([first, second, other, here]);
         let mut config = Config::parse(Path::new("larder.toml"), RULES, &environment).unwrap();
-        config.database = test_database::place(data.path()).await;
+        test_servers::place(&mut config, data.path()).await;
         fs::write(data.path().join("larder.toml"), RULES).unwrap();
         let time = Arc::new(AtomicI64::new(NOW));
         let service = Service::open(config, Clock::Set(time.clone())).await.unwrap();
@@ -77,8 +77,8 @@ impl World {
         let served = tokio::spawn(serve(service.clone(), listener, async {
             let _ = stopped.await;
         }));
-        let database_url = test_database::url(data.path()).await;
-        Self { url, client: reqwest::Client::new(), service, time, stop, served, data, database_url }
+        let environment = test_servers::environment(data.path()).await;
+        Self { url, client: reqwest::Client::new(), service, time, stop, served, data, environment }
     }
 
     /// Lets time go by, and waits until all that is due then is done.
@@ -129,7 +129,7 @@ impl World {
     pub fn larderd(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_larderd"));
         command.env_clear().envs(SECRETS).env("LARDER_DATA_DIR", self.data.path());
-        command.envs(self.database_url.iter().map(|url| ("LARDER_DATABASE_URL", url)));
+        command.envs(self.environment.clone());
         command.env("LARDER_CONFIG", self.data.path().join("larder.toml")).args(arguments).output().unwrap()
     }
 
@@ -146,7 +146,7 @@ impl World {
     }
 
     async fn database(&self) -> sqlx::AnyConnection {
-        test_database::connect(self.data.path()).await
+        test_servers::connect(self.data.path()).await
     }
 
     /// A session in `main` for a job with other claims than most.

@@ -1,14 +1,12 @@
 //! The action with a private cache.
 
 use larder_protocol::api::Permission;
-use larder_service::{
-    metadata::Metadata,
-    trust::{
-        Rank,
-        people::{self, NewToken},
-    },
+use larder_service::trust::{
+    Rank,
+    people::{self, NewToken},
 };
-use sqlx::{Connection as _, SqliteConnection};
+
+use larder_tests::test_servers;
 
 use super::{by_act::run_by_act_with, *};
 
@@ -22,8 +20,7 @@ fn private() -> Scene {
 impl Machine {
     /// When the sessions end that jobs were given and have not given back, in seconds from now.
     async fn sessions(&self) -> Vec<i64> {
-        let database = self.dir.path().join("data/larder.db");
-        let mut connection = SqliteConnection::connect(database.to_str().unwrap()).await.unwrap();
+        let mut connection = test_servers::connect(&self.dir.path().join("data")).await;
         let now = Clock::System.now();
         let ends: Vec<i64> = sqlx::query_scalar("SELECT expires_at FROM tokens WHERE name IS NULL")
             .fetch_all(&mut connection)
@@ -34,7 +31,7 @@ impl Machine {
 
     /// A token by which a test reads.
     async fn reading_token(&self) -> String {
-        let metadata = Metadata::open(&self.dir.path().join("data/larder.db")).await.unwrap();
+        let metadata = self.larderd.metadata().await;
         let cache = "main".parse().unwrap();
         let new = NewToken {
             name: &unique("reader"),

@@ -79,7 +79,7 @@ async fn kill_9_at_any_step_leaves_no_root_of_what_is_not_there_and_the_rest_is_
         let passing = between(UnixListener::bind(&socket).unwrap(), host.socket(), steps);
         let address = "127.0.0.1:0".parse().unwrap();
         let scene = host.scene("ref_protected = true", "", "upstream = []", &socket);
-        let text = configuration(address, &data, world.github.issuer(), &scene);
+        let text = configuration(address, &data, world.github.issuer(), &scene).await;
         let config = folder.path().join("larder.toml");
         std::fs::write(&config, &text).unwrap();
         let mut larderd = Command::new(program("larderd"));
@@ -89,7 +89,7 @@ async fn kill_9_at_any_step_leaves_no_root_of_what_is_not_there_and_the_rest_is_
         let both = || host.has(&top.info.path) && host.has(&leaf.info.path);
         assert!(roots_in(&data).is_empty() || both(), "killed at step {step}");
         host.verify().await;
-        let config = Config::parse(Path::new("larder.toml"), &text, &Environment::default()).unwrap();
+        let config = Config::parse(Path::new("larder.toml"), &text, &Environment::of_process()).unwrap();
         assert_eq!(finish(config).await, [""; 0], "killed at step {step}");
         assert_eq!(roots_in(&data), HashSet::from([top.info.path.absolute()]), "killed at step {step}");
         host.collect_garbage().await;

@@ -1,12 +1,11 @@
 //! Whose paths are taken along.
 
-use std::{collections::HashSet, fs, path::Path};
+use std::{collections::HashSet, fs};
 
 use larder_protocol::{SigningKey, prefetch::PrefetchState};
 use larder_service::trust::people;
 use larder_tests::{github::Job, package::Package, world::World};
 use serde_json::json;
-use sqlx::{ConnectOptions as _, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 
 use crate::host::{Host, conclude, left, protected, push, roots, tree};
@@ -78,10 +77,9 @@ async fn prefetch(world: &World, package: &Package) {
 }
 
 /// Has the database say another rank of a path.
-async fn rank(data: &Path, package: &Package, rank: i64) {
-    let options = SqliteConnectOptions::new().filename(data.join("larder.db"));
-    let mut database = options.connect().await.unwrap();
-    let changed = sqlx::query("UPDATE paths SET rank = ? WHERE hash = ?")
+async fn rank(world: &World, package: &Package, rank: i64) {
+    let mut database = world.database().await;
+    let changed = sqlx::query("UPDATE paths SET rank = $1 WHERE hash = $2")
         .bind(rank)
         .bind(&package.info.path.hash().0[..])
         .execute(&mut database);
@@ -109,8 +107,8 @@ async fn what_was_prefetched_is_taken_along_by_who_brought_it_whatever_its_rank(
     let topic = Job { git_ref: "refs/heads/topic".to_owned(), run_id: 8, ..Job::default() };
     push(&world, &topic, &[&other]).await;
     push(&world, &protected(10), &[&next]).await;
-    rank(&world.data_dir(), &other, -1000).await;
-    rank(&world.data_dir(), &leaf, 0).await;
+    rank(&world, &other, -1000).await;
+    rank(&world, &leaf, 0).await;
     conclude(&world, &protected(9), "success").await;
     assert!(host.has(&leaf.info.path) && host.has(&top.info.path));
     conclude(&world, &protected(10), "success").await;

@@ -114,7 +114,7 @@ async fn what_is_damaged_here_does_not_get_into_the_hosts_store() {
     // What no compression shortens stands there as it is.
     let needle = &leaf.nar[300_000..300_032];
     let mut flipped = 0;
-    for file in files(&world.data_dir().join("objects")) {
+    for file in files(&world.objects()) {
         let mut bytes = fs::read(&file).unwrap();
         if let Some(at) = bytes.windows(needle.len()).position(|window| window == needle) {
             bytes[at] ^= 1;

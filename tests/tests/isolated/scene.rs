@@ -6,9 +6,10 @@ use larder_protocol::{StorePath, narinfo::NarInfo};
 use larder_tests::{
     client::{Answer, Client},
     github::Job,
+    test_servers,
     world::{Scene, World},
 };
-use sqlx::{Connection as _, SqliteConnection};
+use sqlx::Connection as _;
 
 /// The rule beside the one by which the branch main may push.
 pub const RULE: &str = r#"
@@ -50,13 +51,18 @@ pub async fn rows(world: &World) -> BTreeMap<String, i64> {
 
 /// The same of a service that keeps all in this folder.
 pub async fn rows_in(data: &Path) -> BTreeMap<String, i64> {
-    let database = data.join("larder.db");
-    let mut connection = SqliteConnection::connect(database.to_str().unwrap()).await.unwrap();
-    let tables: Vec<String> = sqlx::query_scalar(
-        "SELECT name FROM sqlite_schema WHERE type = 'table'
-         AND name NOT IN ('tokens', 'used_id_tokens', 'audit', 'bound_names', 'jobs', 'samples', 'scrub', 'sweeps',
-                          'sqlite_sequence')",
-    )
+    let mut connection = test_servers::connect(data).await;
+    let tables = match connection.backend_name() {
+        "SQLite" => "SELECT name FROM sqlite_schema WHERE type = 'table'",
+        _ => {
+            "SELECT CAST(table_name AS TEXT) AS name FROM information_schema.tables WHERE table_schema = current_schema()"
+        }
+    };
+    let tables: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "SELECT name FROM ({tables}) AS tables
+         WHERE name NOT IN ('tokens', 'used_id_tokens', 'audit', 'bound_names', 'jobs', 'samples', 'scrub', 'sweeps',
+                            'sqlite_sequence', '_sqlx_migrations')"
+    )))
     .fetch_all(&mut connection)
     .await
     .unwrap();
@@ -77,9 +83,10 @@ pub fn files(world: &World) -> Vec<String> {
 /// The same of a service that keeps all in this folder.
 pub fn files_in(data: &Path) -> Vec<String> {
     let mut files = Vec::new();
-    let mut folders = vec![data.join("objects")];
+    let mut folders = vec![test_servers::objects(data)];
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
+        // A bucket has no folders but those that something lies in.
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
             let entry = entry.unwrap();
             if entry.file_type().unwrap().is_dir() {
                 folders.push(entry.path());

@@ -16,6 +16,7 @@ use larder_tests::{
     nix::{Output, Reader, run},
     package::Package,
     programs::program,
+    test_servers,
     world::{Scene, reader},
 };
 use serde_json::Value;
@@ -96,7 +97,8 @@ impl Scenery {
 
 pub fn larderd(config: &Path) -> Command {
     let mut command = Command::new(program("larderd"));
-    command.env_clear().env("PATH", "/usr/bin:/bin").arg("--config").arg(config);
+    command.env_clear().envs(test_servers::credentials()).env("PATH", "/usr/bin:/bin");
+    command.arg("--config").arg(config);
     command
 }
 

@@ -4,6 +4,7 @@ use larder_tests::{
     nix::{Nix, ScratchStore},
     package::Package,
     source_store::path_of,
+    test_servers,
     world::Scene,
 };
 
@@ -65,7 +66,7 @@ async fn what_the_service_has_lost_by_damage_stays_in_the_mirror_and_comes_into_
     assert_eq!(scenery.report(&[]).await["paths"], 3);
 
     // The objects of the first push: the chunks of base come first.
-    let objects = scenery.dir.path().join("data/objects/frames/0");
+    let objects = test_servers::objects(&scenery.dir.path().join("data")).join("frames/0");
     let mut objects: Vec<_> = fs::read_dir(objects).unwrap().map(|entry| entry.unwrap().path()).collect();
     objects.sort_by_key(|file| fs::metadata(file).unwrap().modified().unwrap());
     let mut bytes = fs::read(&objects[0]).unwrap();

@@ -39,8 +39,9 @@ async fn what_is_swept_while_it_is_mirrored_is_left_out_with_what_refers_to_it()
     world.client().await.push(&[&stays]).await.unwrap();
     let dir = TempDir::new().unwrap();
     let config = dir.path().join("larder.toml");
-    let text = configuration(world.address(), &world.data_dir(), world.github.issuer(), &Scene::default());
-    Config::parse(&config, &text, &Environment::default()).unwrap();
+    let text =
+        configuration(world.address(), &world.data_dir(), world.github.issuer(), &Scene::default()).await;
+    Config::parse(&config, &text, &Environment::of_process()).unwrap();
     fs::write(&config, text).unwrap();
 
     let folder = dir.path().join("mirror");

@@ -55,8 +55,8 @@ async fn an_upstream_by_https_is_believed_by_the_certificates_that_the_machine_t
         let dir = TempDir::new().unwrap();
         let root = dir.path().join("root.pem");
         fs::write(&root, hosts.root()).unwrap();
-        let root = trusted.then_some(root);
-        let larderd = Larderd::trusting(dir.path(), github.issuer(), &scene, root).await;
+        let root = trusted.then(|| ("SSL_CERT_FILE", root.display().to_string()));
+        let larderd = Larderd::with(dir.path(), github.issuer(), &scene, root.into_iter().collect()).await;
         let told = prefetch(&dir, &larderd, &package).await;
         let expected = if trusted { (PrefetchState::Complete, 1) } else { (PrefetchState::Waiting, 0) };
         assert_eq!((told.state, told.published), expected, "{told:?}");

@@ -143,7 +143,7 @@ impl Prepared {
         let data = folder.join("data");
         copy_with_due(&self.world.data_dir(), &data, KIND).await;
         let address = "127.0.0.1:0".parse().unwrap();
-        let text = configuration(address, &data, self.world.github.issuer(), &self.scene);
+        let text = configuration(address, &data, self.world.github.issuer(), &self.scene).await;
         std::fs::write(folder.join("larder.toml"), &text).unwrap();
         let mut larderd = Command::new(program("larderd"));
         larderd.arg("--config").arg(folder.join("larder.toml"));
@@ -155,7 +155,7 @@ impl Prepared {
     async fn finish(&self, text: &str, killed: &str) {
         let (steps, _counted) = mpsc::unbounded_channel();
         self.answers(Manner::Gives(steps));
-        let config = Config::parse(Path::new("larder.toml"), text, &Environment::default()).unwrap();
+        let config = Config::parse(Path::new("larder.toml"), text, &Environment::of_process()).unwrap();
         let time = Arc::new(AtomicI64::new(Clock::System.now()));
         let service = Service::open(config, Clock::Set(time.clone())).await.unwrap();
         assert!(verify(&service, Scope::All).await.unwrap().is_right(), "{killed}");

@@ -1,0 +1,93 @@
+//! Where a test's service keeps its rows and its objects: in its directory; or, where variables name servers, there, in a
+//! schema and in a folder of a bucket that are that directory's own.
+//!
+//! `LARDER_TEST_DATABASE` names a database on a PostgreSQL server. `LARDER_TEST_STORAGE` is the folder on this machine in
+//! which an S3 server keeps a bucket of the same name; how the server is reached, AWS's own variables say.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    str::FromStr as _,
+};
+
+use larder_service::config::{
+    BucketConfig, Config, DatabaseConfig, DatabaseServer, Environment, StorageConfig,
+};
+use sqlx::{AnyConnection, AssertSqlSafe, ConnectOptions as _, Connection as _, postgres::PgConnectOptions};
+
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// What is a directory's own on the servers has this name.
+fn name_of(directory: &Path) -> String {
+    format!("larder_{}", &blake3::hash(directory.as_os_str().as_encoded_bytes()).to_hex()[..24])
+}
+
+/// What `LARDER_DATABASE_URL` is to be for a service with its data in this directory. None: nothing.
+pub async fn database_url(directory: &Path) -> Option<String> {
+    let server = variable("LARDER_TEST_DATABASE")?;
+    let schema = name_of(directory);
+    let mut connection = PgConnectOptions::from_str(&server).unwrap().connect().await.unwrap();
+    let make = format!("CREATE SCHEMA IF NOT EXISTS {schema}");
+    sqlx::query(AssertSqlSafe(make)).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    Some(format!("{server}?options[search_path]={schema}"))
+}
+
+/// The same of `LARDER_STORAGE_URL`.
+pub fn storage_url(directory: &Path) -> Option<String> {
+    let folder = PathBuf::from(variable("LARDER_TEST_STORAGE")?);
+    Some(format!("s3://{}/{}", folder.file_name().unwrap().to_str().unwrap(), name_of(directory)))
+}
+
+/// Where the objects of a service with its data in this directory lie on this machine's disk.
+pub fn objects(directory: &Path) -> PathBuf {
+    match variable("LARDER_TEST_STORAGE") {
+        None => directory.join("objects"),
+        Some(folder) => Path::new(&folder).join(name_of(directory)),
+    }
+}
+
+/// What a program needs in its environment for a service with its data in this directory.
+pub async fn environment(directory: &Path) -> Vec<(String, String)> {
+    let urls = [
+        ("LARDER_DATABASE_URL", database_url(directory).await),
+        ("LARDER_STORAGE_URL", storage_url(directory)),
+    ];
+    let urls = urls.into_iter().filter_map(|(name, url)| Some((name.to_owned(), url?)));
+    urls.chain(credentials()).collect()
+}
+
+/// What a program needs in its environment to reach the bucket.
+pub fn credentials() -> impl Iterator<Item = (String, String)> {
+    env::vars().filter(|(name, _)| name.starts_with("AWS_"))
+}
+
+/// Has a service with its data in this directory keep them where it is to.
+pub async fn place(config: &mut Config, directory: &Path) {
+    config.database = database(directory).await;
+    if let Some(url) = storage_url(directory) {
+        let bucket = BucketConfig::of_environment(url.parse().unwrap(), &Environment::of_process());
+        config.storage = StorageConfig::Bucket(bucket.unwrap());
+    }
+}
+
+/// Where its rows are to lie.
+pub async fn database(directory: &Path) -> DatabaseConfig {
+    match database_url(directory).await {
+        None => DatabaseConfig::File,
+        Some(url) => {
+            let connect = PgConnectOptions::from_str(&url).unwrap();
+            DatabaseConfig::Server(Box::new(DatabaseServer { connect, connections: 4 }))
+        }
+    }
+}
+
+/// A look at the rows of a service with its data in this directory.
+pub async fn connect(directory: &Path) -> AnyConnection {
+    sqlx::any::install_default_drivers();
+    let file = || format!("sqlite://{}", directory.join("larder.db").display());
+    let url = database_url(directory).await.unwrap_or_else(file);
+    AnyConnection::connect(&url).await.unwrap()
+}
