@@ -263,13 +263,14 @@ pub async fn reader(service: &str, cache: &str) -> Reader {
 
 /// The configuration's file.
 pub async fn configuration(address: SocketAddr, data_dir: &Path, issuer: &str, scene: &Scene) -> String {
+    let says = |table| scene.limits.contains(table) || scene.caches.contains(table);
     let mut servers = String::new();
     if let Some(url) = test_servers::database_url(data_dir).await
-        && !scene.limits.contains("[database]")
+        && !says("[database]")
     {
         servers += &format!("[database]\nurl = \"{url}\"\n");
     }
-    if let Some(url) = test_servers::storage_url(data_dir).filter(|_| !scene.limits.contains("[storage]")) {
+    if let Some(url) = test_servers::storage_url(data_dir).filter(|_| !says("[storage]")) {
         servers += &format!("[storage]\nurl = \"{url}\"\n");
     }
     format!(

@@ -62,7 +62,7 @@ impl Installation {
         let caches = format!("{CACHES}\n[database]\nurl = \"{database}\"\n\n{}", bucket.configuration());
         let scene = Scene { caches, ..Scene::default() };
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let text = configuration(anywhere, &dir.path().join("data"), github.issuer(), &scene);
+        let text = configuration(anywhere, &dir.path().join("data"), github.issuer(), &scene).await;
         fs::write(dir.path().join("larder.toml"), text).unwrap();
         Self { dir, scene, larderd: None }
     }
