@@ -51,6 +51,12 @@ pub(super) async fn serve(mut config: Config) -> Result<(), Failure> {
     let telling = metrics.map(|listener| tokio::spawn(metrics::serve(service.clone(), listener)));
     print::out(&welcome::text(&service));
     tracing::info!(listen = %service.config.listen, data = %service.config.data_dir.display(), "started");
+    let storage = service.storage.clone();
+    tokio::spawn(async move {
+        if let Err(error) = storage.ping().await {
+            tracing::error!(%error, place = storage.place(), "storage cannot be used; /readyz tells when it can");
+        }
+    });
 
     crate::serve(Arc::clone(&service), listener, stop).await;
     if let Some(telling) = telling {

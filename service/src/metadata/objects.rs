@@ -30,6 +30,19 @@ impl Metadata {
         Ok(ObjectId(id))
     }
 
+    /// The keys of some objects that are stored: of the oldest, and of the newest.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn some_objects(&self) -> Result<Vec<String>, MetadataError> {
+        const STORED: &str = "FROM objects WHERE state = 'stored' AND doomed_at IS NULL ORDER BY id";
+        let text = format!(
+            "SELECT key FROM (SELECT key {STORED} LIMIT 10) AS oldest
+             UNION SELECT key FROM (SELECT key {STORED} DESC LIMIT 10) AS newest"
+        );
+        Ok(query_scalar(text).fetch_all(self.reader()).await?)
+    }
+
     /// Removes the row of an object that was begun and given up, so that it has no file.
     ///
     /// # Errors

@@ -76,7 +76,7 @@ impl<'a> Objects<'a> {
             }
         }
         let named = self.named().await?;
-        if !named.is_empty() && !self.source.has_any().await? {
+        if !named.is_empty() && !self.source.has_one_of(&self.metadata.some_objects().await?).await? {
             return Err(MigrationError::NoObjects(self.source.place().to_owned()));
         }
         if !self.there.is_empty() && !named.iter().any(|object| self.there.contains_key(&object.key)) {

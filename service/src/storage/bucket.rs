@@ -27,10 +27,10 @@ const GAP: u64 = 128 << 10;
 
 /// To be connected.
 const CONNECT: Duration = Duration::from_secs(5);
-/// One request, with its body.
-const REQUEST: Duration = Duration::from_secs(30);
+/// One request, with its body: on a slow line several parts of 5 MiB take minutes.
+const REQUEST: Duration = Duration::from_secs(120);
 /// All attempts at writing something.
-const RETRY: Duration = Duration::from_secs(90);
+const RETRY: Duration = Duration::from_secs(300);
 /// All attempts at reading something: then the reader is told to go elsewhere.
 const READ: Duration = Duration::from_secs(10);
 

@@ -55,12 +55,17 @@ impl Storage {
             .map(|found| found.map_err(StorageError::from))
     }
 
-    /// Whether there is any object at all: where there is none, most likely a disk is not mounted.
+    /// Whether any of these objects is there.
     ///
     /// # Errors
     /// When storage cannot tell.
-    pub async fn has_any(&self) -> Result<bool, StorageError> {
-        Ok(self.list("").next().await.transpose()?.is_some())
+    pub async fn has_one_of(&self, keys: &[String]) -> Result<bool, StorageError> {
+        for key in keys {
+            if self.size(key).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Reads a small object whole.

@@ -42,9 +42,16 @@ use crate::config::{Config, StorageConfig};
 /// What `object_store` calls files.
 const LOCAL: &str = "LocalFileSystem";
 
+/// What S3 answers where there is no such bucket:
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>.
+const NO_BUCKET: &str = "NoSuchBucket";
+
 /// Storage failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
+    /// The bucket itself is not there.
+    #[error("there is no bucket {0}. Make it, or mend storage.url")]
+    NoBucket(String),
     /// The folder cannot be used.
     #[error("cannot use the storage folder {path}: {source}")]
     Folder {
@@ -85,7 +92,7 @@ impl StorageError {
     /// Whether a bucket does not answer, or refuses us: nothing is said of any object, and it may be over in a moment.
     pub fn is_unavailable(&self) -> bool {
         match self {
-            Self::Late(_) | Self::Broken => true,
+            Self::Late(_) | Self::Broken | Self::NoBucket(_) => true,
             Self::Store(object_store::Error::Generic { store, .. }) => *store != LOCAL,
             Self::Store(
                 object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. },
@@ -203,9 +210,13 @@ impl Storage {
     /// Whether storage answers: asks for an object that nobody writes.
     ///
     /// # Errors
-    /// When it answers anything but that there is none.
+    /// When it answers anything but that there is none, also that there is no such bucket.
     pub async fn ping(&self) -> Result<(), StorageError> {
-        match self.store.head(&Key::from("ready")).await {
+        // What the answer to HEAD would not say.
+        match self.store.get(&Key::from("ready")).await {
+            Err(object_store::Error::NotFound { source, .. }) if source.to_string().contains(NO_BUCKET) => {
+                Err(StorageError::NoBucket(self.place.to_string()))
+            }
             Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }

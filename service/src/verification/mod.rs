@@ -85,7 +85,7 @@ pub enum VerifyError {
     Storage(#[from] StorageError),
     /// Nothing at all is stored where objects should be.
     #[error(
-        "there is not a single object in {0}, but the database knows of some. Is its disk mounted, is it the right bucket? Nothing was changed"
+        "of the objects that the database knows of none is in {0}, as far as was looked. Is its disk mounted, is it the right bucket? Nothing was changed"
     )]
     NoObjects(String),
     /// A thread ended.

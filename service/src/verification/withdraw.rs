@@ -72,12 +72,13 @@ impl<'a> Verifier<'a> {
         self.report().add(Finding { what: what.to_owned(), name, problem, outcome });
     }
 
-    /// Makes sure, before something is taken for lost since it is not there, that storage itself is there.
+    /// Makes sure, before something is taken for lost since it is not there, that this is the storage of which the rows
+    /// tell: a disk may not be mounted, or another bucket be named.
     pub async fn hold_storage(&self) -> Result<(), VerifyError> {
         if self.storage_is_there.load(Ordering::Relaxed) {
             return Ok(());
         }
-        if !self.storage.has_any().await? {
+        if !self.storage.has_one_of(&self.service.metadata.some_objects().await?).await? {
             return Err(VerifyError::NoObjects(self.storage.place().to_owned()));
         }
         self.storage_is_there.store(true, Ordering::Relaxed);

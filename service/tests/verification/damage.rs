@@ -185,9 +185,9 @@ async fn a_lost_file_is_found_and_the_next_push_brings_what_lay_there() {
     assert_eq!((report.unreferenced, report.unreferenced_bytes), (1, 1));
 }
 
-/// Where all is gone, most likely a disk is not mounted: nothing is taken for lost.
+/// Where all is gone, most likely a disk is not mounted, or another bucket is named: nothing is taken for lost.
 #[tokio::test]
-async fn where_there_is_no_object_at_all_nothing_is_withdrawn() {
+async fn where_none_of_the_objects_is_there_nothing_is_withdrawn() {
     let world = World::new().await;
     let anna = world.person().await;
     let nar = nar(1, &[]);
@@ -195,9 +195,15 @@ async fn where_there_is_no_object_at_all_nothing_is_withdrawn() {
     let (objects, elsewhere) = (world.objects(), world.data.path().join("elsewhere"));
     fs::rename(&objects, &elsewhere).unwrap();
     fs::create_dir(&objects).unwrap();
-    let error = verify(&world.service, Scope::All).await.unwrap_err().to_string();
-    assert!(error.contains("Is its disk mounted"), "{error}");
-    fs::remove_dir(&objects).unwrap();
+    // Nor where there are those of somebody else.
+    for file in [None, Some("stray")] {
+        if let Some(name) = file {
+            fs::write(objects.join(name), b"x").unwrap();
+        }
+        let error = verify(&world.service, Scope::All).await.unwrap_err().to_string();
+        assert!(error.contains("Is its disk mounted"), "{error}");
+    }
+    fs::remove_dir_all(&objects).unwrap();
     fs::rename(&elsewhere, &objects).unwrap();
     assert!(world.has(&nar).await);
     assert!(all(&world).await.findings.is_empty());

@@ -1,13 +1,15 @@
 //! What `[storage]` takes, and what it says to what it does not.
 
-use std::{fs, path::Path};
+use std::{fs, future::IntoFuture as _, path::Path};
 
+use axum::http::StatusCode;
 use larder_service::{
     config::{Config, ConfigError, Environment, StorageConfig},
     storage::Storage,
 };
 use larder_tests::world::secret_file;
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 
 fn options<const N: usize>(text: &str, environment: [(&str, &str); N]) -> Result<Vec<String>, ConfigError> {
     let text = format!("data_dir = \"/data\"\n[storage]\n{text}");
@@ -126,4 +128,25 @@ fn a_profile_is_read_as_awss_programs_read_it() {
         let refusal = said(profile).unwrap_err().to_string();
         assert!(refusal.contains(told), "{refusal}");
     }
+}
+
+/// The answer is S3's own: <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>.
+#[tokio::test]
+async fn a_bucket_that_does_not_exist_is_not_ready() {
+    async fn none() -> (StatusCode, &'static str) {
+        (StatusCode::NOT_FOUND, "<Error><Code>NoSuchBucket</Code></Error>")
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(axum::serve(listener, axum::Router::new().fallback(none)).into_future());
+    let dir = TempDir::new().unwrap();
+    let secret = secret_file(&dir.path().join("secret"), "a secret");
+    let text = format!(
+        "data_dir = \"/data\"\n[storage]\nurl = \"s3://objects\"\nendpoint = \"http://{address}\"\n\
+         access_key_id = \"larder\"\nsecret_access_key_file = \"{secret}\"\n"
+    );
+    let config = Config::parse(Path::new("larder.toml"), &text, &Environment::default()).unwrap();
+    let error = Storage::open(&config).unwrap().ping().await.unwrap_err();
+    assert_eq!(error.to_string(), "there is no bucket s3://objects. Make it, or mend storage.url");
+    assert!(error.is_unavailable());
 }

@@ -33,7 +33,9 @@ async fn a_nar_in_several_objects_takes_few_large_requests() {
     bucket.take_requests();
     let bytes = world.get(&narinfo.url).await.bytes().await.unwrap();
     assert!(zstd::stream::decode_all(&bytes[..]).unwrap() == package.nar);
-    let asked = bucket.take_requests();
+    // The service looks after its own affairs meanwhile.
+    let asked: Vec<String> =
+        bucket.take_requests().into_iter().filter(|request| request.starts_with("GET ")).collect();
     let total: u64 = asked.iter().map(|request| length(request)).sum();
     assert!(total < bytes.len() as u64 * 3 / 2, "{total} of {}: {asked:?}", bytes.len());
     // Nine pieces, what is between them, and nine times a MiB that ends within one of those: of some eighty chunks.
