@@ -13,6 +13,7 @@ use crate::{
     Service,
     metadata::{Metadata, StoredNar},
     storage::{Ingredient, Storage, StorageError, have_moved},
+    verification::suspect,
 };
 
 /// How often frames are looked up again that move while they are looked up.
@@ -57,7 +58,9 @@ impl Frames {
     async fn read(&self, batch: Range<usize>) -> Result<Bytes, StorageError> {
         let Service { metadata, storage, .. } = &*self.service;
         let place = self.first + batch.start;
-        read_frames(metadata, storage, &self.nar, &self.recipe[batch], place).await
+        read_frames(metadata, storage, &self.nar, &self.recipe[batch], place)
+            .await
+            .inspect_err(|error| suspect(&self.service, error))
     }
 }
 

@@ -190,6 +190,23 @@ impl Metadata {
             .collect()
     }
 
+    /// An object by its key.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn object_of_key(&self, key: &str) -> Result<Option<ObjectRow>, MetadataError> {
+        let row =
+            query("SELECT id, size FROM objects WHERE key = ? AND state = 'stored' AND doomed_at IS NULL")
+                .bind(key)
+                .fetch_optional(self.reader())
+                .await?;
+        row.map(|row| {
+            let size = number(row.try_get(1)?)?;
+            Ok(ObjectRow { id: ObjectId(row.try_get(0)?), key: key.to_owned(), size })
+        })
+        .transpose()
+    }
+
     /// What should lie in an object, in the order of the places.
     ///
     /// # Errors

@@ -49,6 +49,18 @@ impl Metadata {
         Ok(id)
     }
 
+    /// Whether a verification of this scope is asked for and not done.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn verification_is_due(&self, scope: &str) -> Result<bool, MetadataError> {
+        let row = query("SELECT id FROM verifications WHERE finished_at IS NULL AND scope = ? LIMIT 1")
+            .bind(scope)
+            .fetch_optional(self.reader())
+            .await?;
+        Ok(row.is_some())
+    }
+
     /// The verification that was asked for first and is not done, with its scope.
     ///
     /// # Errors

@@ -1,6 +1,10 @@
 //! Taking recipes: each NAR is read back from its frames and verified.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
@@ -10,15 +14,22 @@ use larder_protocol::{
     recipe::{self, Recipe},
 };
 
-use super::{PushRequest, verify::ReadBack};
+use super::{
+    PushRequest,
+    verify::{ReadBack, ReadBackError},
+};
 use crate::{
+    Service,
     error::ApiError,
     isolated,
     metadata::{StoredChunk, VerifiedNar},
     random::random_hex,
     storage::Ingredient,
+    verification::suspect,
 };
 
+/// After so long, who was refused since a chunk is lost comes again.
+const VERIFIED_WITHIN: Duration = Duration::from_secs(5);
 /// How many names of missing chunks an answer has at most.
 const MISSING_TOLD: usize = 1000;
 
@@ -73,7 +84,8 @@ pub(super) async fn verify(request: &PushRequest, recipes: Vec<Recipe>) -> Resul
     let mut results = stream::iter(ready)
         .map(|(recipe, ingredients)| async move {
             let addresses = addresses.get(&recipe.nar_hash).map(Vec::as_slice).unwrap_or_default();
-            let nar = ReadBack::from(request.service.as_ref()).nar(&ingredients, addresses).await?;
+            let nar = ReadBack::from(request.service.as_ref()).nar(&ingredients, addresses).await;
+            let nar = nar.map_err(|error| refuse(&request.service, error))?;
             Ok::<_, ApiError>(match nar {
                 // Its size is its chunks'.
                 Ok(nar) if nar.hash != recipe.nar_hash => {
@@ -110,6 +122,20 @@ pub(super) async fn verify(request: &PushRequest, recipes: Vec<Recipe>) -> Resul
         answer.verified.extend(nars.iter().map(|nar| nar.hash));
     }
     Ok(answer)
+}
+
+/// What is lost is verified soon, counts as missing then, and is sent by whoever tries again.
+fn refuse(service: &Arc<Service>, error: ReadBackError) -> ApiError {
+    match error {
+        ReadBackError::Storage(error) if error.is_lost() => {
+            suspect(service, &error);
+            ApiError::unavailable(
+                "a chunk that should be here cannot be read; it is being verified. Try again",
+                VERIFIED_WITHIN,
+            )
+        }
+        error => error.into(),
+    }
 }
 
 /// Writes the recipes as an object, for a lost database, then the rows.

@@ -143,6 +143,9 @@ impl Bucket {
                     _ => Err(error.into()),
                 };
             }
+            Err(object_store::Error::NotFound { .. }) => {
+                return Err(StorageError::Missing(object.to_string()));
+            }
             Err(error) => return Err(error.into()),
         };
         match bytes.iter().zip(&ranges).all(|(bytes, range)| bytes.len() as u64 == range.end - range.start) {

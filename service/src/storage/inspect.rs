@@ -18,14 +18,21 @@ impl StorageError {
     /// Whether the bytes themselves are lost: there is no such object, or the disk cannot read it, or it is cut short.
     /// Everything else may be over in a moment, and says nothing of the object.
     pub fn is_lost(&self) -> bool {
+        self.lost_object().is_some() || matches!(self, Self::Store(object_store::Error::NotFound { .. }))
+    }
+
+    /// Which object's bytes were lost when they were to be read.
+    pub(crate) fn lost_object(&self) -> Option<&str> {
         /// `EIO`: what a disk or a file system answers whose checksum does not hold.
         const UNREADABLE: i32 = 5;
         match self {
-            Self::Short(_) | Self::Unfilled(_) | Self::Store(object_store::Error::NotFound { .. }) => true,
-            Self::Unreadable { source, .. } => {
-                source.kind() == ErrorKind::NotFound || source.raw_os_error() == Some(UNREADABLE)
+            Self::Missing(object) | Self::Short(object) | Self::Unfilled(object) => Some(object),
+            Self::Unreadable { object, source } => {
+                let is_lost =
+                    source.kind() == ErrorKind::NotFound || source.raw_os_error() == Some(UNREADABLE);
+                is_lost.then_some(object)
             }
-            _ => false,
+            _ => None,
         }
     }
 }

@@ -63,6 +63,9 @@ pub enum StorageError {
     /// Reading or writing failed.
     #[error("storage failed: {0}")]
     Store(#[from] object_store::Error),
+    /// There is no such object.
+    #[error("object {0} is not there")]
+    Missing(String),
     /// An object cannot be read.
     #[error("object {object} cannot be read: {source}")]
     Unreadable {

@@ -10,6 +10,8 @@
 //! | a path ([`paths`]) | its NAR, its references, what others have signed | it is withdrawn, or reported |
 //! | files and rows ([`files`]) | each must have the other | reported |
 //!
+//! What a reader finds lost is verified soon after ([`suspect`]).
+//!
 //! *Withdrawn*: the path is absent for readers and missing for pushes, so that the next push brings it again. Where an
 //! upstream has the same NAR, it is fetched from there ([`upstreams`]). Everything
 //! is decided on the place that was read: what a sweep or a compaction moved or took meanwhile is looked up again.
@@ -24,10 +26,17 @@ mod report;
 mod run;
 mod scope;
 mod scrub;
+mod suspect;
 mod upstreams;
 mod withdraw;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::HashSet,
+    sync::{
+        Mutex as Lock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use tokio::sync::Mutex;
 
@@ -37,7 +46,7 @@ pub use self::{
     scope::Scope,
     scrub::scrub_step,
 };
-pub(crate) use self::{run::run, scrub::run as run_scrub};
+pub(crate) use self::{run::run, scrub::run as run_scrub, suspect::suspect};
 use crate::{metadata::MetadataError, push::verify::ReadBackError, storage::StorageError};
 
 /// What verification holds in memory.
@@ -45,6 +54,8 @@ use crate::{metadata::MetadataError, push::verify::ReadBackError, storage::Stora
 pub struct Verification {
     /// One at a time.
     verifying: Mutex<()>,
+    /// Objects that were just found lost, and are looked at.
+    suspected: Lock<HashSet<String>>,
     /// What was looked at and found since the service started.
     pub counts: Counts,
 }

@@ -103,6 +103,7 @@ impl Whole<'_> {
     async fn run(&mut self) -> Result<(), VerifyError> {
         match self.verifier.scope.clone() {
             Scope::Path(hash) => self.one(&hash).await?,
+            Scope::Object(key) => self.object(&key).await?,
             Scope::All | Scope::Sample(_) => self.all().await?,
         }
         let waiting = self.verifier.service.metadata.waiting_paths(WAITING).await?;
@@ -223,6 +224,14 @@ impl Whole<'_> {
             self.verifier.paths(&now).await?;
         }
         Ok(())
+    }
+
+    /// Verifies one object of frames, if it is there still.
+    async fn object(&mut self, key: &str) -> Result<(), VerifyError> {
+        match self.verifier.service.metadata.object_of_key(key).await? {
+            Some(object) if key.starts_with("frames/") => self.verifier.object(&object).await,
+            _ => Ok(()),
+        }
     }
 
     /// Whether the next object or NAR is of the sample.

@@ -13,6 +13,8 @@ pub enum Scope {
     Sample(f64),
     /// One path, in all caches that have it.
     Path(StorePathHash),
+    /// One object, by its key.
+    Object(String),
 }
 
 impl Scope {
@@ -20,7 +22,7 @@ impl Scope {
     pub(super) fn takes(&self, random: [u8; 8]) -> bool {
         match self {
             Self::All => true,
-            Self::Path(_) => false,
+            Self::Path(_) | Self::Object(_) => false,
             #[expect(clippy::cast_precision_loss, reason = "a part in 2^52 does not matter")]
             Self::Sample(percent) => {
                 (u64::from_le_bytes(random) >> 12) as f64 / 2f64.powi(52) * 100.0 < *percent

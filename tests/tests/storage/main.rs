@@ -5,13 +5,16 @@ mod configuration;
 mod conformance;
 mod hot_tier;
 mod life;
+mod lost;
 mod outage;
 mod requests;
 
 use larder_tests::{
     bucket::Bucket,
+    package::Package,
     world::{Scene, World},
 };
+use reqwest::StatusCode;
 
 /// A service that keeps its objects in a bucket.
 async fn world(bucket: &Bucket) -> World {
@@ -22,4 +25,13 @@ async fn world(bucket: &Bucket) -> World {
 async fn world_with(bucket: &Bucket, storage: &str) -> World {
     let limits = format!("{}{storage}\n[retention]\nscrub_every = \"never\"\n", bucket.configuration());
     World::with(Scene { limits, ..Scene::default() }).await
+}
+
+/// Reads a path's NAR as it is now.
+async fn assert_reads(world: &World, package: &Package) {
+    let narinfo = world.narinfo(&package.info.path).await.unwrap();
+    let whole = world.get(&narinfo.url).await;
+    assert_eq!(whole.status(), StatusCode::OK);
+    let bytes = whole.bytes().await.unwrap();
+    assert!(zstd::stream::decode_all(&bytes[..]).unwrap() == package.nar);
 }

@@ -7,18 +7,10 @@ use larder_tests::{
 };
 use reqwest::{StatusCode, header::RETRY_AFTER};
 
-use crate::world;
+use crate::{assert_reads, world};
 
 async fn ready(world: &World) -> StatusCode {
     reqwest::get(format!("{}/readyz", world.url())).await.unwrap().status()
-}
-
-async fn assert_reads(world: &World, package: &Package) {
-    let narinfo = world.narinfo(&package.info.path).await.unwrap();
-    let whole = world.get(&narinfo.url).await;
-    assert_eq!(whole.status(), StatusCode::OK);
-    let bytes = whole.bytes().await.unwrap();
-    assert!(zstd::stream::decode_all(&bytes[..]).unwrap() == package.nar);
 }
 
 #[tokio::test(flavor = "multi_thread")]
