@@ -54,15 +54,19 @@ impl Installation {
 
     /// One on a server and a bucket, with the signing keys of another, before its first start.
     async fn on_servers(github: &GitHub, keys_of: &Self, database: &str, bucket: &Bucket) -> Self {
+        let servers = format!("[database]\nurl = \"{database}\"\n\n{}", bucket.configuration());
+        Self::with_keys_of(keys_of, github, &servers).await
+    }
+
+    /// One whose configuration says more, with the signing keys of another, before its first start.
+    async fn with_keys_of(other: &Self, github: &GitHub, more: &str) -> Self {
         let dir = TempDir::new().unwrap();
-        fs::create_dir(dir.path().join("data")).unwrap();
-        run(Command::new("cp").arg("-r").arg(keys_of.data().join("keys")).arg(dir.path().join("data")))
-            .await
-            .expect_success();
-        let caches = format!("{CACHES}\n[database]\nurl = \"{database}\"\n\n{}", bucket.configuration());
-        let scene = Scene { caches, ..Scene::default() };
+        let data = dir.path().join("data");
+        fs::create_dir(&data).unwrap();
+        run(Command::new("cp").arg("-r").arg(other.data().join("keys")).arg(&data)).await.expect_success();
+        let scene = Scene { caches: format!("{CACHES}\n{more}"), ..Scene::default() };
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let text = configuration(anywhere, &dir.path().join("data"), github.issuer(), &scene).await;
+        let text = configuration(anywhere, &data, github.issuer(), &scene).await;
         fs::write(dir.path().join("larder.toml"), text).unwrap();
         Self { dir, scene, larderd: None }
     }

@@ -29,13 +29,22 @@ async fn an_export_and_the_objects_alone_become_a_database_on_a_server() {
     assert!(imported.read("main", "", &shown).await.is_some());
     imported.job(&github).await.push(&[&Package::noise("more", 100_000), &shown]).await.unwrap();
     assert!(imported.run(&["verify"]).await.success);
+
+    // And back into a file.
+    imported.run(&["export", &file]).await.expect_success();
     drop(imported);
+    let back = Installation::with_keys_of(&old, &github, &bucket.configuration()).await;
+    back.run(&["import", &file]).await.expect_success();
+    let back = back.started(&github).await;
+    assert!(back.read("team", &anna, &secret).await.is_some());
+    back.job(&github).await.push(&[&Package::noise("less", 100_000), &shown]).await.unwrap();
+    drop(back);
 
     // The objects alone: tokens are lost, and each cache has its own.
     let rebuilt = postgres.database("rebuilt").await;
     let rebuilt = Installation::on_servers(&github, &old, &rebuilt, &bucket).await;
     let told = rebuilt.run(&["rebuild"]).await.expect_success();
-    assert!(told.contains("3 paths of 3 pushes came back"), "{told}");
+    assert!(told.contains("4 paths of 4 pushes came back"), "{told}");
     let refused = rebuilt.run(&["rebuild"]).await;
     assert!(!refused.success && refused.stderr.contains("is in use already"), "{refused:?}");
     let rebuilt = rebuilt.started(&github).await;
