@@ -40,7 +40,8 @@ The database must be empty, and so must the bucket, or the folder in it. Whateve
 the installation goes on as it was: run it again, and it goes on from there.
 
 Examples:
-  larderd migrate-store --to postgres://larder@db.example.org/larder --password-file /etc/larder/db-password
+  larderd migrate-store --to postgres://larder@db.example.org/larder \\
+      --password-file /etc/larder/db-password
   LARDER_DATABASE_URL=postgres://larder:secret@db/larder larderd migrate-store
   AWS_REGION=eu-central-1 larderd migrate-store --to postgres:///larder?host=/run/postgresql \\
       --storage s3://my-larder/objects
