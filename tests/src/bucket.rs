@@ -50,9 +50,16 @@ impl Bucket {
 
     /// The same, read.
     pub fn config(&self) -> BucketConfig {
-        let environment = Environment::from([("LARDER_DATA_DIR", "/nonexistent")]);
-        let config = Config::parse(Path::new("larder.toml"), &self.configuration(), &environment).unwrap();
-        let StorageConfig::Bucket(bucket) = config.storage else { panic!("no bucket") };
+        parse(&self.configuration())
+    }
+
+    /// The same for a bucket that has a host of its own below the service's. The server itself is the proxy that leads there, so
+    /// that no name has to be known.
+    pub fn config_of_host(&self) -> BucketConfig {
+        let endpoint = format!("http://s3.example.org:{}", self.address.port());
+        let text = self.configuration().replace(&format!("http://{}", self.address), &endpoint);
+        let mut bucket = parse(&format!("{text}virtual_hosted = true\n"));
+        bucket.options.insert("proxy_url".to_owned(), format!("http://{}", self.address));
         bucket
     }
 
@@ -132,6 +139,13 @@ impl Bucket {
         let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
     }
+}
+
+fn parse(text: &str) -> BucketConfig {
+    let environment = Environment::from([("LARDER_DATA_DIR", "/nonexistent")]);
+    let config = Config::parse(Path::new("larder.toml"), text, &environment).unwrap();
+    let StorageConfig::Bucket(bucket) = config.storage else { panic!("no bucket") };
+    bucket
 }
 
 /// Starts it, and waits until it listens. Where, it says.

@@ -18,6 +18,7 @@ use s3s::{
     S3Result,
     access::{S3Access, S3AccessContext},
     auth::SimpleAuth,
+    host::MultiDomain,
     s3_error,
     service::S3ServiceBuilder,
 };
@@ -26,6 +27,9 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
 };
+
+/// Below it each bucket has a host, on the same port.
+const DOMAIN: &str = "s3.example.org";
 
 /// An S3 server over a folder.
 #[derive(Parser)]
@@ -74,6 +78,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut builder = S3ServiceBuilder::new(FileSystem::new(root).map_err(|error| format!("{error:?}"))?);
     builder.set_auth(SimpleAuth::from_single(access_key, secret_key));
     builder.set_access(Noting(OpenOptions::new().create(true).append(true).open(requests)?));
+    // Below this address a bucket is a folder; below that name it has a host of its own.
+    builder.set_host(MultiDomain::new(&[address.to_string(), format!("{DOMAIN}:{}", address.port())])?);
     let service = builder.build();
     tokio::spawn(async move {
         let mut input = tokio::io::stdin();

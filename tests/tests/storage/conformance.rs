@@ -172,3 +172,13 @@ async fn a_bucket_is_storage() {
     assert_eq!(bucket.parts(), 0);
     assert_eq!(bucket.files().len(), 1, "{:?}", bucket.files());
 }
+
+#[tokio::test]
+async fn a_bucket_with_a_host_of_its_own_is_storage() {
+    let bucket = Bucket::start().await;
+    let storage = Storage::open_bucket(&bucket.config_of_host()).unwrap();
+    conforms(&storage).await;
+    assert_eq!(bucket.files().len(), 1, "{:?}", bucket.files());
+    let asked = bucket.take_requests();
+    assert!(!asked.iter().any(|request| request.contains("/objects")), "no bucket in a path: {asked:?}");
+}
