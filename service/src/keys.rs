@@ -151,11 +151,7 @@ impl KeyDir {
             _ => {}
         }
         let mut open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
-        // Root may have called: the service must be able to read it all the same.
-        let owner = directory.metadata()?;
-        if open.metadata()?.uid() != owner.uid() {
-            fchown(&open, Some(owner.uid()), Some(owner.gid()))?;
-        }
+        hand_over(&open, &directory.metadata()?)?;
         open.write_all(file::to_text(keys).as_bytes())?;
         open.sync_all()?;
         fs::rename(&unfinished, file)?;
@@ -202,6 +198,14 @@ fn read(open: File, file: &Path) -> Result<Vec<KeptKey>, KeyError> {
 fn closed(file: &Path, mode: u32, remedy: &'static str) -> Result<(), KeyError> {
     let mode = mode & 0o777;
     if mode & 0o077 == 0 { Ok(()) } else { Err(KeyError::Exposed { file: file.to_owned(), mode, remedy }) }
+}
+
+/// Gives a file that root has made to the owner of its directory: the service must be able to use it.
+pub(crate) fn hand_over(file: &File, directory: &fs::Metadata) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() || file.metadata()?.uid() == directory.uid() {
+        return Ok(());
+    }
+    fchown(file, Some(directory.uid()), Some(directory.gid()))
 }
 
 /// Makes a directory (and what is above it) that only this user can enter. One that is there stays as it is.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use larder_service::{
-    config::{Config, Environment},
+    config::{Config, Environment, ForgeSecrets},
     metadata::Metadata,
     open_metadata,
 };
@@ -104,7 +104,8 @@ impl Larderd {
 
     /// Its database, whether or not it runs.
     pub async fn metadata(&self) -> Metadata {
-        let config = Config::load(Some(&self.config), &Environment::of_process()).unwrap();
+        let config =
+            Config::load(Some(&self.config), &Environment::of_process(), ForgeSecrets::Read).unwrap();
         open_metadata(&config).await.unwrap()
     }
 

@@ -13,10 +13,17 @@ use larder_tests::{
     larderd::Larderd,
     nix::{Nix, Output, ScratchStore, build, closure, delete, derivation, run},
     programs::{program, repository},
-    world::{Scene, reader},
+    world::{Scene, reader, secret_file},
 };
 use tempfile::TempDir;
 use tokio::process::Command;
+
+/// A secret that a service manager hands to the service alone.
+const WEBHOOK: &str = r#"
+[[webhook]]
+repositories = ["acme/flake"]
+secrets = [{ file = "DIR/secret" }]
+"#;
 
 struct Machine {
     dir: TempDir,
@@ -28,7 +35,9 @@ impl Machine {
     async fn start() -> Self {
         let dir = TempDir::new().unwrap();
         let github = GitHub::start(Clock::System).await;
-        let larderd = Larderd::start(dir.path(), github.issuer(), &Scene::default()).await;
+        let scene = Scene::saying(&WEBHOOK.replace("DIR", &dir.path().display().to_string()));
+        secret_file(&dir.path().join("secret"), "a secret of sixteen bytes or more");
+        let larderd = Larderd::start(dir.path(), github.issuer(), &scene).await;
         Self { dir, github, larderd }
     }
 
@@ -157,7 +166,12 @@ async fn a_backup_by_the_book_is_restored_and_a_lost_database_rebuilt() {
     machine.larderd.kill().await;
     fs::remove_dir_all(&data).unwrap();
     fs::create_dir(&data).unwrap();
+    let (secret, elsewhere) = (machine.dir.path().join("secret"), machine.dir.path().join("elsewhere"));
+    fs::rename(&secret, &elsewhere).unwrap();
     run_book("restore").await;
+    let refused = machine.larderd(&["check-config"]).await;
+    assert!(refused.code == Some(78) && refused.stderr.contains("webhook rule 1, secrets"), "{refused:?}");
+    fs::rename(&elsewhere, &secret).unwrap();
     machine.larderd.start_again().await;
     machine.assert_reads_back(&roots).await;
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::print;
 use crate::{
-    config::{Config, StorageConfig},
+    config::{Config, DatabaseConfig, StorageConfig},
     identity::SigningAlgorithm,
 };
 
@@ -24,6 +24,9 @@ fn write(text: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(text, "  listen on      {}", config.listen)?;
     writeln!(text, "  public URL     {}", config.public_url.as_ref().map_or("none", |url| url.origin()))?;
     writeln!(text, "  data in        {}", config.data_dir.display())?;
+    if let DatabaseConfig::Server(server) = &config.database {
+        writeln!(text, "  rows in        {server}")?;
+    }
     if let StorageConfig::Bucket(bucket) = &config.storage {
         writeln!(text, "  objects in     {}", bucket.url)?;
     }

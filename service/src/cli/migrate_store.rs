@@ -91,10 +91,10 @@ pub(super) async fn run(
     }
     let bucket = arguments
         .storage
-        .clone()
-        .map(|url| BucketConfig::of_environment(url, environment))
+        .as_ref()
+        .map(|url| BucketConfig::of_environment("--storage", url.as_str(), environment))
         .transpose()
-        .map_err(|error| Failure::Other(format!("--storage: {error}")))?;
+        .map_err(Failure::because)?;
     let _lock = lock(config)?;
     let state = State::default();
     let mut progress = Progress::new("copied");

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeSet, HashSet},
     fmt::Write,
-    fs::{File, TryLockError},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -22,7 +21,7 @@ use crate::{
     config::{CacheConfig, Config, Environment},
     keys::KeyDir,
     metadata::Metadata,
-    mirror::{MirrorReport, Mirroring, State, Target},
+    mirror::{Lock, MirrorError, MirrorReport, Mirroring, State, Target},
     retention,
     storage::Storage,
 };
@@ -43,15 +42,16 @@ goes on. NARs that nothing names any more stay until the next run, for downloads
 Examples:
   larderd mirror --to file:///srv/mirror --dry-run
   larderd mirror --to file:///srv/mirror
-  AWS_PROFILE=mirror larderd mirror --to s3://bucket/folder
+  larderd mirror --to s3://bucket/folder
   larderd mirror --to file:///srv/hosts --pin web --pin db
   larderd mirror --to file:///srv/releases --repository your-name/your-flake --ref refs/heads/main
 
 Readers name it behind the service, with the same key (larderd key list):
   substituters = https://cache.example.org/main https://mirror.example.org
 
-How a bucket is reached and by whom, the variables say that AWS's programs read (AWS_ENDPOINT,
-AWS_REGION, AWS_ACCESS_KEY_ID, …).
+How a bucket is reached and by whom, the variables say that AWS's programs read (AWS_ENDPOINT_URL,
+AWS_REGION, AWS_ACCESS_KEY_ID, AWS_PROFILE, …), which count for [storage], too. What is said of the mirror
+alone is LARDER_MIRROR_AWS_ENDPOINT_URL and so on: where one of these is there, no AWS_… counts for it.
 
 Run it by a timer: see docs/operations.md. It fails (1) also if something that is kept cannot be
 mirrored, since it is damaged; then the rest is there.";
@@ -122,10 +122,9 @@ fn chosen_cache<'a>(arguments: &Arguments, config: &'a Config) -> Result<&'a Cac
     };
     if !cache.public && !arguments.allow_private {
         return Err(Failure::Other(format!(
-            "{} is private, and a mirror asks nobody for a token: whoever can read {} could read its paths. If that is \
-             as it should be, say --allow-private",
-            cache.name,
-            one_line(&arguments.to)
+            "{} is private, and a mirror asks nobody for a token: whoever can read the mirror could read its paths. If \
+             that is as it should be, say --allow-private",
+            cache.name
         )));
     }
     Ok(cache)
@@ -138,11 +137,14 @@ async fn mirror(
     cache: &CacheConfig,
     metadata: &Metadata,
 ) -> Result<MirrorReport, Failure> {
-    let _lock = lock(config)?;
     let roots = chosen_roots(arguments, cache, metadata).await?;
     let (keys, known_keys) = keys(config, cache)?;
     let storage = Storage::open(config).map_err(Failure::because)?;
     let target = Target::open(&arguments.to, environment, arguments.dry_run).map_err(Failure::because)?;
+    let mut lock = match arguments.dry_run {
+        true => None,
+        false => Some(lock(&target, metadata).await?),
+    };
     let state = Arc::new(State::default());
     let told_to_stop = serve::told_to_stop()?;
     let stopping = tokio::spawn({
@@ -163,7 +165,13 @@ async fn mirror(
         state: &state,
     };
     let mut progress = Progress::new("written");
-    let mut work = std::pin::pin!(mirroring.mirror(&roots));
+    let work = async {
+        tokio::select! {
+            mirrored = mirroring.mirror(&roots) => mirrored,
+            () = lost(&mut lock) => Err(MirrorError::NotAlone),
+        }
+    };
+    let mut work = std::pin::pin!(work);
     let mirrored = loop {
         tokio::select! {
             mirrored = &mut work => break mirrored,
@@ -177,18 +185,18 @@ async fn mirror(
     mirrored.map_err(Failure::because)
 }
 
-/// One at a time: what one removes another may be about to need.
-fn lock(config: &Config) -> Result<File, Failure> {
-    let path = config.data_dir.join("mirror.lock");
-    let failed = |error: std::io::Error| Failure::Other(format!("{}: {error}", path.display()));
-    let file = File::create(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Failure::Other(format!(
-            "another `larderd mirror` works on {}. Wait for it",
-            config.data_dir.display()
-        ))),
-        Err(TryLockError::Error(error)) => Err(failed(error)),
+async fn lock(target: &Target, metadata: &Metadata) -> Result<Lock, Failure> {
+    let lock = target.lock(metadata).await.map_err(Failure::because)?;
+    let lock = lock
+        .ok_or_else(|| Failure::Other(format!("another `larderd mirror` writes to {target}. Wait for it")))?;
+    tracing::debug!(%target, "nobody else writes there");
+    Ok(lock)
+}
+
+async fn lost(lock: &mut Option<Lock>) {
+    match lock {
+        Some(lock) => lock.lost().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -28,7 +28,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
-    config::{Config, ConfigError, DatabaseConfig, Environment, environment},
+    config::{Config, ConfigError, DatabaseConfig, Environment, ForgeSecrets, environment},
     log::{self, LogFormat},
     metadata::Metadata,
     open_metadata,
@@ -72,8 +72,12 @@ Examples:
   larderd audit --since 2d --repository your-name/your-flake
       Say what that repository's jobs were granted and refused, and what they pushed.
 
+  larderd mirror --to file:///srv/mirror
+      Write what the cache keeps as files that Nix reads when the service is down.
+
 Environment (each wins over the file):
   LARDER_LISTEN, LARDER_PUBLIC_URL, LARDER_DATA_DIR      as the keys of the file
+  LARDER_DATABASE_URL, LARDER_STORAGE_URL                as `url` under [database] and [storage]
   LARDER_MAX_BODY, LARDER_MAX_NAR_SIZE,
   LARDER_MAX_PUSH_BYTES, LARDER_UPLOAD_WINDOW            as the keys under [limits]
   LARDER_LOG (or RUST_LOG)                               info, or warn,larder_service=debug
@@ -202,13 +206,17 @@ fn execute(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         print::raw(&String::from_utf8_lossy(&script));
         return Ok(());
     }
+    let secrets = match cli.command {
+        None | Some(Command::Serve | Command::CheckConfig) => ForgeSecrets::Read,
+        Some(_) => ForgeSecrets::LeftUnread,
+    };
     let file = cli.global.config.as_deref();
     let config = match cli.command {
         // What this variable says is where to move to.
         Some(Command::MigrateStore(_)) => {
-            Config::load(file, &environment.without(environment::DATABASE_URL))?
+            Config::load(file, &environment.without(environment::DATABASE_URL), secrets)?
         }
-        _ => Config::load(file, environment)?,
+        _ => Config::load(file, environment, secrets)?,
     };
     match cli.command {
         None | Some(Command::Serve) => {

@@ -1,7 +1,7 @@
 //! `larderd serve`.
 
 use std::{
-    fs::{File, TryLockError},
+    fs::{self, File, TryLockError},
     sync::Arc,
 };
 
@@ -77,6 +77,7 @@ pub(super) fn try_lock(config: &Config) -> Result<Option<File>, Failure> {
     };
     keys::make_private_dir(directory).map_err(failed)?;
     let file = File::create(directory.join("lock")).map_err(failed)?;
+    fs::metadata(directory).and_then(|directory| keys::hand_over(&file, &directory)).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),

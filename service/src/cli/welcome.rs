@@ -2,7 +2,11 @@
 
 use std::fmt::Write;
 
-use crate::{Service, caches::Cache, config::IssuerUrl};
+use crate::{
+    Service,
+    caches::Cache,
+    config::{DatabaseConfig, IssuerUrl, StorageConfig},
+};
 
 /// How a workflow names the action.
 const ACTION: &str = "larder-nix/larder@v1";
@@ -19,6 +23,12 @@ fn write(text: &mut String, service: &Service) -> std::fmt::Result {
     let config = &service.config;
     writeln!(text, "larderd listens on http://{}", config.listen)?;
     writeln!(text, "Its data are in {}", config.data_dir.display())?;
+    if let DatabaseConfig::Server(server) = &config.database {
+        writeln!(text, "Its rows are in {server}")?;
+    }
+    if let StorageConfig::Bucket(bucket) = &config.storage {
+        writeln!(text, "Its objects are in {}", bucket.url)?;
+    }
     if let Some(url) = &config.public_url {
         writeln!(text, "Others reach it by {url}")?;
     }

@@ -1,7 +1,7 @@
 //! `[database]`: where rows lie, if not in a file in the data directory.
 
 use std::{
-    fmt, fs,
+    fmt,
     path::{Path, PathBuf},
     str::FromStr as _,
 };
@@ -9,7 +9,7 @@ use std::{
 use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
 
-use super::{ConfigError, Environment, environment};
+use super::{ConfigError, Environment, environment, s3::read_secret};
 
 /// How many connections a replica has at most for what only reads.
 const CONNECTIONS: u32 = 8;
@@ -122,12 +122,5 @@ fn connect(key: &str, url: &str, password: Option<(&str, &Path)>) -> Result<PgCo
     }
     let connect = PgConnectOptions::from_str(url).map_err(|_| wrong())?;
     let Some((key, file)) = password else { return Ok(connect) };
-    let password = fs::read_to_string(file).map_err(|error| {
-        let problem = format!(
-            "{} cannot be read: {error}. Write the password, and nothing else, into it",
-            file.display()
-        );
-        ConfigError::value(key, problem)
-    })?;
-    Ok(connect.password(password.trim_end_matches(['\r', '\n'])))
+    Ok(connect.password(&read_secret(key, file)?))
 }

@@ -31,6 +31,11 @@ pub const RUST_LOG: &str = "RUST_LOG";
 /// How logs are written: `text` or `json`.
 pub const LOG_FORMAT: &str = "LARDER_LOG_FORMAT";
 
+/// Begins the names of variables that count for the bucket of a mirror alone: `LARDER_MIRROR_AWS_REGION`.
+pub const OF_MIRROR: &str = "LARDER_MIRROR_";
+/// How the names of the variables begin by which buckets are reached.
+const CLOUDS: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
+
 /// systemd's `StateDirectory=`, where the data go by default.
 const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
 const XDG_DATA_HOME: &str = "XDG_DATA_HOME";
@@ -66,6 +71,23 @@ impl Environment {
     pub(super) fn starting_with(&self, prefix: &str) -> impl Iterator<Item = (&str, &str)> {
         let set = self.0.iter().filter(move |(name, value)| name.starts_with(prefix) && !value.is_empty());
         set.map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// What is said of the bucket of a mirror: where variables like `LARDER_MIRROR_AWS_REGION` are there, they take the
+    /// place of all those that clouds' programs read.
+    pub fn of_mirror(&self) -> Self {
+        let is_clouds = |name: &str| CLOUDS.iter().any(|cloud| name.starts_with(cloud));
+        let apart = self.starting_with(OF_MIRROR);
+        let apart = apart.filter_map(|(name, value)| Some((name.strip_prefix(OF_MIRROR)?, value)));
+        let apart: BTreeMap<String, String> = apart
+            .filter(|(name, _)| is_clouds(name))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        if apart.is_empty() {
+            return self.clone();
+        }
+        let others = self.0.iter().filter(|(name, _)| !is_clouds(name));
+        Self(others.map(|(name, value)| (name.clone(), value.clone())).chain(apart).collect())
     }
 
     /// The variable's value, read as `T`. `remedy` says how it is written.

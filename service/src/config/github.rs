@@ -6,7 +6,7 @@ use jsonwebtoken::EncodingKey;
 use serde::Deserialize;
 use url::Url;
 
-use super::{ConfigError, issuer::GITHUB_API, public_url::is_loopback};
+use super::{ConfigError, ForgeSecrets, issuer::GITHUB_API, public_url::is_loopback};
 
 /// Longer than any such key; what is longer is another file.
 const MAX_KEY: u64 = 64 << 10;
@@ -18,7 +18,7 @@ pub(super) const TOO_OPEN: u32 = 0o037;
 pub struct GitHubConfig {
     /// Where the API is.
     pub api_url: Url,
-    /// The App, if there is one.
+    /// The App, if there is one, and its key was read.
     pub app: Option<AppConfig>,
 }
 
@@ -62,10 +62,16 @@ impl Default for GitHubConfig {
 }
 
 impl GitHubConfig {
-    pub(super) fn check(file: File) -> Result<Self, ConfigError> {
+    pub(super) fn check(file: File, secrets: ForgeSecrets) -> Result<Self, ConfigError> {
         let app = match (file.app_id, file.private_key_file) {
             (None, None) => None,
-            (Some(id), Some(key)) => Some(AppConfig { id: id.check()?, key: read_key(&key)? }),
+            (Some(id), Some(key)) => {
+                let id = id.check()?;
+                match secrets {
+                    ForgeSecrets::Read => Some(AppConfig { id, key: read_key(&key)? }),
+                    ForgeSecrets::LeftUnread => None,
+                }
+            }
             (Some(_), None) => {
                 let problem = "is missing, and github.app_id is there: the App's tokens are signed with its key. Make \
                                one on the App's page (\"Generate a private key\"), and write the file's place";

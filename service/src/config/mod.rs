@@ -99,6 +99,16 @@ pub struct Config {
     pub host_store: HostStore,
 }
 
+/// Whether the secrets are read by which GitHub and a running service know each other: those of webhooks, and the App's
+/// key. A service manager may hand them to the service alone, as long as it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForgeSecrets {
+    /// They are, and must be right.
+    Read,
+    /// They are not: no delivery would be taken, and there is no App.
+    LeftUnread,
+}
+
 /// The configuration cannot be used. The text says which key, which value and what to write instead.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -202,7 +212,11 @@ impl Config {
     ///
     /// # Errors
     /// When the file cannot be read, or anything in it or in the environment is wrong.
-    pub fn load(file: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
+    pub fn load(
+        file: Option<&Path>,
+        environment: &Environment,
+        secrets: ForgeSecrets,
+    ) -> Result<Self, ConfigError> {
         let unreadable = |file: &Path| {
             let file = file.to_owned();
             move |source| ConfigError::Unreadable { file, source }
@@ -218,7 +232,7 @@ impl Config {
                 }
             }
         };
-        Self::parse(name, &text, environment)
+        Self::understand(name, &text, environment, secrets)
     }
 
     /// The configuration that `text` says, read from the file `name`, overridden by `environment`.
@@ -226,6 +240,15 @@ impl Config {
     /// # Errors
     /// When anything in it is wrong.
     pub fn parse(name: &Path, text: &str, environment: &Environment) -> Result<Self, ConfigError> {
+        Self::understand(name, text, environment, ForgeSecrets::Read)
+    }
+
+    fn understand(
+        name: &Path,
+        text: &str,
+        environment: &Environment,
+        secrets: ForgeSecrets,
+    ) -> Result<Self, ConfigError> {
         let file: File = toml::from_str(text)
             .map_err(|source| ConfigError::Syntax { file: name.to_owned(), source: Box::new(source) })?;
 
@@ -255,8 +278,8 @@ impl Config {
             issuers,
             limits: Limits::check(file.limits, environment)?,
             audit: audit::check(file.audit)?,
-            webhooks: webhook::check(file.webhook, environment)?,
-            github: GitHubConfig::check(file.github)?,
+            webhooks: webhook::check(file.webhook, environment, secrets)?,
+            github: GitHubConfig::check(file.github, secrets)?,
             keep_deliveries: file.deliveries.keep.unwrap_or(webhook::KEEP),
             trusted_proxies: trusted_proxies(file.trusted_proxies)?,
             retention: Retention::check(file.retention)?,

@@ -11,7 +11,11 @@ const KEYS: [&str; 3] = ["aws_access_key_id", "aws_secret_access_key", "aws_sess
 /// The keys of a profile. `said_by` is the key or the variable that names the file.
 pub(super) fn read(file: &Path, profile: &str, said_by: &str) -> Result<Vec<(String, String)>, ConfigError> {
     let refuse = |problem: String| ConfigError::value(said_by, format!("{}: {problem}", file.display()));
-    let text = fs::read_to_string(file).map_err(|error| refuse(format!("it cannot be read: {error}")))?;
+    let text = fs::read_to_string(file).map_err(|error| {
+        refuse(format!(
+            "it cannot be read: {error}. Write storage.credentials_file, or AWS_SHARED_CREDENTIALS_FILE, for another one"
+        ))
+    })?;
     let Some(keys) = find(&text, profile) else {
         return Err(refuse(format!(
             "it has no [{profile}]. Write storage.profile, or AWS_PROFILE, for another one"

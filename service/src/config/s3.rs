@@ -1,13 +1,9 @@
 //! How a bucket of S3 is reached, and who asks.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use object_store::{ClientConfigKey, aws::AmazonS3ConfigKey};
+use url::Url;
 
 use super::{
     ConfigError, Environment,
@@ -31,7 +27,9 @@ pub(super) fn options(
         })
         .collect();
     if file.endpoint.is_some() {
-        options.remove(AmazonS3ConfigKey::S3Endpoint.as_ref());
+        for key in [AmazonS3ConfigKey::S3Endpoint, ALLOW_HTTP] {
+            options.remove(key.as_ref());
+        }
     }
     if let Some(credentials) = credentials(file, environment)? {
         // One source speaks for all of it: a key of one and a token of another fit no lock.
@@ -45,22 +43,9 @@ pub(super) fn options(
     if let Some(virtual_hosted) = file.virtual_hosted {
         say(AmazonS3ConfigKey::VirtualHostedStyleRequest, virtual_hosted.to_string());
     }
-    if let Some(endpoint) = &file.endpoint {
-        let host = endpoint.host_str().filter(|_| {
-            matches!(endpoint.scheme(), "http" | "https")
-                && endpoint.username().is_empty()
-                && endpoint.query().is_none()
-                && endpoint.path() == "/"
-        });
-        let Some(host) = host else {
-            let problem = format!(
-                "{:?} is not the address of an S3 service. Write \"https://host\" or \"http://host:port\"; the bucket \
-                 is in storage.url",
-                endpoint.as_str()
-            );
-            return Err(ConfigError::value("storage.endpoint", problem));
-        };
-        let mut endpoint = endpoint.clone();
+    if let Some(text) = &file.endpoint {
+        let mut endpoint = address(text)?;
+        let host = endpoint.host_str().unwrap_or_default();
         // `object_store` takes an endpoint for the bucket's own where buckets have hosts.
         if file.virtual_hosted == Some(true) && endpoint.set_host(Some(&format!("{bucket}.{host}"))).is_err()
         {
@@ -68,10 +53,35 @@ pub(super) fn options(
             return Err(ConfigError::value("storage.virtual_hosted", problem));
         }
         say(AmazonS3ConfigKey::Endpoint, endpoint.as_str().trim_end_matches('/').to_owned());
-        let open = endpoint.scheme() == "http";
-        say(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp), open.to_string());
+    }
+    let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
+    if let Some(endpoint) = endpoint.iter().find_map(|key| options.get(key.as_ref())) {
+        let open = endpoint.starts_with("http://").to_string();
+        options.entry(ALLOW_HTTP.as_ref().to_owned()).or_insert(open);
     }
     Ok(options)
+}
+
+/// Without it `object_store` refuses an address that begins with `http://`.
+const ALLOW_HTTP: AmazonS3ConfigKey = AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp);
+
+fn address(text: &str) -> Result<Url, ConfigError> {
+    let url = Url::parse(text).ok().filter(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.host_str().is_some()
+            && url.username().is_empty()
+            && url.query().is_none()
+            && url.path() == "/"
+    });
+    url.ok_or_else(|| {
+        // It may hold a secret.
+        let shown = if text.contains('@') { String::new() } else { format!("{text:?} ") };
+        let problem = format!(
+            "{shown}is not the address of an S3 service. Write \"https://host\" or \"http://host:port\"; the bucket \
+             is in storage.url"
+        );
+        ConfigError::value("storage.endpoint", problem)
+    })
 }
 
 /// What says who asks.
@@ -110,26 +120,30 @@ fn credentials(file: &File, environment: &Environment) -> Result<Option<Vec<(Str
             ));
         }
     }
-    let profile = file.profile.as_deref().or_else(|| environment.get("AWS_PROFILE")).unwrap_or("default");
+    let said = file.profile.as_deref().map(|profile| ("storage.profile", profile));
+    let said = said.or(environment.get("AWS_PROFILE").map(|profile| ("AWS_PROFILE", profile)));
+    let (said_by, profile) = said.unwrap_or(("AWS_PROFILE", "default"));
     if let Some(credentials) = &file.credentials_file {
         return profile::read(credentials, profile, "storage.credentials_file").map(Some);
     }
     if file.profile.is_none() && ELSEWHERE.iter().any(|name| environment.get(name).is_some()) {
         return Ok(None);
     }
-    let shared = match (environment.get("AWS_SHARED_CREDENTIALS_FILE"), environment.get("HOME")) {
-        (Some(shared), _) => PathBuf::from(shared),
-        (None, Some(home)) => Path::new(home).join(".aws/credentials"),
-        (None, None) => PathBuf::new(),
-    };
-    let is_wanted = file.profile.is_some() || environment.get("AWS_SHARED_CREDENTIALS_FILE").is_some();
-    match is_wanted || shared.is_file() {
-        true => profile::read(&shared, profile, "storage.profile").map(Some),
+    if let Some(shared) = environment.get(SHARED_FILE) {
+        return profile::read(Path::new(shared), profile, SHARED_FILE).map(Some);
+    }
+    let shared = Path::new(environment.get("HOME").unwrap_or("~")).join(".aws/credentials");
+    match said.is_some() || shared.is_file() {
+        true => profile::read(&shared, profile, said_by).map(Some),
         false => Ok(None),
     }
 }
 
-fn read_secret(key: &str, file: &Path) -> Result<String, ConfigError> {
+/// The variable that names the file where AWS's programs keep credentials.
+const SHARED_FILE: &str = "AWS_SHARED_CREDENTIALS_FILE";
+
+/// A secret in a file of its own. `key` names the file.
+pub(super) fn read_secret(key: &str, file: &Path) -> Result<String, ConfigError> {
     let refuse = |problem: String| ConfigError::value(key, format!("{}: {problem}", file.display()));
     let unreadable = |error| refuse(format!("it cannot be read: {error}"));
     let about = fs::metadata(file).map_err(unreadable)?;
@@ -139,9 +153,10 @@ fn read_secret(key: &str, file: &Path) -> Result<String, ConfigError> {
             format!("it has the mode {mode:03o}: others can reach it. Write: chmod 600 {}", file.display());
         return Err(refuse(problem));
     }
-    let secret = fs::read_to_string(file).map_err(unreadable)?.trim().to_owned();
-    match secret.is_empty() {
-        true => Err(refuse("it is empty. Write the secret key into it, and nothing else".to_owned())),
-        false => Ok(secret),
+    let secret = fs::read_to_string(file).map_err(unreadable)?;
+    let secret = secret.trim_end_matches(['\r', '\n']);
+    match secret.trim().is_empty() {
+        true => Err(refuse("it is empty. Write the secret into it, and nothing else".to_owned())),
+        false => Ok(secret.to_owned()),
     }
 }

@@ -17,6 +17,9 @@ pub enum StorageConfig {
     Bucket(BucketConfig),
 }
 
+/// The schemes of buckets.
+const KNOWN: [&str; 5] = ["s3", "s3a", "gs", "az", "azure"];
+
 /// A bucket, and how it is reached.
 #[derive(Clone)]
 pub struct BucketConfig {
@@ -52,8 +55,8 @@ impl fmt::Debug for BucketConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
-    url: Option<Url>,
-    pub(super) endpoint: Option<Url>,
+    url: Option<String>,
+    pub(super) endpoint: Option<String>,
     pub(super) region: Option<String>,
     pub(super) virtual_hosted: Option<bool>,
     pub(super) access_key_id: Option<String>,
@@ -81,12 +84,13 @@ impl File {
 
 impl StorageConfig {
     pub(super) fn check(file: &File, environment: &Environment) -> Result<Self, ConfigError> {
-        let url = environment
-            .parsed(environment::STORAGE_URL, "for example s3://bucket/folder")?
-            .or_else(|| file.url.clone());
+        let url = environment.get(environment::STORAGE_URL).map(|url| (environment::STORAGE_URL, url));
+        let url = url.or(file.url.as_deref().map(|url| ("storage.url", url)));
         let said = file.said_of_s3().or(file.hot_tier.as_ref().map(|_| "hot_tier"));
         match (url, said) {
-            (Some(url), _) => BucketConfig::check(url, file, environment).map(Self::Bucket),
+            (Some((said_by, url)), _) => {
+                BucketConfig::check(said_by, url, file, environment).map(Self::Bucket)
+            }
             (None, None) => Ok(Self::Folder),
             (None, Some(key)) => Err(ConfigError::value(
                 format!("storage.{key}"),
@@ -97,15 +101,25 @@ impl StorageConfig {
 }
 
 impl BucketConfig {
-    /// A bucket of which the environment alone says how it is reached.
+    /// A bucket of which the environment alone says how it is reached. `said_by` is what names its URL.
     ///
     /// # Errors
     /// When the URL is none of a bucket, or the credentials that are named cannot be read.
-    pub fn of_environment(url: Url, environment: &Environment) -> Result<Self, ConfigError> {
-        Self::check(url, &File::default(), environment)
+    pub fn of_environment(said_by: &str, url: &str, environment: &Environment) -> Result<Self, ConfigError> {
+        Self::check(said_by, url, &File::default(), environment)
     }
 
-    fn check(url: Url, file: &File, environment: &Environment) -> Result<Self, ConfigError> {
+    fn check(said_by: &str, text: &str, file: &File, environment: &Environment) -> Result<Self, ConfigError> {
+        let url = Url::parse(text).ok().filter(|url| KNOWN.contains(&url.scheme()));
+        let Some(url) = url else {
+            // It may hold a secret.
+            let shown = if text.contains('@') { String::new() } else { format!("{text:?} ") };
+            let problem = format!(
+                "{shown}is no storage that larderd knows. Write s3://, gs:// or az:// and the bucket's name, or leave it \
+                 out for a folder in data_dir"
+            );
+            return Err(ConfigError::value(said_by, problem));
+        };
         let bucket = url.host_str().filter(|bucket| !bucket.is_empty());
         let has_more = !url.username().is_empty()
             || url.password().is_some()
@@ -114,22 +128,15 @@ impl BucketConfig {
             || url.fragment().is_some();
         let Some(bucket) = bucket.filter(|_| !has_more) else {
             return Err(ConfigError::value(
-                "storage.url",
+                said_by,
                 "is not a bucket. Write the scheme, the bucket and perhaps a folder in it: \"s3://bucket/folder\". \
-                 Address and credentials have keys of their own",
+                 Address and credentials are said apart from it",
             ));
         };
         let options = match url.scheme() {
-            "s3" | "s3a" => s3::options(bucket, file, environment)?,
             "gs" => from_environment(environment, "GOOGLE_"),
             "az" | "azure" => from_environment(environment, "AZURE_"),
-            scheme => {
-                let problem = format!(
-                    "{scheme}:// is no storage that larderd knows. Write s3://, gs:// or az://, or leave it out for a \
-                     folder in data_dir"
-                );
-                return Err(ConfigError::value("storage.url", problem));
-            }
+            _ => s3::options(bucket, file, environment)?,
         };
         if let (false, Some(key)) = (url.scheme().starts_with("s3"), file.said_of_s3()) {
             let problem = format!(

@@ -1,6 +1,6 @@
 //! What the configuration takes, and what it says to what it does not.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use super::*;
 
@@ -303,10 +303,10 @@ fn the_data_go_where_the_system_wants_them() {
 fn a_file_that_is_named_must_be_there() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("larder.toml");
-    let missing = Config::load(Some(&file), &environment()).unwrap_err().to_string();
+    let missing = Config::load(Some(&file), &environment(), ForgeSecrets::Read).unwrap_err().to_string();
     assert!(missing.contains("larder.toml") && missing.contains("--config"), "{missing}");
     fs::write(&file, "listen = \"127.0.0.1:9\"").unwrap();
-    assert_eq!(Config::load(Some(&file), &environment()).unwrap().listen.port(), 9);
+    assert_eq!(Config::load(Some(&file), &environment(), ForgeSecrets::Read).unwrap().listen.port(), 9);
 }
 
 #[test]
@@ -343,4 +343,28 @@ fn a_webhooks_secrets_come_from_files_or_the_environment_and_are_never_shown() {
     }
     let refusal = with("short secret").unwrap_err().to_string();
     assert!(refusal.contains("SECRET has 12 bytes") && !refusal.contains("short"), "{refusal}");
+}
+
+#[test]
+fn a_databases_password_lies_in_a_file_that_is_closed_to_others_and_says_something() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    let text = format!("[database]\nurl = \"postgres://db/larder\"\npassword_file = \"{}\"", file.display());
+    for (mode, password, told) in [
+        (0o644, "secret\n", Some("has the mode 644: others can reach it. Write: chmod 600")),
+        (0o600, "\n", Some("it is empty. Write the secret into it")),
+        (0o640, "secret\n", None),
+    ] {
+        fs::write(&file, password).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        match (parse(&text), told) {
+            (Ok(_), None) => {}
+            (Err(error), Some(told)) => {
+                let refusal = error.to_string();
+                let named = refusal.starts_with("database.password_file: ");
+                assert!(named && refusal.contains(told), "{refusal}");
+            }
+            (parsed, told) => panic!("{mode:o}, {told:?}: {parsed:?}"),
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::{fmt, fs, path::PathBuf};
 
 use serde::Deserialize;
 
-use super::{ConfigError, Environment, Period};
+use super::{ConfigError, Environment, ForgeSecrets, Period};
 use crate::{forge::About, trust::RepositoryPattern};
 
 /// As many rules as a delivery can be compared with in good time.
@@ -25,7 +25,7 @@ const HOW_TO_MAKE: &str = "Make one by `openssl rand -hex 32`, and give the same
 pub struct WebhookRule {
     /// The repositories that its secrets speak for, at least one.
     pub repositories: Vec<RepositoryPattern>,
-    /// One secret, or two while one replaces the other.
+    /// One secret, or two while one replaces the other. None where they were [left unread](ForgeSecrets).
     pub secrets: Vec<WebhookSecret>,
     /// Whether what their jobs wanted is prefetched when something comes to a ref, or a run is over.
     pub prefetch: bool,
@@ -124,15 +124,25 @@ enum Source {
 }
 
 /// The rules with their secrets.
-pub(super) fn check(files: Vec<File>, environment: &Environment) -> Result<Vec<WebhookRule>, ConfigError> {
+pub(super) fn check(
+    files: Vec<File>,
+    environment: &Environment,
+    secrets: ForgeSecrets,
+) -> Result<Vec<WebhookRule>, ConfigError> {
     if files.len() > MAX_RULES {
         let problem = format!("there are {} of them, and at most {MAX_RULES} can be. Join some", files.len());
         return Err(ConfigError::value("webhook", problem));
     }
-    files.into_iter().enumerate().map(|(position, file)| rule(file, position + 1, environment)).collect()
+    let rule = |(position, file)| rule(file, position + 1, environment, secrets);
+    files.into_iter().enumerate().map(rule).collect()
 }
 
-fn rule(file: File, number: usize, environment: &Environment) -> Result<WebhookRule, ConfigError> {
+fn rule(
+    file: File,
+    number: usize,
+    environment: &Environment,
+    secrets: ForgeSecrets,
+) -> Result<WebhookRule, ConfigError> {
     let key = format!("webhook rule {number}");
     if file.repositories.is_empty() {
         let problem = "names no repository, so that nothing would be taken. Write repositories = [\"owner/name\"], or \
@@ -148,8 +158,12 @@ fn rule(file: File, number: usize, environment: &Environment) -> Result<WebhookR
         return Err(ConfigError::value(key, problem));
     }
     let key = format!("{key}, secrets");
-    let secrets =
-        file.secrets.iter().map(|source| source.read(&key, environment)).collect::<Result<_, _>>()?;
+    let secrets = match secrets {
+        ForgeSecrets::Read => {
+            file.secrets.iter().map(|source| source.read(&key, environment)).collect::<Result<_, _>>()?
+        }
+        ForgeSecrets::LeftUnread => Vec::new(),
+    };
     let (grace, prefetch) = (file.grace.unwrap_or(GRACE), file.prefetch.unwrap_or(true));
     Ok(WebhookRule { repositories: file.repositories, secrets, on: file.on, grace, prefetch })
 }

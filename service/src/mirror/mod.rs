@@ -3,8 +3,8 @@
 //! A mirror is a static binary cache: `nix-cache-info`, a narinfo for each path and its NAR below `nar/`, under the very
 //! names and with the very bytes that the service serves. It is right at every moment, whenever the work is
 //! interrupted: a narinfo is written after its NAR and after the narinfos of what it refers to, and removed before
-//! those that it refers to and before its NAR. What is there is not written again ([`write`]). What is not chosen any more goes
-//! ([`remove`]), but a NAR only by the next mirroring, since somebody may have read its narinfo just now.
+//! those that it refers to and before its NAR. What is there is not written again ([`write`]). What is not chosen any
+//! more goes ([`remove`]), but a NAR only by the next mirroring, since somebody may have read its narinfo just now.
 //!
 //! It reads the database and the objects beside a running service and writes nothing there. What is swept meanwhile is
 //! left out, with all that refers to it.
@@ -12,6 +12,7 @@
 mod listing;
 mod marker;
 mod plan;
+mod refusal;
 mod remove;
 mod target;
 mod write;
@@ -24,7 +25,7 @@ use std::{
 use larder_protocol::{PublicKey, SigningKey, StorePathHash, api::CacheName};
 use serde::Serialize;
 
-pub use self::target::{InvalidTarget, Target};
+pub use self::target::{InvalidTarget, Lock, Target};
 use self::{listing::Listing, plan::Plan};
 use crate::{
     cache,
@@ -50,14 +51,12 @@ pub enum MirrorError {
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// The target failed.
-    #[error("{target}: {name}: {source}")]
+    #[error("{place}: {problem}")]
     Target {
-        /// Where the mirror is.
-        target: String,
         /// What was read, written or removed.
-        name: String,
-        /// Why.
-        source: object_store::Error,
+        place: String,
+        /// Why not, and what to do.
+        problem: String,
     },
     /// What is there is no mirror, or one of another cache.
     #[error("{target} {problem}")]
@@ -67,6 +66,12 @@ pub enum MirrorError {
         /// Why not, and what to do.
         problem: String,
     },
+    /// Another process may write there, too.
+    #[error(
+        "the database does not answer any more, and another mirroring may begin. What is there is right; the next goes \
+         on from here"
+    )]
+    NotAlone,
     /// Somebody told it to stop.
     #[error("stopped before it was done. What is there is right; the next mirroring goes on from here")]
     Stopped,
@@ -213,8 +218,9 @@ impl MirrorReport {
 }
 
 impl Mirroring<'_> {
-    /// Makes the mirror one of the closures of these roots. Where something is swept or replaced meanwhile, it looks again what is
-    /// to be there, and removes nothing before that is known.
+    /// Makes the mirror one of the closures of these roots. Where something is swept or replaced meanwhile, it looks
+    /// again what is to be there, and removes nothing before that is known. Whoever calls this holds the target's
+    /// [`Lock`], if anything is to be written.
     ///
     /// # Errors
     /// When what is there is no mirror of the cache, or something fails. What is there is right also then.

@@ -15,7 +15,8 @@ use super::{
 /// How many files are asked for or removed side by side.
 const AT_ONCE: usize = 32;
 
-/// Removes the narinfos of all paths that are not to be there, and those NARs that nothing named when the mirroring began.
+/// Removes the narinfos of all paths that are not to be there, and those NARs that nothing named when the mirroring
+/// began.
 pub(super) async fn remove(
     mirroring: &Mirroring<'_>,
     listing: &Listing,

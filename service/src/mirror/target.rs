@@ -1,6 +1,12 @@
 //! Where a mirror is written: a folder, or a bucket.
 
-use std::{fmt, fs, io, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    fs::{self, File, TryLockError},
+    io,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use object_store::{
@@ -9,9 +15,10 @@ use object_store::{
 };
 use url::Url;
 
-use super::MirrorError;
+use super::{MirrorError, refusal};
 use crate::{
     config::{BucketConfig, ConfigError, Environment},
+    metadata::{Lead, Metadata},
     storage::{self, StorageError},
 };
 
@@ -29,18 +36,13 @@ const LONGEST: u64 = 16 << 20;
 pub enum InvalidTarget {
     /// It is no URL of a kind that is known.
     #[error(
-        "{0:?} is no place for a mirror. Write file:///srv/mirror for a folder, or s3://bucket/folder (or gs://, az://) \
-         for a bucket"
+        "--to: this is no place for a mirror. Write file:///srv/mirror for a folder, or s3://bucket/folder (or gs://, \
+         az://) for a bucket"
     )]
-    Unknown(String),
-    /// How a bucket is reached cannot be understood.
-    #[error("{url}: {source}")]
-    Bucket {
-        /// The URL.
-        url: String,
-        /// Why.
-        source: ConfigError,
-    },
+    Unknown,
+    /// It is no bucket's, or how the bucket is reached cannot be understood.
+    #[error(transparent)]
+    Bucket(#[from] ConfigError),
     /// The bucket's library refuses what it is told.
     #[error("{url}: {source}")]
     Connect {
@@ -76,6 +78,24 @@ pub struct Target {
     url: String,
 }
 
+/// Held by whoever writes to a target.
+pub struct Lock(Held);
+
+enum Held {
+    Folder { _folder: File },
+    Bucket(Lead),
+}
+
+impl Lock {
+    /// Waits until somebody else may write there, too.
+    pub async fn lost(&mut self) {
+        match &mut self.0 {
+            Held::Folder { .. } => std::future::pending().await,
+            Held::Bucket(lead) => lead.lost().await,
+        }
+    }
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.url)
@@ -89,14 +109,13 @@ impl Target {
     /// # Errors
     /// When it cannot be a target.
     pub fn open(url: &str, environment: &Environment, dry_run: bool) -> Result<Self, InvalidTarget> {
-        let unknown = || InvalidTarget::Unknown(url.to_owned());
-        let parsed = Url::parse(url).map_err(|_| unknown())?;
+        let parsed = Url::parse(url).map_err(|_| InvalidTarget::Unknown)?;
         match parsed.scheme() {
             "file" => {}
-            "s3" | "s3a" | "gs" | "az" | "azure" => return Self::open_bucket(parsed, environment),
-            _ => return Err(unknown()),
+            "s3" | "s3a" | "gs" | "az" | "azure" => return Self::open_bucket(url, environment),
+            _ => return Err(InvalidTarget::Unknown),
         }
-        let folder = parsed.to_file_path().map_err(|()| unknown())?;
+        let folder = parsed.to_file_path().map_err(|()| InvalidTarget::Unknown)?;
         if dry_run && !folder.exists() {
             return Ok(Self { store: Arc::new(InMemory::new()), folder: None, url: url.to_owned() });
         }
@@ -112,10 +131,9 @@ impl Target {
         Ok(Self { store: Arc::new(store), folder: Some(folder), url: url.to_owned() })
     }
 
-    fn open_bucket(parsed: Url, environment: &Environment) -> Result<Self, InvalidTarget> {
-        let url = parsed.to_string();
-        let mut bucket = BucketConfig::of_environment(parsed, environment)
-            .map_err(|source| InvalidTarget::Bucket { url: url.clone(), source })?;
+    fn open_bucket(url: &str, environment: &Environment) -> Result<Self, InvalidTarget> {
+        let mut bucket = BucketConfig::of_environment("--to", url, &environment.of_mirror())?;
+        let url = bucket.url.as_str().trim_end_matches('/').to_owned();
         // The library's default is meant for small objects.
         bucket.options.entry("timeout".to_owned()).or_insert_with(|| REQUEST.to_owned());
         let store = storage::connect(&bucket)
@@ -127,8 +145,37 @@ impl Target {
         &*self.store
     }
 
-    pub(super) fn failed(&self, name: &str, source: object_store::Error) -> MirrorError {
-        MirrorError::Target { target: self.url.clone(), name: name.to_owned(), source }
+    /// Has nobody else write there meanwhile: what one removes, another may be about to need. `None` where somebody does.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub async fn lock(&self, metadata: &Metadata) -> Result<Option<Lock>, MirrorError> {
+        let Some(folder) = &self.folder else {
+            let lead = metadata.try_lead_mirroring(&self.url).await?;
+            return Ok(lead.map(|lead| Lock(Held::Bucket(lead))));
+        };
+        let locked = File::open(folder).map_err(TryLockError::Error).and_then(|folder| {
+            folder.try_lock()?;
+            Ok(folder)
+        });
+        match locked {
+            Ok(folder) => Ok(Some(Lock(Held::Folder { _folder: folder }))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(self.failed_in_folder("", error)),
+        }
+    }
+
+    pub(super) fn failed(&self, name: &str, error: object_store::Error) -> MirrorError {
+        let problem = match &self.folder {
+            Some(_) => error.to_string(),
+            None => refusal::in_words(&error),
+        };
+        let place = if name.is_empty() { self.url.clone() } else { format!("{}/{name}", self.url) };
+        MirrorError::Target { place, problem }
+    }
+
+    fn failed_in_folder(&self, name: &str, error: io::Error) -> MirrorError {
+        self.failed(name, object_store::Error::Generic { store: "folder", source: Box::new(error) })
     }
 
     pub(super) fn refuse(&self, problem: String) -> MirrorError {
@@ -194,10 +241,7 @@ impl Target {
     pub(super) fn tidy(&self) -> Result<(), MirrorError> {
         let Some(folder) = &self.folder else { return Ok(()) };
         for (folder, below) in [(folder.clone(), ""), (folder.join(NARS), "nar/")] {
-            let failed = |source: io::Error| {
-                let source = object_store::Error::Generic { store: "folder", source: Box::new(source) };
-                self.failed(below, source)
-            };
+            let failed = |error| self.failed_in_folder(below, error);
             let entries = match fs::read_dir(&folder) {
                 Ok(entries) => entries,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,

@@ -68,7 +68,7 @@ pub fn credentials() -> impl Iterator<Item = (String, String)> {
 pub async fn place(config: &mut Config, directory: &Path) {
     config.database = database(directory).await;
     if let Some(url) = storage_url(directory) {
-        let bucket = BucketConfig::of_environment(url.parse().unwrap(), &Environment::of_process());
+        let bucket = BucketConfig::of_environment("url", &url, &Environment::of_process());
         config.storage = StorageConfig::Bucket(bucket.unwrap());
     }
 }

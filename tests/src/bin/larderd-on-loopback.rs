@@ -7,7 +7,7 @@ use clap::Parser;
 use larder_service::{
     Service,
     clock::Clock,
-    config::{Config, Environment},
+    config::{Config, Environment, ForgeSecrets},
     flake::Internet,
     log::{self, LogFormat},
     serve,
@@ -32,7 +32,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let Arguments { config, root, address, names } = Arguments::parse();
     let environment = Environment::of_process();
     let _guard = log::init(LogFormat::Text, &environment, log::SERVICE)?;
-    let config = Config::load(Some(&config), &environment)?;
+    let config = Config::load(Some(&config), &environment, ForgeSecrets::Read)?;
     let names: HashMap<_, _> = names.into_iter().map(|name| (name, vec![address])).collect();
     let internet = Internet::model(names, |_| true, std::fs::read(root)?);
     let listener = TcpListener::bind(config.listen).await?;

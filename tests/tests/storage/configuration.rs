@@ -4,7 +4,7 @@ use std::{fs, future::IntoFuture as _, path::Path};
 
 use axum::http::StatusCode;
 use larder_service::{
-    config::{Config, ConfigError, Environment, StorageConfig},
+    config::{BucketConfig, Config, ConfigError, Environment, StorageConfig},
     storage::Storage,
 };
 use larder_tests::world::secret_file;
@@ -29,6 +29,12 @@ fn a_bucket_is_below_its_services_address_or_has_a_host_of_its_own() {
     assert_eq!(
         said("endpoint = \"http://garage:3900\"\nregion = \"garage\""),
         ["allow_http=true", "aws_endpoint=http://garage:3900", "aws_region=garage"]
+    );
+    // AWS's own name for it.
+    let variable = [("AWS_ENDPOINT_URL", "http://garage:3900")];
+    assert_eq!(
+        options("url = \"s3://objects\"", variable).unwrap(),
+        ["allow_http=true", "aws_endpoint=http://garage:3900"]
     );
     assert_eq!(
         said("endpoint = \"https://s3.example.org\"\nvirtual_hosted = true"),
@@ -93,16 +99,58 @@ fn what_is_said_of_no_bucket_or_of_half_a_key_is_refused() {
         ("hot_tier = { folder = \"/x\", max_size = \"1 GB\" }", "storage.hot_tier"),
         ("url = \"s3://objects\"\nhot_tier = { folder = \"/x\" }", "max_size"),
         ("url = \"ftp://objects\"", "s3://, gs:// or az://"),
-        ("url = \"s3://key:secret@objects\"", "is not a bucket"),
+        ("url = \"s3://key:secret@objects\"", "storage.url: is not a bucket"),
+        ("url = \"objects\"", "storage.url: \"objects\" is no storage that larderd knows. Write s3://"),
+        ("url = \"file:///srv/objects\"", "leave it out for a folder in data_dir"),
+        ("url = \"https://key:secret@objects\"", "storage.url: is no storage"),
         ("url = \"gs://objects\"\nendpoint = \"http://x\"", "storage.endpoint"),
         ("url = \"s3://objects\"\nendpoint = \"http://x/objects\"", "is not the address of an S3 service"),
+        ("url = \"s3://objects\"\nendpoint = \"s3.example.org\"", "Write \"https://host\""),
+        ("url = \"s3://objects\"\nprofile = \"p\"", "~/.aws/credentials: it cannot be read: No such file"),
+        (
+            "url = \"s3://objects\"\nprofile = \"p\"",
+            "Write storage.credentials_file, or AWS_SHARED_CREDENTIALS_FILE",
+        ),
         ("url = \"s3://objects\"\naccess_key_id = \"x\"", "storage.secret_access_key_file"),
         ("url = \"s3://objects\"\nsecret_access_key_file = \"/x\"", "storage.access_key_id"),
         ("url = \"s3://objects\"\ncredentials_file = \"/nonexistent\"", "/nonexistent"),
     ] {
         let refusal = options(text, []).unwrap_err().to_string();
         assert!(refusal.contains(told), "{text}: {refusal}");
+        assert!(!refusal.contains("secret@"), "{refusal}");
     }
+    for (name, value, told) in [
+        ("LARDER_STORAGE_URL", "https://objects", "LARDER_STORAGE_URL: \"https://objects\" is no storage"),
+        (
+            "AWS_SHARED_CREDENTIALS_FILE",
+            "/nonexistent",
+            "AWS_SHARED_CREDENTIALS_FILE: /nonexistent: it cannot be read",
+        ),
+        ("AWS_PROFILE", "mirror", "AWS_PROFILE: ~/.aws/credentials: it cannot be read"),
+    ] {
+        let refusal = options("url = \"s3://objects\"", [(name, value)]).unwrap_err().to_string();
+        assert!(refusal.contains(told), "{refusal}");
+    }
+}
+
+#[test]
+fn what_is_said_of_the_mirror_alone_says_nothing_of_the_services_own_bucket() {
+    let environment = Environment::from([
+        ("AWS_ENDPOINT_URL", "https://ours"),
+        ("AWS_SESSION_TOKEN", "ours"),
+        ("LARDER_MIRROR_AWS_ENDPOINT_URL", "https://theirs"),
+        ("LARDER_MIRROR_AWS_ACCESS_KEY_ID", "A"),
+        ("LARDER_MIRROR_AWS_SECRET_ACCESS_KEY", "B"),
+    ]);
+    let of = |environment: &Environment| {
+        BucketConfig::of_environment("--to", "s3://objects", environment).unwrap().options
+    };
+    let mirror = of(&environment.of_mirror());
+    assert_eq!(mirror["aws_endpoint"], "https://theirs");
+    assert_eq!((mirror.get("aws_session_token"), &*mirror["aws_access_key_id"]), (None, "A"));
+    let ours = of(&environment);
+    assert_eq!((&*ours["aws_endpoint"], &*ours["aws_session_token"]), ("https://ours", "ours"));
+    assert_eq!(of(&Environment::from([("AWS_REGION", "eu")]).of_mirror())["aws_region"], "eu");
 }
 
 #[test]
