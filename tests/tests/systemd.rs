@@ -17,19 +17,26 @@ use tokio::process::Command;
 const IMAGE: &str = "larder-test/debian";
 
 #[tokio::test]
-async fn the_unit_is_right_and_leaves_little_open() {
+async fn the_units_are_right_and_leave_little_open() {
     let dir = TempDir::new().unwrap();
-    let unit = dir.path().join("larderd.service");
-    let text = fs::read_to_string(repository().join("deploy/systemd/larderd.service")).unwrap();
-    // It is not installed here.
-    fs::write(&unit, text.replace("/usr/local/bin/larderd", program("larderd").to_str().unwrap())).unwrap();
-    let mut verify = Command::new("systemd-analyze");
-    let verified = run(verify.args(["verify", "--man=no"]).arg(&unit)).await;
-    assert_eq!((verified.code, verified.stderr.as_str()), (Some(0), ""));
-    // In tenths, of 100: it fails if more is exposed.
-    let mut judge = Command::new("systemd-analyze");
-    judge.args(["security", "--offline=true", "--threshold=20", "--no-pager"]).arg(&unit);
-    run(&mut judge).await.expect_success();
+    for (name, judged) in
+        [("larderd.service", true), ("larder-mirror.service", true), ("larder-mirror.timer", false)]
+    {
+        let unit = dir.path().join(name);
+        let text = fs::read_to_string(repository().join("deploy/systemd").join(name)).unwrap();
+        // It is not installed here.
+        let text = text.replace("/usr/local/bin/larderd", program("larderd").to_str().unwrap());
+        fs::write(&unit, text).unwrap();
+        let mut verify = Command::new("systemd-analyze");
+        let verified = run(verify.args(["verify", "--man=no"]).arg(&unit)).await;
+        assert_eq!((verified.code, verified.stderr.as_str()), (Some(0), ""), "{name}");
+        if judged {
+            // In tenths, of 100: it fails if more is exposed.
+            let mut judge = Command::new("systemd-analyze");
+            judge.args(["security", "--offline=true", "--threshold=20", "--no-pager"]).arg(&unit);
+            run(&mut judge).await.expect_success();
+        }
+    }
 }
 
 /// A machine that systemd has started, with larderd installed as the unit says.
@@ -45,7 +52,7 @@ impl Machine {
         let drop_in = "[Service]\nPrivateUsers=no\nLoadCredential=webhook:/etc/larder/webhook\n";
         fs::create_dir(dir.join("drop-in")).unwrap();
         fs::write(dir.join("drop-in/here.conf"), drop_in).unwrap();
-        let unit = repository().join("deploy/systemd/larderd.service").canonicalize().unwrap();
+        let units = repository().join("deploy/systemd").canonicalize().unwrap();
         let larderd = program("larderd").canonicalize().unwrap();
         let machine = Self(unique("larder-systemd"));
         let mut start = Command::new("docker");
@@ -60,7 +67,8 @@ impl Machine {
         start.arg("--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw");
         for (here, there) in [
             (larderd.as_path(), "/usr/local/bin/larderd:ro"),
-            (&unit, "/etc/systemd/system/larderd.service:ro"),
+            (&units, "/root/deploy/systemd:ro"),
+            (&units.join("larderd.service"), "/etc/systemd/system/larderd.service:ro"),
             (&dir.join("drop-in"), "/etc/systemd/system/larderd.service.d:ro"),
             (&dir.join("etc"), "/etc/larder"),
         ] {
@@ -130,8 +138,30 @@ async fn larderd_takes_a_push_with_no_more_than_the_unit_leaves_it() {
     assert!(root.split(' ').nth(5).unwrap().starts_with("ro,"), "{root}");
     assert_eq!(machine.says(&["stat", "-c", "%a", "/var/lib/private/larder"]).await, "700");
 
+    // A mirror beside it, as the book says, which whoever serves it can read.
+    let book = fs::read_to_string(repository().join("docs/operations.md")).unwrap();
+    let commands = book.split("<!-- mirror -->\n```console\n").nth(1).unwrap().split("```").next().unwrap();
+    let commands = commands.replace("$ ", "");
+    machine.says(&["sh", "-ec", &format!("cd /root; {commands}")]).await;
+    assert_eq!(machine.says(&["systemctl", "is-active", "larder-mirror.timer"]).await, "active");
+    machine.says(&["systemctl", "start", "larder-mirror.service"]).await;
+    let read = "runuser -u nobody -- sh -ec 'cat /srv/mirror/*.narinfo /srv/mirror/nar/*' | wc -c";
+    assert!(machine.says(&["sh", "-ec", read]).await.parse::<u64>().unwrap() > 500_000);
+
     machine.says(&["systemctl", "stop", "larderd"]).await;
     assert_eq!(machine.shows("Result").await, "success");
+    // With it the webhook's secret is gone, which nothing needs that is done now.
+    machine.says(&["sh", "-ec", "rm /var/lib/larder/larder.db*"]).await;
+    let book = book.split("$ larderd rebuild\n").nth(1).unwrap().split("```").next().unwrap();
+    let commands = format!("larderd rebuild\n{}", book.replace("$ ", ""));
+    machine.says(&["sh", "-ec", &commands]).await;
+    assert_eq!(machine.says(&ready).await, "ready");
+    // The user may have another number by now, and another mirror's files are not its own.
+    machine.says(&["chown", "-R", "daemon", "/srv/mirror"]).await;
+    machine.says(&["rm", "/srv/mirror/nix-cache-info"]).await;
+    machine.says(&["systemctl", "start", "larder-mirror.service"]).await;
+    machine.says(&["test", "-e", "/srv/mirror/nix-cache-info"]).await;
+    machine.says(&["systemctl", "stop", "larderd"]).await;
     // A wrong configuration is no reason to try again.
     fs::write(dir.path().join("etc/larder.toml"), "listen = 1").unwrap();
     let failed = machine.run(&["systemctl", "start", "--wait", "larderd"]).await;
