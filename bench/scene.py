@@ -211,11 +211,6 @@ class Servers:
             "AWS_SECRET_ACCESS_KEY": self.SECRET,
         }
 
-    def download(self, bucket, key):
-        """How long a plain GET of one object takes."""
-        signed = ["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", f"{self.KEY}:{self.SECRET}"]
-        return download(f"{self.endpoint}/{bucket}/{key}", *signed)
-
 
 class Nginx(Server):
     """nginx over a directory, as a static binary cache would be served."""
@@ -354,6 +349,6 @@ def load(script, url, *arguments, duration, during):
     return json.loads(printed.splitlines()[-1])
 
 
-def download(url, *options):
+def download(url):
     """How long one NAR takes."""
-    return float(run("curl", "-sfo", "/dev/null", "-w", "%{time_total}", *options, url))
+    return float(run("curl", "-sfo", "/dev/null", "-w", "%{time_total}", url))
