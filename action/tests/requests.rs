@@ -22,7 +22,7 @@ use larder_action::{
     secret::Secret,
     service::{Parts, Service, ServiceError},
 };
-use larder_protocol::api::{CacheName, OpenPush, PushId};
+use larder_protocol::api::{CacheName, OpenPush, Permission, PushId};
 use tokio::net::TcpListener;
 
 /// A request as it came: method, path with query, authorization, body.
@@ -367,6 +367,17 @@ async fn another_version_of_the_service_is_told_as_such() {
     let service = Service::new(&script.url(""), &main_cache(), &credentials, &Silent).unwrap();
     let error = upload(&service).await.unwrap_err();
     assert!(error.to_string().contains("update the service"), "{error}");
+}
+
+#[tokio::test]
+async fn what_a_newer_service_says_besides_is_no_matter() {
+    let session = token("session", 900, &["mirror", "push"], 1);
+    let script =
+        Script::new(vec![id_token("a"), session, answer_text(200, r#"{"stored":1,"new":[]}"#)]).await;
+    let credentials = job(&script);
+    let service = Service::new(&script.url(""), &main_cache(), &credentials, &Silent).unwrap();
+    upload(&service).await.unwrap();
+    assert_eq!(service.granted().await.unwrap().unwrap().permissions, [Permission::Push]);
 }
 
 #[tokio::test]

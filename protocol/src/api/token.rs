@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 
 use super::{CacheInfo, CacheName};
 
@@ -23,10 +23,23 @@ pub struct TokenAnswer {
     pub token: String,
     /// Seconds until the token ends.
     pub expires_in: u64,
-    /// What the token permits in the cache.
+    /// What the token permits in the cache, of what this version knows.
+    #[serde(deserialize_with = "known")]
     pub permissions: Vec<Permission>,
     /// The cache that the token is for.
     pub cache: CacheInfo,
+}
+
+/// Leaves out what a newer service permits besides.
+fn known<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Permission>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Told {
+        Known(Permission),
+        New(IgnoredAny),
+    }
+    let told = Vec::deserialize(deserializer)?.into_iter();
+    Ok(told.filter_map(|told| if let Told::Known(known) = told { Some(known) } else { None }).collect())
 }
 
 /// What a grant may allow.
