@@ -27,10 +27,10 @@ const GAP: u64 = 128 << 10;
 
 /// To be connected.
 const CONNECT: Duration = Duration::from_secs(5);
-/// One request, with its body: on a slow line several parts of 5 MiB take minutes.
-const REQUEST: Duration = Duration::from_secs(120);
-/// All attempts at writing something.
-const RETRY: Duration = Duration::from_secs(300);
+/// One request, with its body: four parts of 5 MiB share a line of 2 Mbit/s.
+const REQUEST: Duration = Duration::from_secs(100);
+/// So long after the first attempt at something another one is made. `larder` itself tries for longer.
+const RETRY: Duration = Duration::from_secs(30);
 /// All attempts at reading something: then the reader is told to go elsewhere.
 const READ: Duration = Duration::from_secs(10);
 
