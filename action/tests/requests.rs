@@ -373,7 +373,8 @@ async fn another_version_of_the_service_is_told_as_such() {
 async fn what_a_newer_service_says_besides_is_no_matter() {
     let session = token("session", 900, &["mirror", "push"], 1);
     let script =
-        Script::new(vec![id_token("a"), session, answer_text(200, r#"{"stored":1,"new":[]}"#)]).await;
+        Script::new(vec![id_token("a"), session, answer_text(200, r#"{"stored":1,"present":0,"new":[]}"#)])
+            .await;
     let credentials = job(&script);
     let service = Service::new(&script.url(""), &main_cache(), &credentials, &Silent).unwrap();
     upload(&service).await.unwrap();

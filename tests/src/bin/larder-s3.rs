@@ -43,6 +43,7 @@ struct Arguments {
     /// By which secret.
     secret_key: String,
     /// Where each request is noted that was signed so: its method, path and range.
+    #[arg(default_value = "/dev/null")]
     requests: PathBuf,
 }
 
@@ -78,8 +79,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut builder = S3ServiceBuilder::new(FileSystem::new(root).map_err(|error| format!("{error:?}"))?);
     builder.set_auth(SimpleAuth::from_single(access_key, secret_key));
     builder.set_access(Noting(OpenOptions::new().create(true).append(true).open(requests)?));
-    // Below this address a bucket is a folder; below that name it has a host of its own.
-    builder.set_host(MultiDomain::new(&[address.to_string(), format!("{DOMAIN}:{}", address.port())])?);
+    // Below this address a bucket is a folder; below that name it has a host of its own. Who listens everywhere is called by
+    // any name.
+    if !address.ip().is_unspecified() {
+        builder.set_host(MultiDomain::new(&[address.to_string(), format!("{DOMAIN}:{}", address.port())])?);
+    }
     let service = builder.build();
     tokio::spawn(async move {
         let mut input = tokio::io::stdin();

@@ -11,6 +11,7 @@ use larder_tests::{
     package::{Node, Package},
     postgres::Postgres,
     programs::repository,
+    world::secret_file,
 };
 use serde_json::Value;
 use tokio::{process::Command, sync::oneshot};
@@ -35,7 +36,7 @@ fn by_the_book(old: &Installation, postgres: &Postgres, bucket: &Bucket) -> Comm
     let (_, chapter) = book.split_once("<!-- migrate -->\n```console\n").unwrap();
     let line = chapter.lines().find_map(|line| line.strip_prefix("$ larderd ")).unwrap();
     let password = old.dir.path().join("password");
-    fs::write(&password, "asked by nobody\n").unwrap();
+    secret_file(&password, "asked by nobody\n");
     let line = line
         .replace("postgres://larder@db.example.org/larder", &postgres.url())
         .replace("/etc/larder/db-password", password.to_str().unwrap())
