@@ -2,7 +2,7 @@
 
 use crate::{
     config::DatabaseServer,
-    metadata::{Lead, Metadata, MetadataError, MoveId, MoveState, Moving},
+    metadata::{Lead, Metadata, MetadataError, MoveState, Moving},
 };
 
 /// A server cannot take rows. The text names the remedy.
@@ -41,7 +41,7 @@ pub enum ServerError {
     },
 }
 
-/// A server that no service runs on, and none begins to as long as this is held.
+/// A server that no service runs on. Where rows are on their way to it, it notes that first, so that none begins to.
 pub(crate) struct Server {
     /// Its database.
     pub metadata: Metadata,
@@ -54,20 +54,24 @@ impl Server {
     pub(crate) async fn take(
         metadata: Metadata,
         server: &DatabaseServer,
-        moved_by: Option<MoveId>,
+        arriving: Option<&Moving>,
     ) -> Result<Self, ServerError> {
         let place = server.to_string();
         let failed = |source| ServerError::Metadata { place: place.clone(), source };
         match metadata.moving().await.map_err(failed)? {
-            Some(Moving { id, state: MoveState::Arriving, .. }) if Some(id) == moved_by => {}
+            Some(Moving { id, state: MoveState::Arriving, .. })
+                if arriving.is_some_and(|arriving| arriving.id == id) => {}
             Some(moving) => return Err(ServerError::Arriving { from: moving.place, to: place }),
             None if metadata.is_used().await.map_err(failed)? => return Err(ServerError::InUse(place)),
             None => {}
         }
-        match metadata.try_lead().await.map_err(failed)? {
-            Some(lead) => Ok(Self { metadata, lead, place }),
-            None => Err(ServerError::Served(place)),
+        let Some(lead) = metadata.try_lead().await.map_err(failed)? else {
+            return Err(ServerError::Served(place));
+        };
+        if let Some(arriving) = arriving {
+            metadata.note_move(arriving).await.map_err(failed)?;
         }
+        Ok(Self { metadata, lead, place })
     }
 
     /// Takes all rows of another database, in one transaction, and tells how many there are.

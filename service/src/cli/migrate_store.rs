@@ -46,8 +46,8 @@ Examples:
   AWS_REGION=eu-central-1 larderd migrate-store --to postgres:///larder?host=/run/postgresql \\
       --storage s3://my-larder/objects
 
-How a bucket is reached and by whom, the variables say that AWS's programs read (AWS_ENDPOINT,
-AWS_REGION, AWS_ACCESS_KEY_ID, …). The password may also stand in ~/.pgpass, or in PGPASSWORD.
+How a bucket is reached and by whom, the variables say that AWS's programs read
+(AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, …). The password may also stand in ~/.pgpass, or in PGPASSWORD.
 
 Run it as the service's user. Signing keys stay in data_dir: each replica needs the same. See
 docs/operations.md.";

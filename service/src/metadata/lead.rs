@@ -7,6 +7,7 @@ use std::{
 };
 
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, postgres::PgConnectOptions};
+use tokio::task::JoinSet;
 
 use super::{
     Metadata, MetadataError,
@@ -27,8 +28,8 @@ const MIRRORING: i32 = 781_077;
 /// A process that leads, as long as it holds this.
 #[derive(Default)]
 pub(crate) struct Lead {
-    /// The lock of a server ends with it.
-    connection: Option<PgConnection>,
+    /// What holds the connection, with which a server's lock ends; it ends when the lock is lost.
+    holding: Option<JoinSet<()>>,
     /// What other processes on this machine look at.
     _file: Option<File>,
 }
@@ -70,7 +71,7 @@ async fn on_server(
     let lock = sqlx::query_scalar("SELECT pg_try_advisory_lock($1, hashtext(current_schema() || $2))");
     let lock = lock.bind(what).bind(which);
     let leads: bool = within(Some(CONNECT_WITHIN), lock.fetch_one(&mut connection)).await?;
-    Ok(leads.then(|| Lead { connection: Some(connection), ..Lead::default() }))
+    Ok(leads.then(|| Lead { holding: Some(JoinSet::from_iter([hold(connection)])), ..Lead::default() }))
 }
 
 fn on_machine(path: &Path) -> Result<Option<Lead>, MetadataError> {
@@ -87,12 +88,17 @@ fn on_machine(path: &Path) -> Result<Option<Lead>, MetadataError> {
     }
 }
 
+/// Tells the server again and again that somebody is there, whatever whoever leads is busy with.
+async fn hold(mut connection: PgConnection) {
+    while let Ok(Ok(())) = tokio::time::timeout(LOOK_EVERY, connection.ping()).await {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
 impl Lead {
     /// Waits until another process may lead, since the database is not to be reached any more.
     pub(crate) async fn lost(&mut self) {
-        let Some(connection) = &mut self.connection else { return std::future::pending().await };
-        while let Ok(Ok(())) = tokio::time::timeout(LOOK_EVERY, connection.ping()).await {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        let Some(holding) = &mut self.holding else { return std::future::pending().await };
+        holding.join_next().await;
     }
 }

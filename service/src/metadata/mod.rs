@@ -77,7 +77,7 @@ pub(crate) use manifests::{ManifestsOf, NewManifest, Told, WantedBy};
 pub use marks::{DyingPath, Extent, MarkedRoot, Marks};
 pub use mirror::StoredPath;
 pub(crate) use missed::{AskedFor, Unread, WatchedHook};
-pub(crate) use moves::{MoveId, MoveState, Moving};
+pub(crate) use moves::{MoveState, Moving};
 pub use names::{Binding, NameRow, NamesOf};
 pub use namespaces::Settled;
 pub use nars::{Encoding, StoredNar, VerifiedNar};
@@ -155,9 +155,8 @@ impl MetadataError {
     pub fn is_unreachable(&self) -> bool {
         /// PostgreSQL's codes: it starts or stops, or has no connection left; a lock, a statement or a transaction took
         /// too long; a transaction lost to another one; it may only be read, as after another server took over.
-        const NOT_NOW: [&str; 12] = [
-            "57P01", "57P02", "57P03", "57P05", "53300", "55P03", "57014", "25P02", "25P03", "40001",
-            "40P01", "25006",
+        const NOT_NOW: [&str; 11] = [
+            "57P01", "57P02", "57P03", "57P05", "53300", "55P03", "57014", "25P03", "40001", "40P01", "25006",
         ];
         /// `SQLITE_BUSY`: somebody else has been writing for longer than one waits.
         const BUSY: &str = "5";

@@ -1,8 +1,8 @@
 //! Moving to another database: what the two note of it, so that one of them is in use at every moment, whatever ends the
 //! move.
 //!
-//! 1. The one notes a number for the move. Its rows are copied while nobody can write; those in the other come with a note
-//!    that they are *arriving*.
+//! 1. The one notes a number for the move, and the other that rows are *arriving*: nobody begins to use it. Then they are
+//!    copied while nobody can write in the one.
 //! 2. The one notes that its rows *have left*: this decides. From then on whoever would write there is refused.
 //! 3. The other forgets that they are arriving.
 //!
@@ -72,15 +72,14 @@ impl Metadata {
         Ok(Some(Moving { id, state, place: row.try_get("place")?, at: row.try_get("at")? }))
     }
 
-    /// Notes that the rows are to leave.
+    /// Notes a move that begins: that the rows are to leave, or to arrive.
     ///
     /// # Errors
     /// When the database fails, or the rows have left before.
-    pub(crate) async fn note_leaving(&self, id: MoveId, place: &str, now: i64) -> Result<(), MetadataError> {
+    pub(crate) async fn note_move(&self, moving: &Moving) -> Result<(), MetadataError> {
         let mut transaction = self.write().await?;
         query("DELETE FROM moves").execute(&mut transaction).await?;
-        note(&mut transaction, &Moving { id, state: MoveState::Leaving, place: place.to_owned(), at: now })
-            .await?;
+        note(&mut transaction, moving).await?;
         Ok(transaction.commit().await?)
     }
 

@@ -154,23 +154,27 @@ impl Migration<'_> {
                 if !waits {
                     return Err(MigrationError::MovedBefore { from: self.from.clone(), to: place });
                 }
+                // Those that lie there already cost a look.
+                objects.copy_meanwhile().await?;
                 self.target.note_arrived(id).await?;
                 (0, Duration::ZERO)
             }
             begun_before => {
+                let (place, at) = (self.to.to_string(), Clock::System.now());
                 let id = match begun_before {
-                    Some(moving) => moving.id,
-                    None => random::random_bytes().map_err(MigrationError::Random)?,
+                    // To another place it is another move: what an earlier one left elsewhere must never be used.
+                    Some(moving) if moving.place == place => moving.id,
+                    _ => random::random_bytes().map_err(MigrationError::Random)?,
                 };
-                let mut server = Server::take(self.target.clone(), self.to, Some(id)).await?;
+                let leaving = Moving { id, state: MoveState::Leaving, place, at };
+                self.source.note_move(&leaving).await?;
+                let arriving = Moving { id, state: MoveState::Arriving, place: self.from.clone(), at };
+                let mut server = Server::take(self.target.clone(), self.to, Some(&arriving)).await?;
                 objects.copy_meanwhile().await?;
-                let now = Clock::System.now();
-                self.source.note_leaving(id, &self.to.to_string(), now).await?;
                 let held = self.source.hold().await?;
                 self.state.holds.store(true, Ordering::Relaxed);
                 let begun = Instant::now();
                 objects.copy().await?;
-                let arriving = Moving { id, state: MoveState::Arriving, place: self.from.clone(), at: now };
                 let copied_rows = server.copy_from(&self.source, Some(&arriving)).await?;
                 held.leave(Clock::System.now()).await?;
                 let held = begun.elapsed();

@@ -69,9 +69,10 @@ impl<'a> Objects<'a> {
     /// Looks what an earlier attempt has copied, and gives up what that one had half sent.
     async fn look(&mut self) -> Result<(), MigrationError> {
         let found: Vec<(String, u64)> = self.target.list("").try_collect().await?;
+        let mut notes = Vec::new();
         for (key, size) in found {
-            match noted_by(&key) {
-                Some(half_sent) => self.target.delete(half_sent).await?,
+            match noted_by(&key).map(str::to_owned) {
+                Some(object) => notes.push((key, object)),
                 None => drop(self.there.insert(key, size)),
             }
         }
@@ -79,8 +80,21 @@ impl<'a> Objects<'a> {
         if !named.is_empty() && !self.source.has_one_of(&self.metadata.some_objects().await?).await? {
             return Err(MigrationError::NoObjects(self.source.place().to_owned()));
         }
-        if !self.there.is_empty() && !named.iter().any(|object| self.there.contains_key(&object.key)) {
+        let sizes: HashMap<&str, u64> =
+            named.iter().map(|object| (object.key.as_str(), object.size)).collect();
+        let mut keys = self.there.keys().chain(notes.iter().map(|(_, object)| object)).peekable();
+        if keys.peek().is_some() && !keys.any(|key| sizes.contains_key(key.as_str())) {
             return Err(MigrationError::OthersObjects(self.target.place().to_owned()));
+        }
+        for (note, object) in notes {
+            // The note of an upload may be left though the object is there, whole.
+            let size = self.there.get(&object);
+            if size.is_some() && size == sizes.get(object.as_str()) {
+                self.target.delete(&note).await?;
+            } else {
+                self.target.delete(&object).await?;
+                self.there.remove(&object);
+            }
         }
         Ok(())
     }

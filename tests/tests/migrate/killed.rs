@@ -1,6 +1,6 @@
 //! A move that is killed.
 
-use std::{fs, process::Stdio};
+use std::{fs, process::Stdio, time::Duration};
 
 use larder_tests::{
     bucket::Bucket, client::Client, github::Job, nix::run, package::Package, postgres::Postgres,
@@ -19,6 +19,13 @@ const LEADS: i32 = 781_076;
 async fn lock(connection: &mut PgConnection, lock: i32) {
     let lock = sqlx::query("SELECT pg_advisory_lock($1, hashtext(current_schema()))").bind(lock);
     lock.execute(connection).await.unwrap();
+}
+
+/// When it was heard last of whoever leads.
+async fn heard_of_leader(connection: &mut PgConnection) -> Option<String> {
+    let heard = "SELECT state_change::text FROM pg_locks JOIN pg_stat_activity USING (pid)
+                 WHERE locktype = 'advisory' AND classid::bigint = $1 AND granted";
+    sqlx::query_scalar(heard).bind(i64::from(LEADS)).fetch_optional(connection).await.unwrap()
 }
 
 /// Has the one database say that its rows are about to leave, or have left, and the other that they are arriving: as they
@@ -53,10 +60,24 @@ async fn whenever_it_is_killed_the_installation_goes_on_and_the_next_run_ends_it
     numbered.execute(&mut file).await.unwrap();
     file.close().await.unwrap();
 
-    // Somebody else writes on the server, so that the rows wait, and pushes with them.
+    // As long as objects are copied the server is kept, and nobody begins to use it.
     let mut server = PgConnection::connect(&postgres.url()).await.unwrap();
-    lock(&mut server, WRITES).await;
+    bucket.stall();
     let mut moving = old.migrate(&postgres.url(), &bucket).stderr(Stdio::piped()).spawn().unwrap();
+    let there = "SELECT to_regclass('moves') IS NOT NULL";
+    while !sqlx::query_scalar::<_, bool>(there).fetch_one(&mut server).await.unwrap() {}
+    let arriving = "SELECT count(*) FROM moves WHERE state = 'arriving'";
+    while sqlx::query_scalar::<_, i64>(arriving).fetch_one(&mut server).await.unwrap() == 0 {}
+    let new = Installation::on_servers(&github, &old, &postgres.url(), &bucket).await;
+    let refused = new.run(&["serve"]).await.stderr;
+    assert!(refused.contains("are on their way to") && refused.contains("Run that again"), "{refused}");
+    let heard = heard_of_leader(&mut server).await.expect("it leads");
+    while heard_of_leader(&mut server).await.expect("it leads still") == heard {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Somebody else writes there, so that the rows wait, and pushes with them.
+    lock(&mut server, WRITES).await;
+    bucket.resume();
     let mut said = BufReader::new(moving.stderr.take().unwrap()).lines();
     while !said.next_line().await.unwrap().expect("it ended").contains("pushes wait") {}
     assert!(old.read("main", "", &packages[0]).await.is_some());
@@ -77,10 +98,16 @@ async fn whenever_it_is_killed_the_installation_goes_on_and_the_next_run_ends_it
     // As if it had been killed while it copied: one is missing, one is cut short.
     fs::remove_file(&copied[0]).unwrap();
     fs::OpenOptions::new().write(true).open(&copied[1]).unwrap().set_len(10).unwrap();
+    // And of one that is whole, the note of its upload was left.
+    let folder = bucket.folder("larder");
+    let note = folder.join("uploads").join(copied[2].strip_prefix(&folder).unwrap());
+    fs::create_dir_all(note.parent().unwrap()).unwrap();
+    fs::write(&note, "1f0c6b5e-3d4a-4c5b-9e8f-0a1b2c3d4e5f").unwrap();
     let report = run(&mut old.migrate(&postgres.url(), &bucket)).await.expect_success();
     let report: Value = serde_json::from_str(&report).unwrap();
     let copied_now = report["copied_objects"].as_u64().unwrap();
     assert!((2..report["objects"].as_u64().unwrap()).contains(&copied_now), "{report}");
+    assert!(copied.iter().all(|object| object.exists()) && !note.exists());
     assert_eq!(report["paths"], 5, "{report}");
 
     // As if the rows had arrived, and not left: they are used where they were.
@@ -94,14 +121,16 @@ async fn whenever_it_is_killed_the_installation_goes_on_and_the_next_run_ends_it
     let report: Value = serde_json::from_str(&report).unwrap();
     assert!(report["paths"] == 6 && report["copied_rows"].as_u64() > Some(6), "{report}");
 
-    // As if they had left, and nobody had said so there.
+    // As if they had left, and nobody had said so there. Objects are looked for all the same.
     set_back(&old, &postgres, "left").await;
+    fs::remove_file(&copied[1]).unwrap();
     let id_token = github.id_token(&Job::default(), &old.url());
     let refused = Client::exchange(&old.url(), "main", &id_token).await;
     assert_eq!(refused.unwrap_err().status, 503);
     let report = run(&mut old.migrate(&postgres.url(), &bucket)).await.expect_success();
     let report: Value = serde_json::from_str(&report).unwrap();
     assert!(report["paths"] == 6 && report["copied_rows"] == 0, "{report}");
+    assert_eq!(report["copied_objects"], 1, "{report}");
 
     let new = new.started(&github).await;
     for package in &packages {
@@ -113,4 +142,12 @@ async fn whenever_it_is_killed_the_installation_goes_on_and_the_next_run_ends_it
     assert_eq!(next.fetch_one(&mut server).await.unwrap().get::<i64, _>(0), 42);
     let verified = new.run(&["verify", "--all"]).await;
     assert!(verified.success, "{verified:?}");
+
+    // As if they had arrived there and not left, and then moved elsewhere: what is old there is never used.
+    drop(new);
+    set_back(&old, &postgres, "leaving").await;
+    let elsewhere = postgres.database("elsewhere").await;
+    run(&mut old.migrate(&elsewhere, &bucket)).await.expect_success();
+    let refused = run(&mut old.migrate(&postgres.url(), &bucket)).await;
+    assert!(!refused.success && refused.stderr.contains("/elsewhere before"), "{refused:?}");
 }
