@@ -18,15 +18,16 @@ impl StorageError {
     /// Whether the bytes themselves are lost: there is no such object, or the disk cannot read it, or it is cut short.
     /// Everything else may be over in a moment, and says nothing of the object.
     pub fn is_lost(&self) -> bool {
-        self.lost_object().is_some() || matches!(self, Self::Store(object_store::Error::NotFound { .. }))
+        self.lost_object().is_some()
+            || matches!(self, Self::Unfilled(_) | Self::Store(object_store::Error::NotFound { .. }))
     }
 
-    /// Which object's bytes were lost when they were to be read.
+    /// Which object's bytes were lost when they were to be read. (A recipe that does not fit its chunks says nothing of them.)
     pub(crate) fn lost_object(&self) -> Option<&str> {
         /// `EIO`: what a disk or a file system answers whose checksum does not hold.
         const UNREADABLE: i32 = 5;
         match self {
-            Self::Missing(object) | Self::Short(object) | Self::Unfilled(object) => Some(object),
+            Self::Missing(object) | Self::Short(object) => Some(object),
             Self::Unreadable { object, source } => {
                 let is_lost =
                     source.kind() == ErrorKind::NotFound || source.raw_os_error() == Some(UNREADABLE);

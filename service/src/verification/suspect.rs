@@ -1,6 +1,9 @@
 //! What a reader or a push finds lost: it is verified soon, and not only when the scrub comes to it.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    io::ErrorKind,
+    sync::{Arc, PoisonError},
+};
 
 use super::{Scope, VerifyError, ask};
 use crate::{Service, storage::StorageError};
@@ -13,19 +16,28 @@ pub(crate) fn suspect(service: &Arc<Service>, error: &StorageError) {
     if !suspected.insert(object.to_owned()) {
         return;
     }
-    let is_missing = matches!(error, StorageError::Missing(_));
+    let is_absent = match error {
+        StorageError::Missing(_) => true,
+        StorageError::Unreadable { source, .. } => source.kind() == ErrorKind::NotFound,
+        _ => false,
+    };
     let (service, object) = (service.clone(), object.to_owned());
     tokio::spawn(async move {
-        if let Err(error) = look_at(&service, &object, is_missing).await {
+        if let Err(error) = look_at(&service, &object, is_absent).await {
             tracing::warn!(%error, object, "it could not be looked at whether an object is lost");
         }
         service.verification.suspected.lock().unwrap_or_else(PoisonError::into_inner).remove(&object);
     });
 }
 
-async fn look_at(service: &Service, object: &str, is_missing: bool) -> Result<(), VerifyError> {
-    if is_missing && service.storage.size(object).await?.is_some() {
+async fn look_at(service: &Service, object: &str, is_absent: bool) -> Result<(), VerifyError> {
+    let (storage, metadata) = (service.storage.without_hot_tier(), &service.metadata);
+    if is_absent && storage.size(object).await?.is_some() {
         return Ok(());
+    }
+    // Where none of the objects is, it is the disk that is not mounted, or another bucket.
+    if !storage.has_one_of(&metadata.some_objects().await?).await? {
+        return Err(VerifyError::NoObjects(storage.place().to_owned()));
     }
     let scope = Scope::Object(object.to_owned());
     let text = serde_json::to_string(&scope).unwrap_or_default();

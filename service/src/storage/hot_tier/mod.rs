@@ -38,7 +38,7 @@ const PIECE: u64 = 4 << 20;
 pub struct HotTier {
     folder: PathBuf,
     limit: u64,
-    /// The bytes of all copies, or little less than them.
+    /// The bytes of all copies, or about as many: two that make the same copy at once both add it.
     held: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
