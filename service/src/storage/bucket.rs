@@ -31,6 +31,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const REQUEST: Duration = Duration::from_secs(100);
 /// So long after the first attempt at something another one is made. `larder` itself tries for longer.
 const RETRY: Duration = Duration::from_secs(30);
+/// Reading from the hot tier.
+const NEAR: Duration = Duration::from_secs(2);
 /// All attempts at reading something: then the reader is told to go elsewhere.
 const READ: Duration = Duration::from_secs(10);
 
@@ -91,6 +93,11 @@ impl Bucket {
     }
 }
 
+/// Runs of which nothing is near.
+fn from_afar(runs: Vec<Run>) -> Vec<(Run, Option<Bytes>)> {
+    runs.into_iter().map(|run| (run, None)).collect()
+}
+
 /// Which run of all, and where it lies in the object.
 type Wanted = Vec<(usize, Range<u64>)>;
 
@@ -100,8 +107,12 @@ impl Bucket {
     pub async fn read(&self, runs: Vec<Run>) -> Result<Vec<u8>, StorageError> {
         let (mut found, mut wanted) = (vec![Bytes::new(); runs.len()], BTreeMap::<Arc<str>, Wanted>::new());
         let near = match &self.hot_tier {
-            Some(tier) => tier.read(runs).await?,
-            None => runs.into_iter().map(|run| (run, None)).collect(),
+            // A disk that stalls must not stand before a bucket that answers.
+            Some(tier) => match tokio::time::timeout(NEAR, tier.read(runs.clone())).await {
+                Ok(near) => near?,
+                Err(_) => from_afar(runs),
+            },
+            None => from_afar(runs),
         };
         for (number, (run, bytes)) in near.into_iter().enumerate() {
             match bytes {

@@ -137,6 +137,7 @@ enum Kind {
 }
 
 /// A run of an object's bytes.
+#[derive(Clone)]
 pub(crate) struct Run {
     /// The object's key.
     pub object: Arc<str>,
