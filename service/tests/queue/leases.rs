@@ -34,17 +34,18 @@ async fn a_job_under_way_stays_its_workers_however_much_else_happens() {
     assert!(begun.recv().await.is_none(), "it was begun twice");
 }
 
-/// A process that dies is a runtime that ends: nothing more of it runs, and nothing is put in order.
+/// A process that dies is a runtime that ends: nothing more of it runs, and nothing is put in order. Its workers outlive
+/// it here, since workers that are dropped put back what they are at.
 #[test]
 fn what_a_dead_process_was_at_is_done_by_another() {
     let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let dying = runtime();
-    let world = dying.block_on(async {
+    let (world, _workers) = dying.block_on(async {
         let world = World::new().await;
         world.enqueue("long", None).await;
-        let (_workers, mut begun, _gate) = gated(&world.queue);
+        let (workers, mut begun, _gate) = gated(&world.queue);
         assert_eq!(begun.recv().await.unwrap().attempts, 1);
-        world
+        (world, workers)
     });
     dying.shutdown_background();
 
@@ -72,18 +73,19 @@ fn a_job_that_kills_every_worker_is_given_up() {
     let directory = tempfile::tempdir().unwrap();
     for attempt in 1..=MAX_ATTEMPTS + 1 {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
+        let _workers = runtime.block_on(async {
             let (metadata, queue) = open(directory.path(), &time).await;
             if attempt == 1 {
                 queue.enqueue(&job("deadly", None)).await.unwrap();
             }
-            let (_workers, mut begun, _gate) = gated(&queue);
+            let (workers, mut begun, _gate) = gated(&queue);
             if attempt <= MAX_ATTEMPTS {
                 assert_eq!(begun.recv().await.unwrap().attempts, attempt);
             } else {
                 queue.idle().await.unwrap();
                 assert_eq!(metadata.jobs().await.unwrap()[0].state, JobState::Failed);
             }
+            workers
         });
         // None of its workers goes on beside the next one's.
         runtime.shutdown_timeout(Duration::from_secs(60));
