@@ -18,6 +18,7 @@ use larder_service::{
     Service,
     clock::Clock,
     config::{Config, Environment, cache::CheckedUpstream},
+    retention::sweep,
     serve,
     trust::people,
 };
@@ -87,6 +88,8 @@ impl World {
         }
         let time = Arc::new(AtomicI64::new(NOW));
         let service = Service::open(config, Clock::Set(time.clone())).await.unwrap();
+        // The one that every service begins with. Behind a jump of the clock it would give up what is under way.
+        sweep(&service).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel();
