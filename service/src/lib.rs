@@ -256,7 +256,7 @@ impl Service {
         let upstreams = UpstreamClient::new(&config).map_err(StartError::Tls)?;
         let fetcher = Fetcher::new(&config, &internet).map_err(StartError::Tls)?;
         let prefetching = Prefetching::new(&config).map_err(StartError::Tls)?;
-        let paces = Paces::new(&config.limits);
+        let paces = Paces::new(&config.limits, is_shared);
         let audit = Audit::start(metadata.clone(), clock.clone(), config.audit.clone());
         let (reads, workshop) = (ReadMemory::new(is_shared), Workshop::new(&config.limits)?);
         let queue = Queue::new(metadata.clone(), clock.clone());

@@ -11,6 +11,7 @@ use crate::{
     config::DatabaseConfig,
     isolated,
     metadata::{Metadata, MetadataError},
+    pace::micros,
     retention, stats, verification,
 };
 
@@ -18,6 +19,10 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How often a replica says by which keys it signs.
 const SIGN_EVERY: Duration = Duration::from_secs(5 * 60);
+/// How often a replica tells the others how often everybody came, while anybody comes.
+const PACES_EVERY: Duration = Duration::from_secs(1);
+/// How often is forgotten who has used up nothing any more.
+const FORGET_PACES_EVERY: Duration = Duration::from_secs(10);
 /// Who has not said so for this many seconds does not run any more.
 const SILENT_FOR: i64 = 15 * 60;
 
@@ -49,6 +54,7 @@ async fn lead_on(service: &Arc<Service>) {
         verification::run_scrub(service.clone()),
         isolated::run(service.clone()),
         stats::run_thinning(service.clone()),
+        forget_paces(service),
     );
 }
 
@@ -86,5 +92,30 @@ pub(crate) async fn say_keys(service: Arc<Service>) {
                 tracing::debug!(%error, "the other replicas cannot be told by which keys this one signs")
             }
         }
+    }
+}
+
+/// Tells the other replicas how often everybody came here. Runs until it is dropped, which it may be at any moment.
+pub(crate) async fn share_paces(service: Arc<Service>) {
+    if matches!(service.config.database, DatabaseConfig::File) {
+        return;
+    }
+    loop {
+        tokio::time::sleep(PACES_EVERY).await;
+        if let Err(error) = service.paces.share(&service.metadata, service.clock.now()).await {
+            tracing::debug!(%error, "how often somebody came here counts here alone");
+        }
+    }
+}
+
+async fn forget_paces(service: &Service) {
+    if matches!(service.config.database, DatabaseConfig::File) {
+        return;
+    }
+    loop {
+        if let Err(error) = service.metadata.forget_paces(micros(service.clock.now())).await {
+            tracing::debug!(%error, "who came often a while ago could not be forgotten");
+        }
+        tokio::time::sleep(FORGET_PACES_EVERY).await;
     }
 }

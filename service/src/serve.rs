@@ -44,6 +44,7 @@ pub async fn serve(service: Arc<Service>, listener: TcpListener, shutdown: impl 
     let background = [
         tokio::spawn(replicas::lead(service.clone())),
         tokio::spawn(replicas::say_keys(service.clone())),
+        tokio::spawn(replicas::share_paces(service.clone())),
         tokio::spawn(retention::run(service.clone())),
         tokio::spawn(stats::run(service.clone())),
     ];

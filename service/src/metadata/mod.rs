@@ -30,6 +30,7 @@ mod names;
 mod namespaces;
 mod nars;
 mod objects;
+mod paces;
 mod path_filter;
 mod paths;
 mod pins;

@@ -13,13 +13,13 @@ pub(super) const SEQUENCES: &str = "sqlite_sequence";
 pub(super) const TOTALS: &str = "chunk_totals";
 
 /// All tables of which the rows are Larder's own, wherever they lie, each behind those that it refers to. Not what is noted
-/// of [moves](super::moves), which is said of the one database alone.
+/// of [moves](super::moves), which is said of the one database alone, nor of [paces](super::paces), which counts for a minute.
 pub(super) async fn tables(pool: &Pool) -> Result<Vec<String>, sqlx::Error> {
     let names = query_either(
-        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('_sqlx_migrations', 'moves')
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('_sqlx_migrations', 'moves', 'paces')
            AND name NOT LIKE 'sqlite~_%' ESCAPE '~' ORDER BY name",
         "SELECT CAST(tablename AS TEXT) FROM pg_tables WHERE schemaname = current_schema()
-           AND tablename NOT IN ('_sqlx_migrations', 'moves') ORDER BY 1",
+           AND tablename NOT IN ('_sqlx_migrations', 'moves', 'paces') ORDER BY 1",
     );
     let mut open = BTreeMap::new();
     for name in names.fetch_all(pool).await? {

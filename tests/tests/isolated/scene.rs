@@ -60,8 +60,8 @@ pub async fn rows_in(data: &Path) -> BTreeMap<String, i64> {
     };
     let tables: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
         "SELECT name FROM ({tables}) AS tables
-         WHERE name NOT IN ('tokens', 'used_id_tokens', 'audit', 'bound_names', 'jobs', 'samples', 'scrub', 'sweeps',
-                            'sqlite_sequence', '_sqlx_migrations')"
+         WHERE name NOT IN ('tokens', 'used_id_tokens', 'audit', 'bound_names', 'jobs', 'paces', 'samples', 'scrub',
+                            'sweeps', 'sqlite_sequence', '_sqlx_migrations')"
     )))
     .fetch_all(&mut connection)
     .await

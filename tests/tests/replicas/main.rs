@@ -4,6 +4,7 @@
 mod database;
 mod lead;
 mod load;
+mod paces;
 mod scene;
 mod spread;
 mod troubles;
