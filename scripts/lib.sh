@@ -116,7 +116,7 @@ need_postgres() {
 # What a run leaves behind on its end: its servers, and root's files.
 stop_servers() {
 	[ -z "${postgres:-}" ] || runuser -u postgres -- "$programs/pg_ctl" -D "$postgres/data" -m immediate stop >/dev/null || true
-	[ -z "${s3:-}" ] || kill "$s3_process" 2>/dev/null || true
+	[ -z "${s3_process:-}" ] || kill "$s3_process" 2>/dev/null || true
 	rm -rf "${postgres:-}" "${s3:-}"
 	give_back
 }
@@ -141,8 +141,8 @@ start_postgres() {
 	export LARDER_TEST_DATABASE="postgres://postgres@127.0.0.1:$port/postgres"
 }
 
-# An S3 server of this run's own, which ends with it. The folder of its bucket is in LARDER_TEST_STORAGE, and how it is
-# reached, AWS's own variables say. The programs must be built.
+# An S3 server of this run's own, which ends with it. Its bucket is in LARDER_TEST_STORAGE, and how it is reached, AWS's own
+# variables say. The programs must be built.
 start_s3() {
 	s3=$(mktemp -d)
 	trap stop_servers EXIT
@@ -151,7 +151,54 @@ start_s3() {
 	coproc S3 { exec target/debug/larder-s3 127.0.0.1:0 "$s3" "$AWS_ACCESS_KEY_ID" "$AWS_SECRET_ACCESS_KEY"; }
 	s3_process=$S3_PID
 	read -r AWS_ENDPOINT <&"${S3[0]}"
-	export AWS_ENDPOINT=http://$AWS_ENDPOINT LARDER_TEST_STORAGE=$s3/objects
+	export AWS_ENDPOINT=http://$AWS_ENDPOINT LARDER_TEST_STORAGE=s3://objects
+}
+
+# Garage, an S3 server as many host it, from crates.io. Its program is in $garage.
+need_garage() {
+	local version=2.5.0 folder
+	folder=${XDG_CACHE_HOME:-$HOME/.cache}/larder/garage-$version
+	garage=$folder/bin/garage
+	[ ! -x "$garage" ] || return 0
+	say "Building Garage $version, once, into $folder (ten minutes or more, and 2 GB while it lasts)"
+	CARGO_TARGET_DIR=$folder.target cargo install garage --quiet --locked --version "$version" \
+		--no-default-features --features bundled-libs,lmdb --root "$folder"
+	rm -rf "$folder.target"
+}
+
+# The same with Garage.
+start_garage() {
+	local port rpc_port
+	s3=$(mktemp -d)
+	trap stop_servers EXIT
+	read -r port rpc_port < <(python3 -c 'import socket
+s = [socket.socket() for _ in range(2)]
+[one.bind(("127.0.0.1", 0)) for one in s]
+print(*(one.getsockname()[1] for one in s))')
+	export AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_REGION=us-east-1 AWS_ALLOW_HTTP=true
+	AWS_ACCESS_KEY_ID=GK$(openssl rand -hex 12) AWS_SECRET_ACCESS_KEY=$(openssl rand -hex 32)
+	# As deploy/compose/garage.toml has it, but for addresses, and the kind of its database: SQLite takes longer to build.
+	cat >"$s3/garage.toml" <<-END
+		metadata_dir = "$s3/meta"
+		data_dir = "$s3/data"
+		db_engine = "lmdb"
+		replication_factor = 1
+		compression_level = "none"
+		rpc_bind_addr = "127.0.0.1:$rpc_port"
+		rpc_public_addr = "127.0.0.1:$rpc_port"
+		rpc_secret = "$(openssl rand -hex 32)"
+		[s3_api]
+		api_bind_addr = "127.0.0.1:$port"
+		s3_region = "$AWS_REGION"
+	END
+	GARAGE_DEFAULT_BUCKET=objects GARAGE_DEFAULT_ACCESS_KEY=$AWS_ACCESS_KEY_ID GARAGE_DEFAULT_SECRET_KEY=$AWS_SECRET_ACCESS_KEY \
+		"$garage" -c "$s3/garage.toml" server --single-node --default-bucket >"$s3/log" 2>&1 &
+	s3_process=$!
+	export AWS_ENDPOINT=http://127.0.0.1:$port LARDER_TEST_STORAGE=s3://objects
+	until curl -so /dev/null "$AWS_ENDPOINT"; do
+		kill -0 "$s3_process" 2>/dev/null || die "Garage does not start: $(tail -n 5 "$s3/log")"
+		sleep 0.2
+	done
 }
 
 have_image() { docker image inspect "$1" >/dev/null 2>&1; }

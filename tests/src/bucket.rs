@@ -1,4 +1,5 @@
-//! An S3 server as a process of its own, so that it can be stopped and killed, and a bucket in it.
+//! An S3 server as a process of its own, so that it can be stopped and killed, and a bucket in it. It is Garage where the
+//! environment says so ([`garage`]), and `larder-s3` else, which keeps its objects as files.
 
 use std::{
     net::SocketAddr,
@@ -7,6 +8,10 @@ use std::{
 };
 
 use larder_service::config::{BucketConfig, Config, Environment, StorageConfig};
+use object_store::{
+    aws::{AwsAuthorizer, AwsCredential},
+    client::HttpRequestBody,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::{
@@ -14,10 +19,12 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::{programs::program, world::secret_file};
+use crate::{garage, programs::program, test_servers::objects::Objects, world::secret_file};
 
-const ACCESS_KEY: &str = "larder";
-const SECRET_KEY: &str = "a-secret-key-for-tests";
+// As Garage makes them.
+const ACCESS_KEY: &str = "GK6c6172646572746573746b";
+const SECRET_KEY: &str = "6120736563726574206b657920666f7220746573747320616e64206e6f206f74";
+const REGION: &str = "us-east-1";
 /// The bucket's name.
 const BUCKET: &str = "objects";
 
@@ -34,14 +41,18 @@ impl Bucket {
         let dir = TempDir::new().unwrap();
         std::fs::create_dir_all(dir.path().join("root").join(BUCKET)).unwrap();
         secret_file(&dir.path().join("secret"), SECRET_KEY);
-        let (child, address) = spawn(dir.path(), SocketAddr::from(([127, 0, 0, 1], 0))).await;
+        let any = match garage::program() {
+            Some(_) => garage::free_address(),
+            None => SocketAddr::from(([127, 0, 0, 1], 0)),
+        };
+        let (child, address) = spawn(dir.path(), any).await;
         Self { address, dir, child: Some(child) }
     }
 
     /// What a service's configuration says to use it.
     pub fn configuration(&self) -> String {
         format!(
-            "[storage]\nurl = \"s3://{BUCKET}/larder\"\nendpoint = \"http://{}\"\nregion = \"us-east-1\"\n\
+            "[storage]\nurl = \"s3://{BUCKET}/larder\"\nendpoint = \"http://{}\"\nregion = \"{REGION}\"\n\
              access_key_id = \"{ACCESS_KEY}\"\nsecret_access_key_file = \"{}\"\n",
             self.address,
             self.dir.path().join("secret").display()
@@ -68,42 +79,49 @@ impl Bucket {
         format!("s3://{BUCKET}/{folder}")
     }
 
-    /// Where that folder lies on the disk.
-    pub fn folder(&self, folder: &str) -> PathBuf {
-        self.dir.path().join("root").join(BUCKET).join(folder)
-    }
-
     /// The variables of the environment by which it is reached.
     pub fn environment(&self) -> [(&'static str, String); 4] {
         [
             ("AWS_ENDPOINT_URL", format!("http://{}", self.address)),
-            ("AWS_REGION", "us-east-1".to_owned()),
+            ("AWS_REGION", REGION.to_owned()),
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),
         ]
     }
 
-    /// Where the objects lie on the disk, which is this server's own affair.
-    pub fn files(&self) -> Vec<PathBuf> {
-        fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
-            for entry in std::fs::read_dir(dir).into_iter().flatten().map(Result::unwrap) {
-                let path = entry.path();
-                if path.is_dir() { walk(&path, found) } else { found.push(path) }
-            }
+    /// What lies in a service's folder of it.
+    pub fn objects(&self) -> Objects {
+        Objects::in_bucket(&self.config())
+    }
+
+    /// Whether something was sent of an object that is not whole.
+    pub async fn has_parts(&self) -> bool {
+        if garage::program().is_none() {
+            // This server keeps them beside its buckets, and has no list of them.
+            let mut files = std::fs::read_dir(self.dir.path().join("root")).unwrap().map(Result::unwrap);
+            return files.any(|file| file.file_name().to_string_lossy().contains(".part-"));
         }
-        let mut found = Vec::new();
-        walk(&self.dir.path().join("root").join(BUCKET).join("larder"), &mut found);
-        found
+        // https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListMultipartUploads.html
+        let url = format!("http://{}/{BUCKET}?uploads=", self.address);
+        let mut request = http::Request::get(&url).body(HttpRequestBody::empty()).unwrap();
+        let credential =
+            AwsCredential { key_id: ACCESS_KEY.into(), secret_key: SECRET_KEY.into(), token: None };
+        AwsAuthorizer::new(&credential, "s3", REGION).try_authorize(&mut request, None).unwrap();
+        let request = reqwest::Client::new().get(url).headers(request.headers().clone());
+        let answer = request.send().await.unwrap().error_for_status().unwrap().text().await.unwrap();
+        assert!(answer.contains("<ListMultipartUploadsResult"), "{answer}");
+        answer.contains("<Upload>")
     }
 
-    /// How many parts lie there of objects that are not whole. This server keeps them beside its buckets.
-    pub fn parts(&self) -> usize {
-        let files = std::fs::read_dir(self.dir.path().join("root")).unwrap().map(Result::unwrap);
-        files.filter(|file| file.file_name().to_string_lossy().contains(".part-")).count()
+    /// Where a folder of it lies on the disk, as `larder-s3` keeps it.
+    pub fn folder(&self, folder: &str) -> PathBuf {
+        assert!(garage::program().is_none(), "Garage keeps no files that are objects");
+        self.dir.path().join("root").join(BUCKET).join(folder)
     }
 
-    /// Takes what was asked of it since it was last looked at: methods, paths, ranges.
+    /// Takes what was asked of it since it was last looked at, as `larder-s3` notes it: methods, paths, ranges.
     pub fn take_requests(&self) -> Vec<String> {
+        assert!(garage::program().is_none(), "Garage notes no requests");
         let file = self.dir.path().join("requests");
         let requests = std::fs::read_to_string(&file).unwrap();
         std::fs::write(&file, "").unwrap();
@@ -149,6 +167,9 @@ fn parse(text: &str) -> BucketConfig {
 
 /// Starts it, and waits until it listens. Where, it says.
 async fn spawn(dir: &Path, address: SocketAddr) -> (Child, SocketAddr) {
+    if let Some(garage) = garage::program() {
+        return (garage::start(&garage, dir, address, BUCKET, (ACCESS_KEY, SECRET_KEY)).await, address);
+    }
     let mut child = Command::new(program("larder-s3"))
         .arg(address.to_string())
         .arg(dir.join("root"))

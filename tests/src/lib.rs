@@ -9,6 +9,7 @@ pub mod bucket;
 pub mod client;
 pub mod cutting_proxy;
 pub mod front_proxy;
+pub mod garage;
 pub mod github;
 pub mod killing;
 pub mod larder;

@@ -23,7 +23,7 @@ use crate::{
     github::{GitHub, Job},
     nix::Reader,
     programs::program,
-    test_servers,
+    test_servers::{self, objects::Objects},
 };
 
 /// The time at which every world begins: 2026-09-21 12:00 UTC.
@@ -203,9 +203,9 @@ impl World {
         command
     }
 
-    /// Where its objects lie on the disk.
-    pub fn objects(&self) -> PathBuf {
-        test_servers::objects(self.data.path())
+    /// What lies in its storage.
+    pub fn objects(&self) -> Objects {
+        Objects::of(self.data.path())
     }
 
     /// A look at its rows.

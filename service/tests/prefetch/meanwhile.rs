@@ -113,7 +113,7 @@ async fn scene() {
     // A sweep, which reads the smallest object first.
     let smallest =
         "SELECT key FROM objects WHERE key LIKE 'frames/%' AND state = 'stored' ORDER BY size LIMIT 1";
-    let stuck = Stuck::new(world.object(&world.value::<String>(smallest).await));
+    let stuck = Stuck::new(world.object_file(&world.value::<String>(smallest).await));
     let service = world.service.clone();
     let sweeping = tokio::spawn(async move { sweep(&service).await });
     while world.value::<i64>("SELECT count(*) FROM sweeps WHERE started_at IS NOT NULL").await == 0 {

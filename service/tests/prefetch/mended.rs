@@ -1,7 +1,5 @@
 //! What is found damaged, and an upstream has.
 
-use std::{fs, path::PathBuf};
-
 use larder_service::verification::{Scope, verify};
 
 use crate::{
@@ -10,12 +8,9 @@ use crate::{
     world::World,
 };
 
-fn flip_a_bit(world: &World) {
-    let folder = world.object("frames/0");
-    let files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
-    let mut bytes = fs::read(&files[0]).unwrap();
-    bytes[2000] ^= 1;
-    fs::write(&files[0], bytes).unwrap();
+async fn flip_a_bit(world: &World) {
+    let objects = world.objects();
+    objects.change(&objects.by_age("frames").await[0], |bytes| bytes[2000] ^= 1).await;
 }
 
 #[tokio::test]
@@ -25,7 +20,7 @@ async fn what_is_damaged_is_fetched_again_where_an_upstream_has_the_same() {
     let nar = TestNar::new(path(1, "libc"), &contents(1, 300_000, &[]), &[]);
     upstream.has(&nar, "xz");
     world.complete(&[&nar]).await;
-    flip_a_bit(&world);
+    flip_a_bit(&world).await;
     let report = verify(&world.service, Scope::All).await.unwrap();
     assert_eq!((report.withdrawn, report.fetching), (1, 1), "{report:?}");
     world.service.queue.idle().await.unwrap();
@@ -46,7 +41,7 @@ async fn what_an_upstream_has_otherwise_is_not_fetched() {
     upstream.has(&other, "none");
     // What was seen there is remembered for a month.
     world.pass(32 * 24 * 3600).await;
-    flip_a_bit(&world);
+    flip_a_bit(&world).await;
     let report = verify(&world.service, Scope::All).await.unwrap();
     assert_eq!((report.withdrawn, report.fetching), (1, 0), "{report:?}");
     assert!(world.narinfo("main", &nar).await.is_none());

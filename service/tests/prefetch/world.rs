@@ -26,7 +26,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
-use crate::test_servers;
+use crate::test_servers::{self, objects::Objects};
 use crate::{
     github::{SIGNATURE, guid, session, sign},
     nar::{TestNar, decompress},
@@ -206,9 +206,14 @@ impl World {
         sqlx::query_scalar(query).fetch_one(&mut self.database().await).await.unwrap()
     }
 
-    /// The file of an object.
-    pub fn object(&self, key: &str) -> PathBuf {
-        test_servers::objects(self.data.path()).join(key)
+    /// The file of an object, where objects are files.
+    pub fn object_file(&self, key: &str) -> PathBuf {
+        self.data.path().join("objects").join(key)
+    }
+
+    /// What lies in its storage.
+    pub fn objects(&self) -> Objects {
+        Objects::of(self.data.path())
     }
 
     async fn database(&self) -> sqlx::AnyConnection {

@@ -88,22 +88,22 @@ async fn what_is_mostly_dead_is_rewritten_and_its_file_goes_an_hour_later() {
     let world = world().await;
     let kept = half_dead(&world).await;
     let before = compressed(&world, &kept).await;
-    let old = largest(&world);
+    let old = largest(&world).await;
     world.sweep().await;
     world.pass(DAY + 1);
     let report = world.sweep().await;
     assert_eq!((report.caches[0].deleted, report.compaction.replaced), (1, 1), "{report:?}");
     assert!(report.compaction.replaced_bytes > 3_500_000 && report.compaction.written_bytes < 2_000_000);
-    assert!(world.file_sizes().contains_key(&old), "readers under way keep it for an hour");
+    assert!(world.objects().sizes().await.contains_key(&old), "readers under way keep it for an hour");
     assert_eq!(compressed(&world, &kept).await, before, "not one byte is another");
     world.pass(HOUR);
     world.sweep().await;
-    assert!(!world.file_sizes().contains_key(&old));
+    assert!(!world.objects().sizes().await.contains_key(&old));
     assert_eq!(compressed(&world, &kept).await, before);
     world.assert_storage_fits().await;
 
     // The new one can be found again by itself.
-    let object = std::fs::read(world.objects().join(largest(&world))).unwrap();
+    let object = world.objects().read(&largest(&world).await).await;
     let named: Vec<_> = index(&object).into_iter().map(|entry| entry.id).collect();
     assert_eq!(named, kept.chunks.iter().map(|chunk| chunk.id).collect::<Vec<_>>());
     // Once is enough.
@@ -111,8 +111,8 @@ async fn what_is_mostly_dead_is_rewritten_and_its_file_goes_an_hour_later() {
     assert_eq!(report.compaction.written, 0, "{report:?}");
 }
 
-fn largest(world: &World) -> String {
-    world.file_sizes().into_iter().max_by_key(|(_, size)| *size).unwrap().0
+async fn largest(world: &World) -> String {
+    world.objects().sizes().await.into_iter().max_by_key(|(_, size)| *size).unwrap().0
 }
 
 #[tokio::test]
@@ -124,7 +124,7 @@ async fn many_small_objects_become_few() {
         world.push(&anna, &[nar]).await;
     }
     // Frames, recipes and a record of each push.
-    assert_eq!(world.files(), 33);
+    assert_eq!(world.count_objects().await, 33);
     let mut before = Vec::new();
     for nar in &nars {
         before.push(compressed(&world, nar).await);
@@ -136,15 +136,16 @@ async fn many_small_objects_become_few() {
     world.sweep().await;
     world.pass(HOUR);
     world.sweep().await;
-    assert_eq!(world.files(), 2 + 11, "{:?}", world.file_sizes());
+    let left = world.objects().sizes().await;
+    assert_eq!(left.len(), 2 + 11, "{left:?}");
     world.assert_storage_fits().await;
     for (nar, before) in nars.iter().zip(before) {
         assert_eq!(compressed(&world, nar).await, before);
     }
 
     // The recipes too: all of them, whole.
-    let key = world.file_sizes().into_keys().find(|key| key.starts_with("recipes/")).unwrap();
-    let recipes = std::fs::read(world.objects().join(key)).unwrap();
+    let key = world.objects().sizes().await.into_keys().find(|key| key.starts_with("recipes/")).unwrap();
+    let recipes = world.objects().read(&key).await;
     let mut recipes = recipe::decode(&recipes).unwrap();
     let mut expected: Vec<_> = nars.iter().map(TestNar::recipe).collect();
     recipes.sort_by_key(|recipe| recipe.nar_hash.0);
@@ -170,13 +171,13 @@ async fn a_reader_under_way_does_not_notice_that_what_it_reads_moves() {
             .unwrap();
         let mut body = answer.into_body();
         let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
-        let old = largest(&world);
+        let old = largest(&world).await;
         world.sweep().await;
         world.pass(DAY + 1);
         assert_eq!(world.sweep().await.compaction.replaced, 1);
         world.pass(HOUR);
         world.sweep().await;
-        assert!(!world.file_sizes().contains_key(&old));
+        assert!(!world.objects().sizes().await.contains_key(&old));
         let rest = body.collect().await.unwrap().to_bytes();
         assert!([&first[..], &rest[..]].concat() == whole[range.unwrap_or(0)..]);
         assert!(decompress(&whole) == kept.bytes);
@@ -188,19 +189,17 @@ async fn a_reader_under_way_does_not_notice_that_what_it_reads_moves() {
 async fn what_cannot_be_read_stays_as_it_is() {
     let world = world().await;
     half_dead(&world).await;
-    let damaged = largest(&world);
+    let damaged = largest(&world).await;
     let kept = half_dead_of(&world, 1).await;
     let before = compressed(&world, &kept).await;
-    let file = world.objects().join(&damaged);
-    let half = std::fs::metadata(&file).unwrap().len() / 2;
-    std::fs::File::options().write(true).open(&file).unwrap().set_len(half).unwrap();
+    world.objects().change(&damaged, |bytes| bytes.truncate(bytes.len() / 2)).await;
     world.sweep().await;
     world.pass(DAY + 1);
     let report = world.sweep().await;
     assert_eq!(report.compaction.replaced, 1, "{report:?}");
     world.pass(HOUR);
     world.sweep().await;
-    assert!(world.file_sizes().contains_key(&damaged));
+    assert!(world.objects().sizes().await.contains_key(&damaged));
     assert!(compressed(&world, &kept).await == before);
 }
 

@@ -1,5 +1,8 @@
 //! What nobody will ever use goes, too.
 
+use bytes::Bytes;
+use larder_protocol::{chunk::ChunkId, upload::FrameEntry};
+
 use crate::{
     roots::nar,
     world::{DAY, HOUR, World},
@@ -12,20 +15,20 @@ async fn when_nothing_keeps_anything_every_file_goes() {
     let anna = world.person().await;
     let base = nar(1, &[]);
     world.push(&anna, &[&nar(2, &[&base]), &base]).await;
-    assert!(world.files() > 0);
+    assert!(world.count_objects().await > 0);
     world.sweep().await;
     world.pass(DAY + 1);
     let report = world.sweep().await;
     assert_eq!((report.caches[0].deleted, report.nars), (2, 2));
     assert!(report.chunks >= 2 && report.objects_emptied > 0, "{report:?}");
-    assert!(world.files() > 0, "readers under way keep them for an hour");
+    assert!(world.count_objects().await > 0, "readers under way keep them for an hour");
     world.pass(HOUR - 1);
     world.sweep().await;
-    assert!(world.files() > 0);
+    assert!(world.count_objects().await > 0);
     world.pass(1);
     let report = world.sweep().await;
     assert!(report.objects > 0 && report.object_bytes > 0, "{report:?}");
-    assert_eq!(world.files(), 0);
+    assert_eq!(world.count_objects().await, 0);
 }
 
 #[tokio::test]
@@ -51,10 +54,10 @@ async fn a_push_that_falls_silent_is_given_up_with_all_that_it_brought() {
     world.sweep().await;
     world.pass(DAY);
     world.sweep_all().await;
-    assert_eq!(world.files(), 0);
+    assert_eq!(world.count_objects().await, 0);
 }
 
-/// A row that is being written and the part of its file, as a killed service leaves them.
+/// A row that is being written and what was sent of its object, as a killed service leaves them.
 #[tokio::test]
 async fn what_a_killed_upload_left_goes_with_its_push() {
     let world = World::new().await;
@@ -64,15 +67,18 @@ async fn what_a_killed_upload_left_goes_with_its_push() {
     let push =
         world.service.metadata.find_push(&cache, &opened.push, "person anna 1", world.now()).await.unwrap();
     world.service.metadata.begin_object("frames/0/left", push.unwrap().id, world.now()).await.unwrap();
-    let folder = world.objects().join("frames/0");
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("left#1"), b"half a frame").unwrap();
+    let mut writer = world.service.storage.write("frames/0/left").await.unwrap();
+    // More than a bucket is sent at once.
+    let frame = Bytes::from(vec![0; 7 << 20]);
+    let entry = FrameEntry { id: ChunkId([0; 32]), frame_len: 7 << 20, content_len: 1, holes: Vec::new() };
+    writer.write([entry], frame.into()).await.unwrap();
+    std::mem::forget(writer);
     world.sweep().await;
-    assert_eq!(world.files(), 1);
+    assert_eq!(world.count_objects().await, 1);
     world.pass(6 * HOUR + 1);
     world.sweep().await;
-    assert_eq!(world.files(), 1);
+    assert_eq!(world.count_objects().await, 1);
     world.pass(HOUR);
     world.sweep().await;
-    assert_eq!(world.files(), 0);
+    assert_eq!(world.count_objects().await, 0);
 }

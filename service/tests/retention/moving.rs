@@ -162,10 +162,10 @@ async fn a_push_of_what_shares_chunks_with_what_moves_is_whole() {
 
 /// Begins a sweep and leaves it where frames are being copied: the part of a file is there.
 async fn until_copying<F: Future>(world: &World, mut sweep: Pin<&mut F>) {
+    let objects = world.objects();
     std::future::poll_fn(|context| {
         assert!(sweep.as_mut().poll(context).is_pending(), "nothing was copied");
-        let copying = world.file_sizes().keys().any(|key| key.contains('#'));
-        if copying { Poll::Ready(()) } else { Poll::Pending }
+        if objects.have_part_of_a_file() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
 }

@@ -117,10 +117,10 @@ async fn a_sweep_killed_anywhere_leaves_what_is_whole_and_the_next_finishes_it()
     // Nothing is left of all that but what the last run keeps.
     world.push(&world.job("topic", run).await, &[&nar(255, &[])]).await;
     world.sweep_all().await;
-    let left = world.files();
+    let left = world.count_objects().await;
     let mut fresh = self::world().await;
     fresh.push(&fresh.job("topic", 1).await, &[&nar(255, &[])]).await;
-    assert_eq!(left, fresh.files());
+    assert_eq!(left, fresh.count_objects().await);
     fresh.restart().await;
 }
 
@@ -322,9 +322,9 @@ async fn an_upload_revives_what_was_condemned() {
     let job = world.job("topic", 3000).await;
     let opened = world.open(&job, &[&new]).await;
     assert_eq!(world.missing(&job, &opened, &new).await, new.chunks.len(), "condemned is missing");
-    let files = world.files();
+    let files = world.count_objects().await;
     assert_eq!(world.upload(&job, &opened, &new.chunks).await, 200);
-    assert!(world.files() > files);
+    assert!(world.count_objects().await > files);
     world.pass(101 * DAY);
     assert!(world.send_recipes(&job, &opened, &[&new]).await.unwrap().rejected.is_empty());
     world.sweep().await;

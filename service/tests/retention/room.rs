@@ -43,7 +43,7 @@ async fn what_is_larger_than_all_that_there_may_be_is_refused_with_the_sizes() {
     {
         assert!(message.contains(words), "{words:?} is not in {message:?}");
     }
-    assert_eq!(world.files(), 0);
+    assert_eq!(world.count_objects().await, 0);
     // It may well fit.
     assert_eq!(open(&world, &anna, &large(1, 1_000_000)).await.0, 200);
 }

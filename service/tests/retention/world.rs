@@ -1,8 +1,7 @@
 //! A service without a listener, a clock, and jobs that push.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -33,7 +32,7 @@ use larder_service::{
 use tower::ServiceExt as _;
 
 use crate::nar::{TestNar, decompress};
-use crate::test_servers;
+use crate::test_servers::{self, objects::Objects};
 
 pub const HOUR: i64 = 3600;
 pub const DAY: i64 = 24 * HOUR;
@@ -350,31 +349,14 @@ impl World {
         self.call(Method::PUT, &format!("/api/v1/caches/main/pins/{name}"), Some(who), body).await.0
     }
 
-    /// The files below the folder of objects, parts of unfinished ones too.
-    pub fn files(&self) -> usize {
-        self.file_sizes().len()
+    /// How many objects there are, unfinished ones too.
+    pub async fn count_objects(&self) -> usize {
+        self.objects().sizes().await.len()
     }
 
-    /// Each file below the folder of objects by its key, and its length.
-    pub fn file_sizes(&self) -> BTreeMap<String, u64> {
-        fn walk(folder: &Path, key: &str, found: &mut BTreeMap<String, u64>) {
-            for entry in std::fs::read_dir(folder).into_iter().flatten().map(Result::unwrap) {
-                let key = format!("{key}{}", entry.file_name().to_str().unwrap());
-                if entry.path().is_dir() {
-                    walk(&entry.path(), &format!("{key}/"), found);
-                } else if let Ok(file) = entry.metadata() {
-                    found.insert(key, file.len());
-                }
-            }
-        }
-        let mut found = BTreeMap::new();
-        walk(&self.objects(), "", &mut found);
-        found
-    }
-
-    /// Where its objects lie on the disk.
-    pub fn objects(&self) -> PathBuf {
-        test_servers::objects(self.data.path())
+    /// What lies in its storage.
+    pub fn objects(&self) -> Objects {
+        Objects::of(self.data.path())
     }
 
     /// Its database, to be looked at.
@@ -407,8 +389,8 @@ impl World {
         self.assert_storage_fits().await;
     }
 
-    /// Rows and files say the same: no file is without a row, no row that is not doomed without its file, and what lies in
-    /// an object lies within it.
+    /// Rows and storage say the same: no object is without a row, no row that is not doomed without its object, and what
+    /// lies in an object lies within it.
     pub async fn assert_storage_fits(&self) {
         let rows: Vec<(String, i64, i64, Option<i64>)> = sqlx::query_as(
             "SELECT key, size, CASE WHEN state = 'stored' AND doomed_at IS NULL THEN 1 ELSE 0 END,
@@ -417,7 +399,7 @@ impl World {
         .fetch_all(&mut self.database().await)
         .await
         .unwrap();
-        let mut files = self.file_sizes();
+        let mut files = self.objects().sizes().await;
         for (key, size, stays, end) in rows {
             let file = files.remove(&key).map(|length| i64::try_from(length).unwrap());
             if stays != 0 {

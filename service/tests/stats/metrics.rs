@@ -83,11 +83,8 @@ async fn what_verifications_find_is_told_until_it_came_again() {
     assert_eq!(value(&text, "larder_waiting_paths").to_string(), "0");
     assert!(!text.contains("larder_scrub_timestamp_seconds "), "there was none yet");
 
-    let frames = world.file_sizes().into_keys().find(|key| key.starts_with("frames/")).unwrap();
-    let file = world.objects().join(frames);
-    let mut bytes = std::fs::read(&file).unwrap();
-    bytes[3000] ^= 1;
-    std::fs::write(&file, bytes).unwrap();
+    let frames = world.objects().by_age("frames").await.remove(0);
+    world.objects().change(&frames, |bytes| bytes[3000] ^= 1).await;
     while scrub_step(&world.service).await.unwrap() {}
     let scrubbed_at = world.now();
     let told = |text: &str, numbers: &[(&str, i64)]| {

@@ -1,14 +1,12 @@
 //! Where a test's service keeps its rows and its objects: in its directory; or, where variables name servers, there, in a
 //! schema and in a folder of a bucket that are that directory's own.
 //!
-//! `LARDER_TEST_DATABASE` names a database on a PostgreSQL server. `LARDER_TEST_STORAGE` is the folder on this machine in
-//! which an S3 server keeps a bucket of the same name; how the server is reached, AWS's own variables say.
+//! `LARDER_TEST_DATABASE` names a database on a PostgreSQL server, `LARDER_TEST_STORAGE` a bucket, as in `s3://objects`; how
+//! its server is reached, AWS's own variables say.
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-    str::FromStr as _,
-};
+pub mod objects;
+
+use std::{env, path::Path, str::FromStr as _};
 
 use larder_service::config::{
     BucketConfig, Config, DatabaseConfig, DatabaseServer, Environment, StorageConfig,
@@ -37,16 +35,7 @@ pub async fn database_url(directory: &Path) -> Option<String> {
 
 /// The same of `LARDER_STORAGE_URL`.
 pub fn storage_url(directory: &Path) -> Option<String> {
-    let folder = PathBuf::from(variable("LARDER_TEST_STORAGE")?);
-    Some(format!("s3://{}/{}", folder.file_name().unwrap().to_str().unwrap(), name_of(directory)))
-}
-
-/// Where the objects of a service with its data in this directory lie on this machine's disk.
-pub fn objects(directory: &Path) -> PathBuf {
-    match variable("LARDER_TEST_STORAGE") {
-        None => directory.join("objects"),
-        Some(folder) => Path::new(&folder).join(name_of(directory)),
-    }
+    Some(format!("{}/{}", variable("LARDER_TEST_STORAGE")?, name_of(directory)))
 }
 
 /// What a program needs in its environment for a service with its data in this directory.
@@ -67,9 +56,17 @@ pub fn credentials() -> impl Iterator<Item = (String, String)> {
 /// Has a service with its data in this directory keep them where it is to.
 pub async fn place(config: &mut Config, directory: &Path) {
     config.database = database(directory).await;
-    if let Some(url) = storage_url(directory) {
-        let bucket = BucketConfig::of_environment("url", &url, &Environment::of_process());
-        config.storage = StorageConfig::Bucket(bucket.unwrap());
+    config.storage = storage(directory);
+}
+
+/// Where its objects are to lie.
+fn storage(directory: &Path) -> StorageConfig {
+    match storage_url(directory) {
+        None => StorageConfig::Folder,
+        Some(url) => {
+            let bucket = BucketConfig::of_environment("url", &url, &Environment::of_process());
+            StorageConfig::Bucket(bucket.unwrap())
+        }
     }
 }
 

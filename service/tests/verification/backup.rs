@@ -13,7 +13,7 @@ use larder_service::{
 };
 
 use crate::{
-    damage::{all, files, flip, nar},
+    damage::{all, flip, nar, objects},
     nar::TestNar,
     test_servers,
     world::World,
@@ -53,7 +53,7 @@ async fn an_export_under_load_and_a_later_copy_of_the_objects_make_one_store() {
         async {
             let exported =
                 backup::export(&world.service.metadata, Some(&export_of(&world)), world.now()).await.unwrap();
-            let (data, config) = machine_with(&world.objects()).await;
+            let (data, config) = machine_with(&world.data.path().join("objects")).await;
             (data, config, exported)
         }
     )
@@ -83,7 +83,7 @@ async fn an_import_is_refused_where_it_would_harm_or_cannot_be_right() {
     let error = backup::import(&world.service.config, &file).await.unwrap_err().to_string();
     assert!(error.contains("in use already") && error.contains("Move it away"), "{error}");
 
-    let (data, config) = machine_with(&world.objects()).await;
+    let (data, config) = machine_with(&world.data.path().join("objects")).await;
     let whole = fs::read(&file).unwrap();
     let text = {
         let mut text = String::new();
@@ -183,8 +183,8 @@ async fn what_is_damaged_does_not_come_back_until_it_is_pushed_again() {
     let anna = world.person().await;
     let (one, other) = (nar(1, &[]), nar(2, &[]));
     world.push(&anna, &[&one]).await;
-    let damaged = files(&world, "frames").remove(0);
-    flip(&damaged, 5000);
+    let damaged = objects(&world, "frames").await.remove(0);
+    flip(&world, &damaged, |_| 5000).await;
     world.push(&anna, &[&other]).await;
     let report = lose_database(&mut world).await;
     assert_eq!((report.paths, report.paths_lost, report.nars_lost), (1, 1, 1), "{report:?}");
@@ -195,8 +195,8 @@ async fn what_is_damaged_does_not_come_back_until_it_is_pushed_again() {
     assert!(world.has(&one).await);
 
     // Without an index, what lies there does not come back, and is said.
-    let file = files(&world, "frames").into_iter().find(|file| *file != damaged).unwrap();
-    flip(&file, fs::read(&file).unwrap().len() - 1);
+    let other = objects(&world, "frames").await.into_iter().find(|object| *object != damaged).unwrap();
+    flip(&world, &other, |length| length - 1).await;
     let report = lose_database(&mut world).await;
     assert_eq!(report.unreadable.len(), 1);
     assert!(report.paths < 2);

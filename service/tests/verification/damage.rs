@@ -1,7 +1,5 @@
 //! Bits flipped in objects.
 
-use std::{fs, path::PathBuf};
-
 use larder_service::verification::{Outcome, Scope, VerifyReport, verify};
 
 use crate::{
@@ -15,18 +13,19 @@ pub fn nar(seed: u8, references: &[&TestNar]) -> TestNar {
     TestNar::new(path(seed, &format!("path-{seed}")), &contents, &references)
 }
 
-/// The files of a folder of objects.
-pub fn files(world: &World, folder: &str) -> Vec<PathBuf> {
-    let folder = world.objects().join(folder).join("0");
-    let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    files
+/// The objects of a folder, the oldest first.
+pub async fn objects(world: &World, folder: &str) -> Vec<String> {
+    world.objects().by_age(folder).await
 }
 
-pub fn flip(file: &PathBuf, byte: usize) {
-    let mut bytes = fs::read(file).unwrap();
-    bytes[byte] ^= 4;
-    fs::write(file, bytes).unwrap();
+pub async fn flip(world: &World, object: &str, byte: impl FnOnce(usize) -> usize) {
+    world
+        .objects()
+        .change(object, |bytes| {
+            let byte = byte(bytes.len());
+            bytes[byte] ^= 4;
+        })
+        .await;
 }
 
 pub async fn all(world: &World) -> VerifyReport {
@@ -60,13 +59,9 @@ async fn a_bit_in_a_frame_is_found_and_the_next_push_mends_it() {
     let base = nar(1, &[]);
     let top = nar(2, &[&base]);
     world.push(&anna, &[&top, &base]).await;
-    let bytes = |file: &PathBuf| fs::read(file).unwrap().len();
     for share in [0, 3, 7] {
-        let newest = files(&world, "frames")
-            .into_iter()
-            .max_by_key(|file| fs::metadata(file).unwrap().modified().unwrap());
-        let file = newest.unwrap();
-        flip(&file, bytes(&file) * share / 10 + 40);
+        let newest = objects(&world, "frames").await.pop().unwrap();
+        flip(&world, &newest, |length| length * share / 10 + 40).await;
         // They are rendered and remembered before.
         let (base_seen, top_seen) = (world.narinfo(&base).await, world.narinfo(&top).await);
         assert!(base_seen.is_some() && top_seen.is_some());
@@ -118,11 +113,8 @@ async fn a_bit_in_an_index_is_mended_and_nothing_is_withdrawn() {
     world.push(&anna, &[&nar]).await;
     // The end, the index's length, and somewhere in the index itself.
     for back in [1, 12, 40, 60, 100] {
-        let file = files(&world, "frames")
-            .into_iter()
-            .max_by_key(|file| fs::metadata(file).unwrap().modified().unwrap());
-        let file = file.unwrap();
-        flip(&file, fs::read(&file).unwrap().len() - back);
+        let newest = objects(&world, "frames").await.pop().unwrap();
+        flip(&world, &newest, |length| length - back).await;
         let report = all(&world).await;
         assert!(report.is_right(), "{back}: {report:?}");
         assert_eq!(found(&report, "index"), [&Outcome::Mended], "{back}: {report:?}");
@@ -142,10 +134,8 @@ async fn a_bit_in_recipes_or_records_is_mended() {
         [("recipes", "recipe", vec![3, 20, 50, 70]), ("paths", "record", vec![3, 20, 60])]
     {
         for place in places {
-            let file = files(&world, folder)
-                .into_iter()
-                .max_by_key(|file| fs::metadata(file).unwrap().modified().unwrap());
-            flip(&file.unwrap(), place);
+            let newest = objects(&world, folder).await.pop().unwrap();
+            flip(&world, &newest, |_| place).await;
             let report = all(&world).await;
             assert!(report.is_right(), "{folder} {place}: {report:?}");
             assert_eq!(found(&report, what), [&Outcome::Mended], "{folder} {place}: {report:?}");
@@ -163,7 +153,7 @@ async fn a_lost_file_is_found_and_the_next_push_brings_what_lay_there() {
     let (one, other) = (nar(1, &[]), nar(2, &[]));
     world.push(&anna, &[&one]).await;
     world.push(&anna, &[&other]).await;
-    fs::remove_file(&files(&world, "frames")[0]).unwrap();
+    world.objects().delete(&objects(&world, "frames").await[0]).await;
     let report = all(&world).await;
     assert!(report.withdrawn > 0 && report.waiting.len() == 1, "{report:?}");
     world.push(&anna, &[&one]).await;
@@ -171,15 +161,15 @@ async fn a_lost_file_is_found_and_the_next_push_brings_what_lay_there() {
     assert!(world.has(&one).await && world.has(&other).await);
     assert!(all(&world).await.is_right());
 
-    // A file that is cut short.
-    let file = fs::OpenOptions::new().write(true).open(&files(&world, "frames")[0]).unwrap();
-    file.set_len(1000).unwrap();
+    // One that is cut short.
+    let short = &objects(&world, "frames").await[0];
+    world.objects().change(short, |bytes| bytes.truncate(1000)).await;
     assert!(!all(&world).await.is_right());
     world.push(&anna, &[&one, &other]).await;
     assert!(all(&world).await.is_right());
 
-    // A file that nobody knows does no harm.
-    fs::write(world.objects().join("frames/0/stray"), b"x").unwrap();
+    // One that nobody knows does no harm.
+    world.objects().write("frames/0/stray", b"x".into()).await;
     let report = all(&world).await;
     assert!(report.is_right());
     assert_eq!((report.unreferenced, report.unreferenced_bytes), (1, 1));
@@ -192,19 +182,23 @@ async fn where_none_of_the_objects_is_there_nothing_is_withdrawn() {
     let anna = world.person().await;
     let nar = nar(1, &[]);
     world.push(&anna, &[&nar]).await;
-    let (objects, elsewhere) = (world.objects(), world.data.path().join("elsewhere"));
-    fs::rename(&objects, &elsewhere).unwrap();
-    fs::create_dir(&objects).unwrap();
+    let (objects, mut elsewhere) = (world.objects(), Vec::new());
+    for key in objects.sizes().await.into_keys() {
+        elsewhere.push((objects.read(&key).await, key.clone()));
+        objects.delete(&key).await;
+    }
     // Nor where there are those of somebody else.
-    for file in [None, Some("stray")] {
-        if let Some(name) = file {
-            fs::write(objects.join(name), b"x").unwrap();
+    for stray in [None, Some("stray")] {
+        if let Some(key) = stray {
+            objects.write(key, b"x".into()).await;
         }
         let error = verify(&world.service, Scope::All).await.unwrap_err().to_string();
         assert!(error.contains("Is its disk mounted"), "{error}");
     }
-    fs::remove_dir_all(&objects).unwrap();
-    fs::rename(&elsewhere, &objects).unwrap();
+    objects.delete("stray").await;
+    for (bytes, key) in elsewhere {
+        objects.write(&key, bytes).await;
+    }
     assert!(world.has(&nar).await);
     assert!(all(&world).await.findings.is_empty());
 }
@@ -216,9 +210,9 @@ async fn one_path_is_verified_by_itself() {
     let anna = world.person().await;
     let (one, other) = (nar(1, &[]), nar(2, &[]));
     world.push(&anna, &[&one]).await;
-    let file = files(&world, "frames").remove(0);
+    let frames = objects(&world, "frames").await.remove(0);
     world.push(&anna, &[&other]).await;
-    flip(&file, 5000);
+    flip(&world, &frames, |_| 5000).await;
     let report = verify(&world.service, Scope::Path(other.info.path.hash())).await.unwrap();
     assert!(report.is_right() && report.nars == 1, "{report:?}");
     let report = verify(&world.service, Scope::Path(one.info.path.hash())).await.unwrap();
@@ -240,7 +234,7 @@ async fn a_push_under_way_cannot_publish_what_was_found_damaged() {
     again.info.path = path(9, "another");
     let opened = world.open(&anna, &[&again, &nar(2, &[])]).await;
     assert_eq!(opened.reused, [again.info.path.hash()]);
-    flip(&files(&world, "frames")[0], 5000);
+    flip(&world, &objects(&world, "frames").await[0], |_| 5000).await;
     assert!(!all(&world).await.is_right());
     assert_eq!(world.missing(&anna, &opened, &again).await, 1);
     assert_eq!(world.upload(&anna, &opened, &nar(2, &[]).chunks).await, 200);

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use larder_service::verification::scrub_step;
 
 use crate::{
-    damage::{files, flip, nar},
+    damage::{flip, nar, objects},
     world::{DAY, World},
 };
 
@@ -33,7 +33,7 @@ async fn the_scrub_finds_damage_and_goes_on_where_it_was() {
     assert_eq!(world.service.verification.counts.rounds.load(Ordering::Relaxed), 1);
 
     world.pass(30 * DAY);
-    flip(&files(&world, "frames")[0], 5000);
+    flip(&world, &objects(&world, "frames").await[0], |_| 5000).await;
     let before = world.service.metadata.scrub_position().await.unwrap().unwrap();
     for _ in 0..3 {
         assert!(scrub_step(&world.service).await.unwrap());

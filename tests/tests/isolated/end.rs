@@ -13,7 +13,7 @@ use larder_tests::{
     world::World,
 };
 
-use crate::scene::{files, narinfo, pull_request, rows, world};
+use crate::scene::{narinfo, objects, pull_request, rows, world};
 
 pub(crate) const OWN: &str = "main~610214307-pr-7";
 pub(crate) const DAY: i64 = 24 * 60 * 60;
@@ -24,13 +24,13 @@ async fn drop_cache(world: &World) {
     assert!(metadata.drop_isolated(&OWN.parse().unwrap(), &Who::default(), "a test", now).await.unwrap());
 }
 
-/// Brings something of every kind into the pull request's cache. The parent's path, and the rows and files that were kept
+/// Brings something of every kind into the pull request's cache. The parent's path, and the rows and objects that were kept
 /// before that.
 pub(crate) async fn with_much(world: &World) -> (Package, BTreeMap<String, i64>, Vec<String>) {
     let parents = Package::noise("library", 300_000);
     let main = world.client().await;
     main.push(&[&parents]).await.unwrap();
-    let (rows_before, files_before) = (rows(world).await, files(world));
+    let (rows_before, objects_before) = (rows(world).await, objects(world).await);
 
     let job = pull_request(world, 7).await;
     // Some chunks are the parent's, some are not.
@@ -45,13 +45,13 @@ pub(crate) async fn with_much(world: &World) -> (Package, BTreeMap<String, i64>,
     let opened = job.open(&[&parents, &mixed, &unfinished]).await.unwrap();
     job.send(opened.push, &[&unfinished]).await.unwrap();
     assert!(rows(world).await["leases"] >= 2);
-    (parents, rows_before, files_before)
+    (parents, rows_before, objects_before)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_left_of_a_cache_that_was_dropped() {
     let world = world("").await;
-    let (_, rows_before, files_before) = with_much(&world).await;
+    let (_, rows_before, objects_before) = with_much(&world).await;
     drop_cache(&world).await;
     tidy(world.service()).await.unwrap();
     let after = rows(&world).await;
@@ -61,7 +61,7 @@ async fn nothing_is_left_of_a_cache_that_was_dropped() {
     // For an hour at least readers may still be sent what is in the files.
     world.advance(59 * 60);
     tidy(world.service()).await.unwrap();
-    assert!(files(&world).len() > files_before.len());
+    assert!(objects(&world).await.len() > objects_before.len());
     world.advance(61 * 60 + 1);
     tidy(world.service()).await.unwrap();
     assert_eq!(rows(&world).await, rows_before);
@@ -70,7 +70,7 @@ async fn nothing_is_left_of_a_cache_that_was_dropped() {
     assert!(
         matches!(&dropped[..], [row] if row.cache.as_deref() == Some(OWN) && row.details.contains("a test"))
     );
-    assert_eq!(files(&world), files_before);
+    assert_eq!(objects(&world).await, objects_before);
 }
 
 /// The service can be killed between any two statements: a later pass removes what is left.
@@ -79,7 +79,7 @@ async fn whatever_interrupts_the_removal_the_next_pass_ends_it() {
     let mut interrupted = 0;
     for polls in 0.. {
         let world = world("").await;
-        let (_, rows_before, files_before) = with_much(&world).await;
+        let (_, rows_before, objects_before) = with_much(&world).await;
         drop_cache(&world).await;
         let done = cut_off(tidy(world.service()), polls * 7).await;
         world.advance(2 * 60 * 60 + 1);
@@ -88,7 +88,7 @@ async fn whatever_interrupts_the_removal_the_next_pass_ends_it() {
         world.advance(2 * 60 * 60 + 1);
         tidy(world.service()).await.unwrap();
         assert_eq!(rows(&world).await, rows_before, "after {polls} polls");
-        assert_eq!(files(&world), files_before, "after {polls} polls");
+        assert_eq!(objects(&world).await, objects_before, "after {polls} polls");
         if done && removed {
             break;
         }
@@ -184,7 +184,7 @@ async fn an_upload_that_is_under_way_leaves_nothing() {
     world.advance(2 * 60 * 60 + 1);
     tidy(world.service()).await.unwrap();
     assert_eq!(rows(&world).await, before);
-    assert!(files(&world).is_empty());
+    assert!(objects(&world).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

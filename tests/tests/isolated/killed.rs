@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::Path,
     process::Stdio,
     sync::{
         Arc,
@@ -25,6 +25,7 @@ use larder_tests::{
     killing::{copy, do_what_is_left},
     package::Package,
     programs::program,
+    test_servers::objects::Objects,
     world::Scene,
 };
 use tempfile::TempDir;
@@ -35,7 +36,7 @@ use tokio::{
 
 use crate::{
     end::{DAY, OWN, with_much},
-    scene::{RULE, files_in, pull_request, rows_in, world},
+    scene::{RULE, pull_request, rows_in, world},
 };
 
 const HOUR: i64 = 60 * 60;
@@ -44,12 +45,12 @@ const HOUR: i64 = 60 * 60;
 #[derive(Debug, PartialEq)]
 struct Kept {
     rows: BTreeMap<String, i64>,
-    files: Vec<PathBuf>,
+    objects: Vec<String>,
 }
 
 impl Kept {
     async fn in_folder(data: &Path) -> Self {
-        Self { files: relative(files_in(data), data), rows: rows_in(data).await }
+        Self { objects: Objects::of(data).sizes().await.into_keys().collect(), rows: rows_in(data).await }
     }
 }
 
@@ -67,7 +68,7 @@ impl Scenery {
         let mut world = world("keep = \"3d\"").await;
         // All of it happened some time ago, so that it is due for the program, which knows the time.
         world.clock.store(Clock::System.now() - 10 * DAY, Ordering::SeqCst);
-        let (library, rows, files) = with_much(&world).await;
+        let (library, rows, objects) = with_much(&world).await;
         let other = pull_request(&world, 8).await;
         other.push(&[&Package::noise("other", 300_000)]).await.unwrap();
         let (service, now) = (world.service(), world.service().clock.now());
@@ -76,9 +77,9 @@ impl Scenery {
         tidy(service).await.unwrap();
         world.stop().await;
         let (data, folder) = (world.data_dir(), TempDir::new().unwrap());
-        let parents = Kept { files: relative(files, &data), rows };
+        let parents = Kept { objects, rows };
         let all = Kept::in_folder(&data).await;
-        assert!(all.files.len() > parents.files.len() + 1);
+        assert!(all.objects.len() > parents.objects.len() + 1);
         copy(&data, folder.path());
         let configuration = format!(
             "listen = \"127.0.0.1:0\"\npublic_url = \"http://127.0.0.1:8080\"\ndata_dir = \".\"\n\
@@ -88,10 +89,6 @@ impl Scenery {
         );
         Self { folder, all, parents, library, configuration }
     }
-}
-
-fn relative(files: Vec<String>, data: &Path) -> Vec<PathBuf> {
-    files.iter().map(|file| Path::new(file).strip_prefix(data).unwrap().to_owned()).collect()
 }
 
 /// Runs the program until it has logged so many statements from the first of the removal on, then kills it. Whether all

@@ -56,7 +56,10 @@ async fn what_one_may_store_is_bounded() {
     world.client().await.push(&[&large]).await.unwrap();
     let again = Package::noise("again", 300_000);
     assert_eq!(job.push(&[&large, &small, &again]).await.unwrap().published, 1);
-    assert_eq!(crate::scene::files(&world).iter().filter(|file| file.contains("frames/isolated")).count(), 2);
+    assert_eq!(
+        crate::scene::objects(&world).await.iter().filter(|key| key.contains("frames/isolated")).count(),
+        2
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

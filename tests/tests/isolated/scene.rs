@@ -75,26 +75,7 @@ pub async fn rows_in(data: &Path) -> BTreeMap<String, i64> {
     rows
 }
 
-/// The files in storage.
-pub fn files(world: &World) -> Vec<String> {
-    files_in(&world.data_dir())
-}
-
-/// The same of a service that keeps all in this folder.
-pub fn files_in(data: &Path) -> Vec<String> {
-    let mut files = Vec::new();
-    let mut folders = vec![test_servers::objects(data)];
-    while let Some(folder) = folders.pop() {
-        // A bucket has no folders but those that something lies in.
-        for entry in std::fs::read_dir(folder).into_iter().flatten() {
-            let entry = entry.unwrap();
-            if entry.file_type().unwrap().is_dir() {
-                folders.push(entry.path());
-            } else {
-                files.push(entry.path().to_string_lossy().into_owned());
-            }
-        }
-    }
-    files.sort();
-    files
+/// What lies in storage.
+pub async fn objects(world: &World) -> Vec<String> {
+    world.objects().sizes().await.into_keys().collect()
 }

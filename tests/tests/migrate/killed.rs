@@ -1,6 +1,6 @@
 //! A move that is killed.
 
-use std::{fs, process::Stdio, time::Duration};
+use std::{process::Stdio, time::Duration};
 
 use larder_tests::{
     bucket::Bucket, client::Client, github::Job, nix::run, package::Package, postgres::Postgres,
@@ -92,22 +92,22 @@ async fn whenever_it_is_killed_the_installation_goes_on_and_the_next_run_ends_it
     // It may take a moment until the server sees that it is gone.
     lock(&mut server, LEADS).await;
     server.close().await.unwrap();
-    let copied = bucket.files();
+    let objects = bucket.objects();
+    let copied: Vec<String> = objects.sizes().await.into_keys().collect();
     assert!(!copied.is_empty());
 
     // As if it had been killed while it copied: one is missing, one is cut short.
-    fs::remove_file(&copied[0]).unwrap();
-    fs::OpenOptions::new().write(true).open(&copied[1]).unwrap().set_len(10).unwrap();
+    objects.delete(&copied[0]).await;
+    objects.change(&copied[1], |bytes| bytes.truncate(10)).await;
     // And of one that is whole, the note of its upload was left.
-    let folder = bucket.folder("larder");
-    let note = folder.join("uploads").join(copied[2].strip_prefix(&folder).unwrap());
-    fs::create_dir_all(note.parent().unwrap()).unwrap();
-    fs::write(&note, "1f0c6b5e-3d4a-4c5b-9e8f-0a1b2c3d4e5f").unwrap();
+    let note = format!("uploads/{}", copied[2]);
+    objects.write(&note, b"1f0c6b5e-3d4a-4c5b-9e8f-0a1b2c3d4e5f".into()).await;
     let report = run(&mut old.migrate(&postgres.url(), &bucket)).await.expect_success();
     let report: Value = serde_json::from_str(&report).unwrap();
     let copied_now = report["copied_objects"].as_u64().unwrap();
     assert!((2..report["objects"].as_u64().unwrap()).contains(&copied_now), "{report}");
-    assert!(copied.iter().all(|object| object.exists()) && !note.exists());
+    let there = objects.sizes().await;
+    assert!(copied.iter().all(|object| there.contains_key(object)) && !there.contains_key(&note));
     assert_eq!(report["paths"], 5, "{report}");
 
     // As if the rows had arrived, and not left: they are used where they were.
@@ -123,7 +123,7 @@ async fn whenever_it_is_killed_the_installation_goes_on_and_the_next_run_ends_it
 
     // As if they had left, and nobody had said so there. Objects are looked for all the same.
     set_back(&old, &postgres, "left").await;
-    fs::remove_file(&copied[1]).unwrap();
+    objects.delete(&copied[1]).await;
     let id_token = github.id_token(&Job::default(), &old.url());
     let refused = Client::exchange(&old.url(), "main", &id_token).await;
     assert_eq!(refused.unwrap_err().status, 503);

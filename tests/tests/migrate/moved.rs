@@ -85,17 +85,21 @@ async fn every_path_moves_while_reads_go_on_and_pushes_go_on_there() {
     };
     let (reads, moved) = tokio::join!(reading, moving);
     assert!(reads > 0);
-    let objects = bucket.files().len();
+    let objects = bucket.objects().sizes().await.len();
     for told in [
         "3 paths, 4 NARs and ",
         &format!("larder.db to {}: ", postgres.url().replace("postgres@", "")),
         &format!(" lie in {}: {objects} (", bucket.url("larder")),
         &format!("[database]\n  url = \"{}\"\n  password_file = \"", postgres.url()),
-        &format!("[storage]\n  url = \"{}\"\n  endpoint = \"http://127.0.0.1:", bucket.url("larder")),
+        &format!(
+            "[storage]\n  url = \"{}\"\n  endpoint = \"{}\"",
+            bucket.url("larder"),
+            bucket.environment()[0].1
+        ),
     ] {
         assert!(moved.contains(told), "{told}: {moved}");
     }
-    assert_eq!(bucket.parts(), 0);
+    assert!(!bucket.has_parts().await);
 
     // The old one goes on serving reads, takes nothing more, and is not started again.
     for (cache, package) in all {

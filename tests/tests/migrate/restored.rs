@@ -1,7 +1,8 @@
 //! What is restored on a server.
 
-use larder_tests::{bucket::Bucket, client::Client, nix::run, package::Package, postgres::Postgres};
-use tokio::process::Command;
+use larder_tests::{
+    bucket::Bucket, client::Client, package::Package, postgres::Postgres, test_servers::objects::Objects,
+};
 
 use crate::{Installation, github};
 
@@ -15,9 +16,10 @@ async fn an_export_and_the_objects_alone_become_a_database_on_a_server() {
     Client::with_token(&old.url(), "team", &anna).push(&[&secret]).await.unwrap();
     let file = old.dir.path().join("larder.export").display().to_string();
     old.run(&["export", &file]).await.expect_success();
-    let mut copy = Command::new("cp");
-    copy.arg("-r").arg(old.data().join("objects")).arg(bucket.folder("larder"));
-    run(&mut copy).await.expect_success();
+    let (kept, restored) = (Objects::of(&old.data()), bucket.objects());
+    for key in kept.sizes().await.keys() {
+        restored.write(key, kept.read(key).await).await;
+    }
 
     let imported = Installation::on_servers(&github, &old, &postgres.url(), &bucket).await;
     let told = imported.run(&["import", &file]).await.expect_success();

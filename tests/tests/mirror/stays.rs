@@ -4,7 +4,7 @@ use larder_tests::{
     nix::{Nix, ScratchStore},
     package::Package,
     source_store::path_of,
-    test_servers,
+    test_servers::objects::Objects,
     world::Scene,
 };
 
@@ -66,12 +66,8 @@ async fn what_the_service_has_lost_by_damage_stays_in_the_mirror_and_comes_into_
     assert_eq!(scenery.report(&[]).await["paths"], 3);
 
     // The objects of the first push: the chunks of base come first.
-    let objects = test_servers::objects(&scenery.dir.path().join("data")).join("frames/0");
-    let mut objects: Vec<_> = fs::read_dir(objects).unwrap().map(|entry| entry.unwrap().path()).collect();
-    objects.sort_by_key(|file| fs::metadata(file).unwrap().modified().unwrap());
-    let mut bytes = fs::read(&objects[0]).unwrap();
-    bytes[3000] ^= 1;
-    fs::write(&objects[0], bytes).unwrap();
+    let objects = Objects::of(&scenery.dir.path().join("data"));
+    objects.change(&objects.by_age("frames").await[0], |bytes| bytes[3000] ^= 1).await;
     let elsewhere = |name: &str| format!("file://{}", scenery.dir.path().join(name).display());
     let noticed = scenery.larderd(&["mirror", "--to", &elsewhere("first"), "--json"]).await;
     assert_eq!(noticed.code, Some(1), "{noticed:?}");

@@ -11,6 +11,7 @@ use larder_service::{
 };
 use larder_tests::{
     bucket::Bucket,
+    garage,
     package::{Frame, noise},
 };
 use object_store::memory::InMemory;
@@ -165,12 +166,13 @@ async fn a_bucket_is_storage() {
     conforms(&storage).await;
     takes_large_objects(&storage).await;
     // Whoever was killed sends nothing any more: what it had sent is there.
-    while bucket.parts() == 0 {
+    while !bucket.has_parts().await {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     storage.delete("frames/public/killed").await.unwrap();
-    assert_eq!(bucket.parts(), 0);
-    assert_eq!(bucket.files().len(), 1, "{:?}", bucket.files());
+    assert!(!bucket.has_parts().await);
+    let left = bucket.objects().sizes().await;
+    assert_eq!(left.len(), 1, "{left:?}");
 }
 
 #[tokio::test]
@@ -178,7 +180,9 @@ async fn a_bucket_with_a_host_of_its_own_is_storage() {
     let bucket = Bucket::start().await;
     let storage = Storage::open_bucket(&bucket.config_of_host()).unwrap();
     conforms(&storage).await;
-    assert_eq!(bucket.files().len(), 1, "{:?}", bucket.files());
-    let asked = bucket.take_requests();
+    // Garage notes none: that it understands is enough.
+    let asked = if garage::program().is_none() { bucket.take_requests() } else { Vec::new() };
     assert!(!asked.iter().any(|request| request.contains("/objects")), "no bucket in a path: {asked:?}");
+    let left = bucket.objects().sizes().await;
+    assert_eq!(left.len(), 1, "{left:?}");
 }

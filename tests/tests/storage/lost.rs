@@ -1,6 +1,6 @@
 //! An object that is missing behind its row: its paths are absent as soon as somebody has missed it, and come anew.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, time::Duration};
 
 use larder_tests::{
     bucket::Bucket,
@@ -11,9 +11,16 @@ use reqwest::StatusCode;
 
 use crate::{assert_reads, world};
 
-/// The files of objects of frames.
-fn frames(bucket: &Bucket) -> Vec<PathBuf> {
-    bucket.files().into_iter().filter(|file| file.to_string_lossy().contains("/frames/")).collect()
+/// The objects of frames.
+async fn frames(bucket: &Bucket) -> Vec<String> {
+    bucket.objects().by_age("frames").await
+}
+
+/// Takes away those that came since there were these.
+async fn lose_newer_than(before: &[String], bucket: &Bucket) {
+    for object in frames(bucket).await.iter().filter(|object| !before.contains(object)) {
+        bucket.objects().delete(object).await;
+    }
 }
 
 async fn nar_status(world: &World, url: &str) -> StatusCode {
@@ -27,12 +34,10 @@ async fn what_a_reader_misses_is_absent_soon_and_accepted_anew() {
     let (lost, kept) = (Package::noise("lost", 700_000), Package::noise("kept", 300_000));
     let client = world.client().await;
     client.push(&[&kept]).await.unwrap();
-    let before = frames(&bucket);
+    let before = frames(&bucket).await;
     client.push(&[&lost]).await.unwrap();
     let narinfo = world.narinfo(&lost.info.path).await.unwrap();
-    for object in frames(&bucket).iter().filter(|object| !before.contains(object)) {
-        fs::remove_file(object).unwrap();
-    }
+    lose_newer_than(&before, &bucket).await;
     assert_eq!(nar_status(&world, &narinfo.url).await, StatusCode::NOT_FOUND);
     while world.narinfo(&lost.info.path).await.is_some() {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -53,11 +58,9 @@ async fn a_push_that_shares_what_is_lost_is_told_to_come_again_and_brings_it() {
     let one = Package::new("one", &Node::File(shared.clone()));
     let other = Package::new("other", &Node::File([shared, noise(100_000)].concat()));
     client.push(&[&kept]).await.unwrap();
-    let before = frames(&bucket);
+    let before = frames(&bucket).await;
     client.push(&[&one]).await.unwrap();
-    for object in frames(&bucket).iter().filter(|object| !before.contains(object)) {
-        fs::remove_file(object).unwrap();
-    }
+    lose_newer_than(&before, &bucket).await;
     let opened = client.open(&[&other]).await.unwrap();
     let refused = client.send(opened.push, &[&other]).await.unwrap_err();
     assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{refused:?}");
