@@ -7,11 +7,9 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
-import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -97,18 +95,19 @@ class Server:
 
 
 class Larderd(Server):
-    """The service, on a data directory of its own, and where `servers` are given on a database and a bucket there; with
-    a token to push."""
+    """The service, on a data directory of its own, and where `servers` are given on a database there and an S3 server of
+    its own; with a token to push."""
 
     def __init__(self, programs, directory, log="info", servers=None, **variables):
         self.programs, self.data, self.log = programs, directory / "data", directory / "log"
         directory.mkdir(parents=True, exist_ok=True)
         self.env = {"LARDER_DATA_DIR": str(self.data), "LARDER_LISTEN": "127.0.0.1:0", "LARDER_LOG": log}
         self.env |= variables
-        self.bucket = None
+        self.s3 = None
         if servers:
-            self.env |= servers.place(directory.name)
-            self.bucket = servers.bucket(directory.name)
+            self.env |= servers.database(directory.name)
+            self.s3 = servers.s3(directory / "s3")
+            self.env |= self.s3.env
         self.begin()
         self.token = self.run("token", "create", "bench").strip()
 
@@ -127,11 +126,14 @@ class Larderd(Server):
 
     def __exit__(self, *_):
         self.end()
-        run("rm", "-rf", self.data, *filter(None, [self.bucket]))
+        run("rm", "-rf", self.data)
+        if self.s3:
+            self.s3.__exit__()
+            run("rm", "-rf", self.s3.directory)
 
     def stored(self):
         """What it keeps, in bytes."""
-        return stored(self.data) + (stored(self.bucket) if self.bucket else 0)
+        return stored(self.data) + (stored(self.s3.objects) if self.s3 else 0)
 
     def run(self, *command, **options):
         """Another call of the same program, on the same data."""
@@ -153,63 +155,6 @@ class Larderd(Server):
         """The most that was resident, pages of mapped files included."""
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
-
-
-class Servers:
-    """A PostgreSQL as it is by default, and an S3 server over a folder; with a database and a bucket for each who asks."""
-
-    KEY, SECRET = "bench", "a-secret-for-measuring-alone"
-
-    def __init__(self, programs):
-        self.programs = programs
-        self.found = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"))[-1]
-
-    def __enter__(self):
-        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="larder-bench-servers-"))
-        self.objects = self.directory / "objects"
-        self.objects.mkdir()
-        shutil.chown(self.directory, "postgres")
-        self.directory.chmod(0o755)
-        self.postgres("initdb", "-D", "data", "-A", "trust")
-        more = f"-p 5432 -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.directory} -c max_connections=200"
-        self.postgres("pg_ctl", "-D", "data", "-w", "-l", "log", "-o", more, "start")
-        self.s3 = Server()
-        command = [self.programs / "larder-s3", "127.0.0.1:0", self.objects, self.KEY, self.SECRET, self.directory / "requests"]
-        self.s3.start(*command, log=self.directory / "s3-log")
-        self.endpoint = f"http://{self.s3.process.stdout.readline().strip()}"
-        return self
-
-    def __exit__(self, *exception):
-        self.s3.__exit__(*exception)
-        self.postgres("pg_ctl", "-D", "data", "-m", "immediate", "stop")
-        run("rm", "-rf", self.directory)
-
-    def postgres(self, program, *words):
-        # Its own standard output would stay open in the server.
-        command = ["runuser", "-u", "postgres", "--", self.found / program, *words]
-        with open(self.directory / "said", "wb") as said:
-            subprocess.run([str(word) for word in command], cwd=self.directory, stdout=said, stderr=said, check=True, timeout=60)
-
-    def sql(self, database, statement, timeout=3600):
-        where = ["-h", "127.0.0.1", "-U", "postgres", "-d", database, "-v", "ON_ERROR_STOP=1", "-Atqc"]
-        return run(self.found / "psql", *where, statement, timeout=timeout)
-
-    def bucket(self, name):
-        return self.objects / name
-
-    def place(self, name):
-        """The environment of a service on a new database and a new bucket."""
-        self.sql("postgres", f'CREATE DATABASE "{name}"')
-        self.bucket(name).mkdir()
-        return {
-            "LARDER_DATABASE_URL": f"postgres://postgres@127.0.0.1/{name}",
-            "LARDER_STORAGE_URL": f"s3://{name}",
-            "AWS_ENDPOINT": self.endpoint,
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_REGION": "us-east-1",
-            "AWS_ACCESS_KEY_ID": self.KEY,
-            "AWS_SECRET_ACCESS_KEY": self.SECRET,
-        }
 
 
 class Nginx(Server):
