@@ -26,15 +26,13 @@ impl Metadata {
         push: i64,
         namespace: Namespace,
     ) -> Result<Option<PushRecord>, MetadataError> {
-        let rows = query(
+        let paths = query(
             "SELECT hash, name, nar_hash, nar_size, refs, deriver, ca, signatures, rank, ordered, built
              FROM paths WHERE push = ? AND withdrawn_at IS NULL ORDER BY id",
         )
         .bind(push)
-        .fetch_all(self.reader())
+        .fetch_each(self.reader(), recorded_path)
         .await?;
-        let paths = rows.iter().map(recorded_path).collect::<Result<Vec<_>, _>>()?;
-        drop(rows);
         if paths.is_empty() {
             return Ok(None);
         }

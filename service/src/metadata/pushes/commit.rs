@@ -97,14 +97,13 @@ impl Metadata {
 
     /// What a committed push made visible.
     pub async fn published_by(&self, push: i64) -> Result<Vec<PathInfo>, MetadataError> {
-        let rows = query(
+        query(
             "SELECT hash, name, nar_hash, nar_size, refs, deriver, ca, signatures FROM paths
              WHERE push = ? AND hidden = 0",
         )
         .bind(push)
-        .fetch_all(self.reader())
-        .await?;
-        rows.iter().map(path_info).collect()
+        .fetch_each(self.reader(), path_info)
+        .await
     }
 }
 

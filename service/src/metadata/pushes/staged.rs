@@ -9,7 +9,7 @@ use super::super::{
     claims::list,
     number,
     paths::path_of,
-    sql::{QueryBuilder, query},
+    sql::{QueryBuilder, Row, query},
     sweeping::hold_open,
 };
 
@@ -74,11 +74,10 @@ impl Metadata {
              UNION SELECT p.hash, p.name FROM leases l JOIN paths p ON p.id = l.path WHERE l.push = ?1",
         )
         .bind(push)
-        .fetch_all(self.reader())
+        .fetch_each(self.reader(), path_of)
         .await?
-        .iter()
-        .map(path_of)
-        .collect::<Result<_, MetadataError>>()?;
+        .into_iter()
+        .collect();
         let mut outside = HashSet::new();
         let mut after = 0i64;
         loop {
@@ -106,8 +105,8 @@ impl Metadata {
 
     /// The hashes of the paths that a push stages.
     pub async fn staged_paths(&self, push: i64) -> Result<Vec<StorePathHash>, MetadataError> {
-        let rows = query("SELECT hash FROM paths WHERE push = ?").bind(push).fetch_all(self.reader());
-        rows.await?.iter().map(|row| Ok(StorePathHash(blob(row.try_get(0)?)?))).collect()
+        let hash = |row: &Row| Ok(StorePathHash(blob(row.try_get(0)?)?));
+        query("SELECT hash FROM paths WHERE push = ?").bind(push).fetch_each(self.reader(), hash).await
     }
 
     /// Takes staged paths out of an open push again.

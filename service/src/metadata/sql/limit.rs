@@ -11,10 +11,12 @@ pub(in super::super) const STATEMENT_WITHIN: Duration = Duration::from_secs(300)
 pub(in super::super) const ANSWER_WITHIN: Duration = Duration::from_secs(310);
 
 /// Waits for an answer; no longer than this, if there is a limit.
-pub(in super::super) async fn within<T>(
+pub(in super::super) async fn within<T, E: From<Error>>(
     limit: Option<Duration>,
-    answer: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     let Some(limit) = limit else { return answer.await };
-    tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(Error::Io(ErrorKind::TimedOut.into())))
+    tokio::time::timeout(limit, answer)
+        .await
+        .unwrap_or_else(|_| Err(Error::Io(ErrorKind::TimedOut.into()).into()))
 }

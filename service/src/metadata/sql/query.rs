@@ -116,6 +116,18 @@ impl Query {
         })
     }
 
+    /// What is read of each row, as it comes: a row takes many times as much memory as what is read of it.
+    pub(in super::super) async fn fetch_each<'e, T, E: From<sqlx::Error>>(
+        self,
+        on: impl Into<Target<'e>>,
+        read: impl Fn(&Row) -> Result<T, E>,
+    ) -> Result<Vec<T>, E> {
+        run!(self, on, |statement, target, row, limit| {
+            let each = statement.fetch(target).map(|next| read(&row(next?)));
+            within(limit, each.try_collect()).await
+        })
+    }
+
     pub(in super::super) async fn fetch_optional<'e>(
         self,
         on: impl Into<Target<'e>>,
