@@ -130,19 +130,20 @@ impl Metadata {
         number(count.fetch_one(self.reader()).await?)
     }
 
-    /// Paths that were withdrawn and have not come again, at most so many.
+    /// Paths that were withdrawn since then and have not come again, at most so many.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn waiting_paths(&self, limit: u32) -> Result<Vec<WaitingPath>, MetadataError> {
+    pub async fn waiting_paths(&self, since: i64, limit: u32) -> Result<Vec<WaitingPath>, MetadataError> {
         let rows = query(
             "SELECT p.cache, p.hash, p.name, p.nar_hash FROM paths p
              WHERE p.id = (SELECT max(w.id) FROM paths w
                            WHERE w.cache = p.cache AND w.hash = p.hash AND w.withdrawn_at IS NOT NULL)
-             AND p.withdrawn_at IS NOT NULL AND NOT EXISTS (
+             AND p.withdrawn_at >= ? AND NOT EXISTS (
                  SELECT 1 FROM paths q JOIN pushes u ON u.id = q.push AND u.state = 'committed'
                  WHERE q.cache = p.cache AND q.hash = p.hash AND q.hidden = 0) ORDER BY p.cache, p.hash LIMIT ?",
         )
+        .bind(since)
         .bind(limit)
         .fetch_all(self.reader())
         .await?;

@@ -101,12 +101,17 @@ struct Whole<'a> {
 
 impl Whole<'_> {
     async fn run(&mut self) -> Result<(), VerifyError> {
+        let since = match self.verifier.scope {
+            // Many are lost at a time: for what waited before, the scrub looks.
+            Scope::Object(_) => self.verifier.service.clock.now(),
+            _ => 0,
+        };
         match self.verifier.scope.clone() {
             Scope::Path(hash) => self.one(&hash).await?,
             Scope::Object(key) => self.object(&key).await?,
             Scope::All | Scope::Sample(_) => self.all().await?,
         }
-        let waiting = self.verifier.service.metadata.waiting_paths(WAITING).await?;
+        let waiting = self.verifier.service.metadata.waiting_paths(since, WAITING).await?;
         let fetching = self.verifier.fetch(&waiting).await?;
         let mut report = self.verifier.report();
         report.fetching = fetching;

@@ -65,7 +65,7 @@ pub async fn scrub_step(service: &Service) -> Result<bool, VerifyError> {
         },
     }
     if at.finished_at.is_some() || verifier.report().withdrawn > 0 {
-        verifier.fetch(&metadata.waiting_paths(WAITING).await?).await?;
+        verifier.fetch(&metadata.waiting_paths(0, WAITING).await?).await?;
     }
     metadata.note_scrub(&at).await?;
     Ok(at.finished_at.is_none())

@@ -248,3 +248,20 @@ async fn a_push_under_way_cannot_publish_what_was_found_damaged() {
     world.push(&anna, &[&first]).await;
     assert!(all(&world).await.is_right());
 }
+
+#[tokio::test]
+async fn whoever_verifies_one_lost_object_looks_for_what_that_takes_and_not_for_what_waits_already() {
+    let world = World::new().await;
+    let anna = world.person().await;
+    world.push(&anna, &[&nar(1, &[])]).await;
+    let first = objects(&world, "frames").await.remove(0);
+    world.push(&anna, &[&nar(2, &[])]).await;
+    let second = objects(&world, "frames").await.into_iter().find(|object| *object != first).unwrap();
+    for (object, its) in [(first, "path-1"), (second, "path-2")] {
+        flip(&world, &object, |_| 5000).await;
+        world.pass(DAY);
+        let report = verify(&world.service, Scope::Object(object)).await.unwrap();
+        assert!(report.waiting.len() == 1 && report.waiting[0].ends_with(its), "{report:?}");
+    }
+    assert_eq!(all(&world).await.waiting.len(), 2);
+}
