@@ -267,7 +267,7 @@ impl Storage {
         if let Kind::Bucket(bucket) = &self.kind {
             parts::give_up_noted(bucket, &Key::from(key)).await?;
             if let Some(tier) = &bucket.hot_tier {
-                tier.forget(key);
+                tier.deleted(key).await;
             }
         }
         match self.store.delete(&Key::from(key)).await {

@@ -39,7 +39,7 @@ struct Upload {
 
 impl Parts {
     pub fn new(bucket: Bucket, key: Key) -> Self {
-        let copying = bucket.hot_tier.clone().map(|tier| Copying::begin(tier, &key));
+        let copying = bucket.hot_tier.clone().map(|tier| Copying::new(tier, &key));
         Self { bucket, key, held: Vec::new(), length: 0, upload: None, copying, is_broken: false }
     }
 

@@ -10,7 +10,7 @@ mod copy;
 use std::{
     collections::HashMap,
     fs::{self, File},
-    io,
+    io, mem,
     os::unix::fs::DirBuilderExt as _,
     path::PathBuf,
     sync::{
@@ -22,7 +22,7 @@ use std::{
 use bytes::Bytes;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload, path::Path as Key};
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, futimens};
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::{runtime::Handle, sync::Semaphore, task::spawn_blocking};
 
 use self::copy::Draft;
 use super::{Run, StorageError};
@@ -120,8 +120,13 @@ impl HotTier {
         }
     }
 
-    /// Drops the copy of an object.
-    pub(super) fn forget(&self, key: &str) {
+    /// Drops the copy of an object that is deleted.
+    pub(super) async fn deleted(self: &Arc<Self>, key: &str) {
+        let (tier, key) = (self.clone(), key.to_owned());
+        drop(spawn_blocking(move || tier.forget(&key)).await);
+    }
+
+    fn forget(&self, key: &str) {
         let copy = self.place(key);
         let length = fs::metadata(&copy).map_or(0, |about| about.len());
         if fs::remove_file(&copy).is_ok() {
@@ -158,7 +163,7 @@ impl HotTier {
         key: &Key,
         size: u64,
     ) -> Result<(), StorageError> {
-        let mut copying = Copying::begin(self.clone(), key);
+        let mut copying = Copying::new(self.clone(), key);
         let mut at = 0;
         while at < size {
             let piece = store.get_range(key, at..size.min(at + PIECE)).await?;
@@ -219,32 +224,45 @@ impl HotTier {
 pub(super) struct Copying {
     tier: Arc<HotTier>,
     key: String,
-    /// None once it has failed.
-    draft: Option<Draft>,
+    stage: Stage,
+}
+
+enum Stage {
+    New,
+    Begun(Draft),
+    Failed,
 }
 
 impl Copying {
-    pub fn begin(tier: Arc<HotTier>, key: &Key) -> Self {
-        let draft = Draft::begin(&tier.folder, key.as_ref()).inspect_err(|error| tier.failed(error)).ok();
-        Self { tier, key: key.to_string(), draft }
+    pub fn new(tier: Arc<HotTier>, key: &Key) -> Self {
+        Self { tier, key: key.to_string(), stage: Stage::New }
     }
 
     /// Adds the object's next bytes.
     pub async fn write(&mut self, payload: PutPayload) {
-        let Some(mut draft) = self.draft.take() else { return };
-        let tier = self.tier.clone();
+        let begun = match mem::replace(&mut self.stage, Stage::Failed) {
+            Stage::New => None,
+            Stage::Begun(draft) => Some(draft),
+            Stage::Failed => return,
+        };
+        let (tier, key) = (self.tier.clone(), self.key.clone());
         let written = spawn_blocking(move || {
-            let mut bytes = payload.iter();
-            bytes.try_for_each(|bytes| draft.write(bytes)).inspect_err(|error| tier.failed(error)).ok()?;
-            Some(draft)
+            let write = || {
+                let mut draft = begun.map_or_else(|| Draft::begin(&tier.folder, &key), Ok)?;
+                payload.iter().try_for_each(|bytes| draft.write(bytes))?;
+                Ok(draft)
+            };
+            write().inspect_err(|error| tier.failed(error))
         });
-        self.draft = written.await.ok().flatten();
+        if let Ok(Ok(draft)) = written.await {
+            self.stage = Stage::Begun(draft);
+        }
     }
 
     /// Makes the copy one that is read, once its object is whole.
-    pub async fn finish(self) {
-        let Some(draft) = self.draft else { return };
-        let (tier, key) = (self.tier, self.key);
+    pub async fn finish(mut self) {
+        let Stage::Begun(draft) = mem::replace(&mut self.stage, Stage::Failed) else { return };
+        let (tier, key) = (self.tier.clone(), self.key.clone());
         let finished = spawn_blocking(move || match draft.finish(&tier.place(&key)) {
             Ok(length) => {
                 if tier.held.fetch_add(length, Relaxed) + length > tier.limit {
@@ -254,5 +272,15 @@ impl Copying {
             Err(error) => tier.failed(&error),
         });
         drop(finished.await);
+    }
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        let Stage::Begun(draft) = mem::replace(&mut self.stage, Stage::Failed) else { return };
+        // Its file is deleted: not by a thread on which others wait.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn_blocking(move || drop(draft));
+        }
     }
 }
