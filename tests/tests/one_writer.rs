@@ -27,8 +27,9 @@ impl Scene {
     async fn new() -> Self {
         let server = Postgres::start().await;
         let connect = PgConnectOptions::from_str(&server.url()).unwrap();
-        let larder =
-            Metadata::open_on(&DatabaseServer { connect: connect.clone(), connections: 2 }).await.unwrap();
+        let server_of_larder =
+            DatabaseServer { key: "url".to_owned(), connect: connect.clone(), connections: 2 };
+        let larder = Metadata::open_on(&server_of_larder).await.unwrap();
         Self { _server: server, other: connect.connect().await.unwrap(), larder }
     }
 

@@ -27,6 +27,8 @@ pub enum DatabaseConfig {
 /// A database on a PostgreSQL server.
 #[derive(Clone)]
 pub struct DatabaseServer {
+    /// What names it: a key of the file, a variable or an argument.
+    pub key: String,
     /// Where it is, and as whom it is asked. The password is secret.
     pub connect: PgConnectOptions,
     /// How many connections this process has at most for what only reads. It has [two more](super::super::metadata)
@@ -86,8 +88,9 @@ impl DatabaseConfig {
             return Err(ConfigError::value("database.max_connections", "is 0. Write at least 1"));
         }
         let password = file.password_file.as_deref().map(|file| ("database.password_file", file));
-        let connect = connect(key, &url, password)?;
-        Ok(Self::Server(Box::new(DatabaseServer { connect, connections })))
+        let otherwise = "(database.password_file); leave it out for a file in data_dir";
+        let connect = connect(key, &url, password, otherwise)?;
+        Ok(Self::Server(Box::new(DatabaseServer { key: key.to_owned(), connect, connections })))
     }
 }
 
@@ -102,20 +105,26 @@ impl DatabaseServer {
         url: &str,
         password_file: Option<(&str, &Path)>,
     ) -> Result<Self, ConfigError> {
-        Ok(Self { connect: connect(key, url, password_file)?, connections: CONNECTIONS })
+        let connect = connect(key, url, password_file, "(--password-file)")?;
+        Ok(Self { key: key.to_owned(), connect, connections: CONNECTIONS })
     }
 }
 
-/// How a database is reached. The first of `password` names the second.
-fn connect(key: &str, url: &str, password: Option<(&str, &Path)>) -> Result<PgConnectOptions, ConfigError> {
+/// How a database is reached. The first of `password` names the second. `otherwise` ends the remedy for what is no such URL:
+/// what names the password's file, and what else may be written.
+fn connect(
+    key: &str,
+    url: &str,
+    password: Option<(&str, &Path)>,
+    otherwise: &str,
+) -> Result<PgConnectOptions, ConfigError> {
     // The text may hold a password, and is not repeated.
     let wrong = || {
-        ConfigError::value(
-            key,
+        let problem = format!(
             "is not the URL of a PostgreSQL database. Write for example \
-             \"postgres://larder@db.example.org/larder?sslmode=verify-full\", and the password into a file \
-             (database.password_file); leave it out for a file in data_dir",
-        )
+             \"postgres://larder@db.example.org/larder?sslmode=verify-full\", and the password into a file {otherwise}"
+        );
+        ConfigError::value(key, problem)
     };
     if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
         return Err(wrong());

@@ -147,7 +147,9 @@ impl Metadata {
                     tracing::warn!(%error, database = %server, "the database does not answer yet; trying again");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
-                Err(MetadataError::Database(sqlx::Error::PoolTimedOut)) => return Err(MetadataError::Silent),
+                Err(MetadataError::Database(sqlx::Error::PoolTimedOut)) => {
+                    return Err(MetadataError::Silent { key: server.key.clone() });
+                }
                 connected => break connected?,
             }
         };

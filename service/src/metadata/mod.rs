@@ -119,10 +119,12 @@ pub enum MetadataError {
     Migration(#[from] sqlx::migrate::MigrateError),
     /// The server did not answer when it was to be opened.
     #[error(
-        "the server did not answer within a minute. Is it running, and can this machine reach it? See database.url, or \
-         LARDER_DATABASE_URL"
+        "the server did not answer within a minute. Is it running, and can this machine reach it? See {key}"
     )]
-    Silent,
+    Silent {
+        /// What names it.
+        key: String,
+    },
     /// A row holds what it cannot hold.
     #[error("the database is damaged: {0}")]
     Damaged(&'static str),
@@ -166,7 +168,7 @@ impl MetadataError {
                 .code()
                 .is_some_and(|code| NOT_NOW.contains(&&*code) || code.starts_with("08") || code == BUSY),
             Self::Database(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed)
-            | Self::Silent => true,
+            | Self::Silent { .. } => true,
             _ => false,
         }
     }

@@ -13,6 +13,8 @@ use larder_service::config::{
 };
 use sqlx::{AnyConnection, AssertSqlSafe, ConnectOptions as _, Connection as _, postgres::PgConnectOptions};
 
+const TEST_DATABASE: &str = "LARDER_TEST_DATABASE";
+
 fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
@@ -24,7 +26,7 @@ fn name_of(directory: &Path) -> String {
 
 /// What `LARDER_DATABASE_URL` is to be for a service with its data in this directory. None: nothing.
 pub async fn database_url(directory: &Path) -> Option<String> {
-    let server = variable("LARDER_TEST_DATABASE")?;
+    let server = variable(TEST_DATABASE)?;
     let schema = name_of(directory);
     let mut connection = PgConnectOptions::from_str(&server).unwrap().connect().await.unwrap();
     let make = format!("CREATE SCHEMA IF NOT EXISTS {schema}");
@@ -76,7 +78,11 @@ pub async fn database(directory: &Path) -> DatabaseConfig {
         None => DatabaseConfig::File,
         Some(url) => {
             let connect = PgConnectOptions::from_str(&url).unwrap();
-            DatabaseConfig::Server(Box::new(DatabaseServer { connect, connections: 4 }))
+            DatabaseConfig::Server(Box::new(DatabaseServer {
+                key: TEST_DATABASE.to_owned(),
+                connect,
+                connections: 4,
+            }))
         }
     }
 }

@@ -165,7 +165,8 @@ async fn nothing_goes_where_somebody_has_something() {
     refused(&with_password, &bucket, &["--to: has a password in it", "--password-file"]).await;
     let shown = old.run(&["migrate-store", "--to", &with_password]).await;
     assert!(!shown.stderr.contains("a-secret"), "{shown:?}");
-    refused("mysql://db/larder", &bucket, &["--to: is not the URL of a PostgreSQL database"]).await;
+    let no_url = ["--to: is not the URL of a PostgreSQL database", "into a file (--password-file)\n"];
+    refused("https://db/larder", &bucket, &no_url).await;
     let nowhere = old.run(&["migrate-store"]).await;
     assert!(nowhere.stderr.contains("where to? Say --to postgres://…"), "{nowhere:?}");
 
