@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::Path,
-    process::{Command, Output},
+    process::Output,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -20,7 +20,7 @@ use larder_service::{
 };
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{net::TcpListener, process::Command, sync::oneshot, task::JoinHandle};
 
 use crate::github::{SIGNATURE, guid, session, sign};
 use crate::test_servers;
@@ -125,12 +125,17 @@ impl World {
             .collect()
     }
 
-    /// What `larderd` says of the same data.
-    pub fn larderd(&self, arguments: &[&str]) -> Output {
+    /// What `larderd` says of the same data. The service goes on meanwhile: what it is about to write would keep it waiting.
+    pub async fn larderd(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_larderd"));
         command.env_clear().envs(SECRETS).env("LARDER_DATA_DIR", self.data.path());
         command.envs(self.environment.clone());
-        command.env("LARDER_CONFIG", self.data.path().join("larder.toml")).args(arguments).output().unwrap()
+        command
+            .env("LARDER_CONFIG", self.data.path().join("larder.toml"))
+            .args(arguments)
+            .output()
+            .await
+            .unwrap()
     }
 
     /// How many manifests are in the database, whether or not anybody is told of them.
