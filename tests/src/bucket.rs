@@ -162,7 +162,7 @@ fn parse(text: &str) -> BucketConfig {
     let environment = Environment::from([("LARDER_DATA_DIR", "/nonexistent")]);
     let config = Config::parse(Path::new("larder.toml"), text, &environment).unwrap();
     let StorageConfig::Bucket(bucket) = config.storage else { panic!("no bucket") };
-    bucket
+    *bucket
 }
 
 /// Starts it, and waits until it listens. Where, it says.

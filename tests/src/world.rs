@@ -36,11 +36,13 @@ pub struct Scene {
     pub limits: String,
     /// The caches. `ISSUER` stands for the stand-in's URL.
     pub caches: String,
+    /// What no configuration says, such as for how long a bucket is waited.
+    pub change: fn(&mut Config),
 }
 
 impl Default for Scene {
     fn default() -> Self {
-        Self { limits: String::new(), caches: CACHES.to_owned() }
+        Self { limits: String::new(), caches: CACHES.to_owned(), change: |_| {} }
     }
 }
 
@@ -161,8 +163,9 @@ impl World {
 
     async fn start_on(&mut self, listener: TcpListener) {
         let text = configuration(self.address, self.data.path(), self.github.issuer(), &self.scene).await;
-        let config = Config::parse(Path::new("larder.toml"), &text, &Environment::of_process())
+        let mut config = Config::parse(Path::new("larder.toml"), &text, &Environment::of_process())
             .unwrap_or_else(|error| panic!("{error}\n{text}"));
+        (self.scene.change)(&mut config);
         let service = Service::open(config, Clock::Set(self.clock.clone())).await.unwrap();
         let (stop, stopping) = oneshot::channel::<()>();
         let serving = service.clone();

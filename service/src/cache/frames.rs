@@ -18,9 +18,6 @@ use crate::{
 
 /// How often frames are looked up again that move while they are looked up.
 const TRIES: usize = 3;
-/// How long a NAR that is being sent waits for storage that does not answer. Nix waits for five minutes
-/// (`stalled-download-timeout`).
-const PATIENCE: Duration = Duration::from_secs(60);
 /// How long until storage is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -36,7 +33,7 @@ struct Frames {
 impl Frames {
     /// Reads what follows the first bytes: whoever has those is better off waiting than cut off, though not for ever.
     async fn read_on(&self, batch: Range<usize>) -> Result<Bytes, StorageError> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + self.service.storage.patience();
         loop {
             match self.read(batch.clone()).await {
                 Err(error) if error.is_unavailable() && Instant::now() < until => {

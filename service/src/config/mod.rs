@@ -50,7 +50,7 @@ pub use self::{
     retention::{CacheRetention, Retention},
     schedule::{Schedule, ScheduledPrefetch},
     size::ByteSize,
-    storage::{BucketConfig, HotTierConfig, StorageConfig},
+    storage::{BucketConfig, BucketWaits, HotTierConfig, StorageConfig},
     webhook::{ActsOn, WebhookRule, WebhookSecret},
 };
 use crate::{DATABASE, client, trust::TrustRules};

@@ -1,6 +1,6 @@
 //! `[storage]`: where objects lie, if not in a folder beside the database.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 use url::Url;
@@ -14,7 +14,7 @@ pub enum StorageConfig {
     #[default]
     Folder,
     /// In a bucket.
-    Bucket(BucketConfig),
+    Bucket(Box<BucketConfig>),
 }
 
 /// The schemes of buckets.
@@ -29,6 +29,36 @@ pub struct BucketConfig {
     pub options: BTreeMap<String, String>,
     /// Where copies of its objects are kept on a disk of this machine, if anywhere.
     pub hot_tier: Option<HotTierConfig>,
+    /// For how long it is waited. No file says that.
+    pub waits: BucketWaits,
+}
+
+/// For how long a bucket is waited that may have stopped answering, and keeps its connections.
+#[derive(Debug, Clone, Copy)]
+pub struct BucketWaits {
+    /// To be connected.
+    pub connect: Duration,
+    /// One request, with its body: four parts of 5 MiB share a line of 5 Mbit/s. With `retry` it is less than the minute
+    /// that `larder`, and most proxies, wait for an answer: who pushes hears of a bucket that stalls from the service.
+    pub request: Duration,
+    /// So long after the first attempt at something another one is made. `larder` itself tries for longer.
+    pub retry: Duration,
+    /// All attempts at reading something: then the reader is told to go elsewhere.
+    pub read: Duration,
+    /// Reading on in a NAR whose first bytes are sent. Nix waits for five minutes (`stalled-download-timeout`).
+    pub read_on: Duration,
+}
+
+impl Default for BucketWaits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            request: Duration::from_secs(40),
+            retry: Duration::from_secs(15),
+            read: Duration::from_secs(10),
+            read_on: Duration::from_secs(60),
+        }
+    }
 }
 
 /// `[storage.hot_tier]`: copies of objects on a disk.
@@ -47,6 +77,7 @@ impl fmt::Debug for BucketConfig {
             .field("url", &self.url.as_str())
             .field("options", &self.options.keys())
             .field("hot_tier", &self.hot_tier)
+            .field("waits", &self.waits)
             .finish()
     }
 }
@@ -88,9 +119,8 @@ impl StorageConfig {
         let url = url.or(file.url.as_deref().map(|url| ("storage.url", url)));
         let said = file.said_of_s3().or(file.hot_tier.as_ref().map(|_| "hot_tier"));
         match (url, said) {
-            (Some((said_by, url)), _) => {
-                BucketConfig::check(said_by, url, file, environment).map(Self::Bucket)
-            }
+            (Some((said_by, url)), _) => BucketConfig::check(said_by, url, file, environment)
+                .map(|bucket| Self::Bucket(Box::new(bucket))),
             (None, None) => Ok(Self::Folder),
             (None, Some(key)) => Err(ConfigError::value(
                 format!("storage.{key}"),
@@ -146,7 +176,7 @@ impl BucketConfig {
             );
             return Err(ConfigError::value(format!("storage.{key}"), problem));
         }
-        Ok(Self { url, options, hot_tier: file.hot_tier.clone() })
+        Ok(Self { url, options, hot_tier: file.hot_tier.clone(), waits: BucketWaits::default() })
     }
 }
 

@@ -14,7 +14,7 @@ use object_store::{
 };
 
 use super::{HotTier, Run, Storage, StorageError};
-use crate::config::BucketConfig;
+use crate::config::{BucketConfig, BucketWaits};
 
 /// So many bytes of a NAR, or little more, are read at once: a request takes as long as some hundred KiB do.
 pub(super) const PIECE: u64 = 1 << 20;
@@ -25,16 +25,8 @@ const AT_ONCE: usize = 8;
 /// What lies between two runs is read with them if it is no longer: cheaper than another request.
 const GAP: u64 = 128 << 10;
 
-/// To be connected.
-const CONNECT: Duration = Duration::from_secs(5);
-/// One request, with its body: four parts of 5 MiB share a line of 2 Mbit/s.
-const REQUEST: Duration = Duration::from_secs(100);
-/// So long after the first attempt at something another one is made. `larder` itself tries for longer.
-const RETRY: Duration = Duration::from_secs(30);
 /// Reading from the hot tier.
 const NEAR: Duration = Duration::from_secs(2);
-/// All attempts at reading something: then the reader is told to go elsewhere.
-const READ: Duration = Duration::from_secs(10);
 
 impl Storage {
     /// Objects in a bucket.
@@ -62,19 +54,22 @@ pub(super) struct Bucket {
     pub parts: Arc<dyn MultipartStore>,
     /// Copies of some objects on a disk of this machine.
     pub hot_tier: Option<Arc<HotTier>>,
+    pub waits: BucketWaits,
 }
 
 impl Bucket {
-    pub fn of(store: impl ObjectStore + MultipartStore) -> Self {
+    pub fn of(store: impl ObjectStore + MultipartStore, waits: BucketWaits) -> Self {
         let store = Arc::new(store);
-        Self { store: store.clone(), parts: store, hot_tier: None }
+        Self { store: store.clone(), parts: store, hot_tier: None, waits }
     }
 
     fn open(bucket: &BucketConfig) -> Result<Self, StorageError> {
         let url = bucket.url.as_str();
         let folder = Key::parse(bucket.url.path().trim_matches('/')).map_err(object_store::Error::from)?;
-        let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries: 6, retry_timeout: RETRY };
-        let client = ClientOptions::new().with_connect_timeout(CONNECT).with_timeout(REQUEST);
+        let waits = bucket.waits;
+        let retry =
+            RetryConfig { backoff: BackoffConfig::default(), max_retries: 6, retry_timeout: waits.retry };
+        let client = ClientOptions::new().with_connect_timeout(waits.connect).with_timeout(waits.request);
         macro_rules! build {
             ($builder:ty) => {{
                 let builder = <$builder>::new().with_client_options(client).with_retry(retry).with_url(url);
@@ -82,7 +77,7 @@ impl Bucket {
                     bucket.options.iter().filter_map(|(key, value)| Some((key.parse().ok()?, value)));
                 let store =
                     options.fold(builder, |builder, (key, value)| builder.with_config(key, value)).build()?;
-                Self::of(PrefixStore::new(store, folder))
+                Self::of(PrefixStore::new(store, folder), waits)
             }};
         }
         Ok(match bucket.url.scheme() {
@@ -134,7 +129,8 @@ impl Bucket {
                 found => Ok(found.concat()),
             }
         };
-        tokio::time::timeout(READ, reading).await.map_err(|_| StorageError::Late(READ))?
+        let within = self.waits.read;
+        tokio::time::timeout(within, reading).await.map_err(|_| StorageError::Late(within))?
     }
 
     async fn read_object(

@@ -37,7 +37,7 @@ pub use object::ObjectWriter;
 pub(crate) use parts::noted_by;
 pub use room::Room;
 
-use crate::config::{Config, StorageConfig};
+use crate::config::{BucketWaits, Config, StorageConfig};
 
 /// What `object_store` calls files.
 const LOCAL: &str = "LocalFileSystem";
@@ -171,7 +171,7 @@ impl Storage {
 
     /// Objects in any store. `place` is what messages call it.
     pub fn of(store: impl ObjectStore + MultipartStore, place: &str) -> Self {
-        Self::of_bucket(Bucket::of(store), place)
+        Self::of_bucket(Bucket::of(store, BucketWaits::default()), place)
     }
 
     fn of_bucket(bucket: Bucket, place: &str) -> Self {
@@ -231,6 +231,14 @@ impl Storage {
         match self.kind {
             Kind::Files(_) => 0,
             Kind::Bucket(_) => parts::HELD,
+        }
+    }
+
+    /// For how long somebody waits who is in the middle of something: only a bucket comes back.
+    pub(crate) fn patience(&self) -> Duration {
+        match &self.kind {
+            Kind::Files(_) => Duration::ZERO,
+            Kind::Bucket(bucket) => bucket.waits.read_on,
         }
     }
 

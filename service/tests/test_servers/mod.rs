@@ -67,7 +67,7 @@ fn storage(directory: &Path) -> StorageConfig {
         None => StorageConfig::Folder,
         Some(url) => {
             let bucket = BucketConfig::of_environment("url", &url, &Environment::of_process());
-            StorageConfig::Bucket(bucket.unwrap())
+            StorageConfig::Bucket(Box::new(bucket.unwrap()))
         }
     }
 }

@@ -142,7 +142,7 @@ impl Host {
             secret = self.dir.path().join("secret").display(),
             socket = socket.display(),
         );
-        Scene { limits: String::new(), caches }
+        Scene { caches, ..Scene::default() }
     }
 }
 

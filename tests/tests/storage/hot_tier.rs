@@ -51,6 +51,8 @@ async fn what_was_pushed_is_verified_and_served_from_the_hot_tier() {
     let package = Package::noise("package", 7_000_000);
     world.client().await.push(&[&package]).await.unwrap();
     assert_eq!(frames_asked(&bucket), 0, "verified by what is near");
+    bucket.stall();
+    assert_eq!(assert_reads(&world, &bucket, &package).await, 0);
     bucket.kill().await;
     assert_eq!(assert_reads(&world, &bucket, &package).await, 0);
 

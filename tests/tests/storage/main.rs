@@ -21,10 +21,14 @@ async fn world(bucket: &Bucket) -> World {
     world_with(bucket, "").await
 }
 
-/// The same, with more said of its storage. It reads for readers and pushes alone: nothing is scrubbed.
+/// The same, with more said of its storage.
 async fn world_with(bucket: &Bucket, storage: &str) -> World {
-    let limits = format!("{}{storage}\n[retention]\nscrub_every = \"never\"\n", bucket.configuration());
-    World::with(Scene { limits, ..Scene::default() }).await
+    World::with(Scene { limits: limits(bucket, storage), ..Scene::default() }).await
+}
+
+/// What a service is told that keeps its objects in a bucket. It reads for readers and pushes alone: nothing is scrubbed.
+fn limits(bucket: &Bucket, storage: &str) -> String {
+    format!("{}{storage}\n[retention]\nscrub_every = \"never\"\n", bucket.configuration())
 }
 
 /// Reads a path's NAR as it is now.
