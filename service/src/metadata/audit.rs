@@ -127,7 +127,10 @@ impl Metadata {
     /// # Errors
     /// When the database fails.
     pub async fn audit(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, MetadataError> {
-        let mut query = QueryBuilder::new("SELECT * FROM audit WHERE 1 = 1");
+        let mut query = QueryBuilder::new(
+            "SELECT time, last_time, times, kind, cache, issuer, repository, repository_id, ref, event, run, attempt,
+                 actor, token, address, details FROM audit WHERE 1 = 1",
+        );
         if let Some(since) = filter.since {
             query.push(" AND last_time >= ").push_bind(since);
         }

@@ -116,7 +116,18 @@ pub enum MetadataError {
     Database(#[from] sqlx::Error),
     /// The schema could not be brought up to date.
     #[error("the database's schema could not be brought up to date: {0}")]
-    Migration(#[from] sqlx::migrate::MigrateError),
+    Migration(sqlx::migrate::MigrateError),
+    /// A newer release has brought the schema further than this one knows.
+    #[error(
+        "a newer larderd has brought its schema to number {to}, and this one knows no further than {known}. Run that \
+         release, or a newer one"
+    )]
+    Newer {
+        /// Its last change.
+        to: i64,
+        /// The last that this release makes.
+        known: i64,
+    },
     /// The server did not answer when it was to be opened.
     #[error(
         "the server did not answer within a minute. Is it running, and can this machine reach it? See {key}"
@@ -140,6 +151,16 @@ pub enum MetadataError {
     /// Rows were to be copied here, in whose place others would go.
     #[error("it holds pushes, tokens or pins already")]
     InUse,
+}
+
+impl From<sqlx::migrate::MigrateError> for MetadataError {
+    fn from(error: sqlx::migrate::MigrateError) -> Self {
+        let known = Metadata::schema();
+        match error {
+            sqlx::migrate::MigrateError::VersionMissing(to) if to > known => Self::Newer { to, known },
+            error => Self::Migration(error),
+        }
+    }
 }
 
 impl MetadataError {

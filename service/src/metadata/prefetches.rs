@@ -151,7 +151,11 @@ impl Metadata {
 
     /// A prefetch, as people are told of it.
     pub(crate) async fn prefetch(&self, name: &str) -> Result<Option<Prefetch>, MetadataError> {
-        let row = query("SELECT * FROM prefetches WHERE name = ?").bind(name);
+        let row = query(
+            "SELECT name, cache, state, closure, wanted, published, bytes, lacking, lacking_paths, error, requested_at,
+                 ended_at FROM prefetches WHERE name = ?",
+        )
+        .bind(name);
         row.fetch_optional(self.reader()).await?.map(|row| prefetch(&row)).transpose()
     }
 

@@ -107,7 +107,8 @@ impl Metadata {
     ) -> Result<Option<Report>, MetadataError> {
         const DAMAGED: MetadataError = MetadataError::Damaged("a report's row cannot be read");
         let row = query(
-            "SELECT * FROM reports WHERE lower(repository) = lower(?) AND sha = ? ORDER BY noted_at DESC LIMIT 1",
+            "SELECT id, issuer, repository_id, base_ref, check_run_id, written FROM reports
+             WHERE lower(repository) = lower(?) AND sha = ? ORDER BY noted_at DESC LIMIT 1",
         )
         .bind(repository.as_str())
         .bind(sha)

@@ -5,6 +5,7 @@
 mod by_hand;
 mod ends;
 mod events;
+mod expanded;
 mod flights;
 #[path = "../webhooks/github.rs"]
 mod github;

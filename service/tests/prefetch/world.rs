@@ -1,7 +1,7 @@
 //! The service with upstreams, a webhook, and people and jobs that come to it.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -204,6 +204,27 @@ impl World {
         T: for<'r> sqlx::Decode<'r, sqlx::Any> + sqlx::Type<sqlx::Any> + Send + Unpin,
     {
         sqlx::query_scalar(query).fetch_one(&mut self.database().await).await.unwrap()
+    }
+
+    /// The names of all tables that are Larder's own.
+    pub async fn tables(&self) -> Vec<String> {
+        let mut database = self.database().await;
+        let tables = match database.backend_name() {
+            "SQLite" => {
+                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite~_%' ESCAPE '~'
+                   AND name <> '_sqlx_migrations'"
+            }
+            _ => {
+                "SELECT CAST(tablename AS TEXT) FROM pg_tables
+                 WHERE schemaname = current_schema() AND tablename <> '_sqlx_migrations'"
+            }
+        };
+        sqlx::query_scalar(tables).fetch_all(&mut database).await.unwrap()
+    }
+
+    /// The folder in which the service keeps all that is on this machine.
+    pub fn directory(&self) -> &Path {
+        self.data.path()
     }
 
     /// The file of an object, where objects are files.
