@@ -9,8 +9,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
-use http::{HeaderMap, header};
-use larder_protocol::api::CacheInfo;
+use http::{HeaderMap, Uri, header};
+use larder_protocol::api::{API_VERSION, CacheInfo};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
@@ -49,11 +49,22 @@ pub fn router(service: Arc<Service>) -> Router {
 fn around(router: Router, max_head: ByteSize, latencies: Arc<stats::Latencies>) -> Router {
     router
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
-        .fallback(async || ApiError::not_found("there is no such page"))
+        .fallback(no_such_page)
         .layer(middleware::from_fn_with_state(max_head, within_head))
         .layer(CatchPanicLayer::custom(|_| ApiError::logged_already().into_response()))
         .layer(middleware::from_fn_with_state(latencies, stats::measure))
         .layer(middleware::from_fn(log::request))
+}
+
+/// A newer client may ask for what a later release has: it is told by whom that is not known.
+async fn no_such_page(uri: Uri) -> ApiError {
+    match uri.path().starts_with("/api/") {
+        true => ApiError::not_found(format!(
+            "there is no such page in version {API_VERSION} of the API, as this larderd speaks it. If the client is newer, \
+             update larderd"
+        )),
+        false => ApiError::not_found("there is no such page"),
+    }
 }
 
 /// Refuses a head that is too long. One that is far too long never comes here: the connection's own bound refuses it

@@ -17,6 +17,7 @@ use axum::{
 };
 use futures_util::StreamExt as _;
 use reqwest::StatusCode;
+use serde_json::Value;
 use tokio::{net::TcpListener, sync::watch, task::AbortHandle};
 
 /// The proxy, until it is dropped.
@@ -40,6 +41,8 @@ pub enum Manner {
     Holds(&'static str, usize),
     /// Answers all requests whose page ends so with this status and a page of its own.
     Answers(&'static str, u16),
+    /// Tells what is JSON of the answers in another way: it has the page, the status and the answer.
+    Retells(fn(&str, &mut StatusCode, &mut Value)),
 }
 
 struct Shared {
@@ -138,8 +141,18 @@ async fn pass(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     headers.remove("host");
     match shared.http.request(head.method, url).headers(headers).body(body).send().await {
         Ok(answer) => {
-            let (status, headers) = (answer.status(), answer.headers().clone());
-            let mut passed = Response::new(Body::from_stream(answer.bytes_stream()));
+            let (mut status, mut headers) = (answer.status(), answer.headers().clone());
+            let is_json = headers.get("content-type").is_some_and(|kind| kind == "application/json");
+            let body = match shared.manner {
+                Manner::Retells(retell) if is_json => {
+                    let mut said = answer.json().await.unwrap();
+                    retell(&page, &mut status, &mut said);
+                    headers.remove("content-length");
+                    Body::from(said.to_string())
+                }
+                _ => Body::from_stream(answer.bytes_stream()),
+            };
+            let mut passed = Response::new(body);
             *passed.status_mut() = status;
             *passed.headers_mut() = headers;
             passed

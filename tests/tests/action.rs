@@ -21,6 +21,7 @@ use larder_protocol::{
 };
 use larder_service::clock::Clock;
 use larder_tests::{
+    front_proxy::{FrontProxy, Manner},
     github::{GitHub, Job, Page, StartedJob},
     larderd::Larderd,
     nix::{self, Nix, ScratchStore, run, unique},
@@ -28,6 +29,8 @@ use larder_tests::{
     runner::{Ran, RunnerJob, Stage, start_job},
     world::{Scene, reader},
 };
+use reqwest::StatusCode;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{process::Command, time::timeout};
 
@@ -325,6 +328,31 @@ async fn a_dead_service_fails_a_job_only_if_it_is_strict() {
         assert!(job.agents().await.is_empty());
         nix::delete(&nix::closure(&built).await).await;
     }
+}
+
+/// One that speaks version 2, at pages of its own.
+fn second(page: &str, status: &mut StatusCode, said: &mut Value) {
+    match page {
+        "/api/v1/caches/main" => *said = json!({ "api": 2 }),
+        _ => *status = StatusCode::NOT_FOUND,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_of_another_version_is_told_as_such_and_breaks_no_job() {
+    let mut machine = Machine::start().await;
+    let proxy = FrontProxy::start(&machine.larderd.url(), Manner::Retells(second)).await;
+    let mut job = machine.runner_job().await.with("service", &proxy.url());
+    let main = job.run(Stage::Main).await;
+    assert_eq!(main.code, 0, "{}", main.log);
+    let warning = main.log.lines().find(|line| line.starts_with("::warning")).expect(&main.log);
+    for words in ["the service speaks version 2 of the API", "update the client (larder, or the action)"] {
+        assert!(warning.contains(words), "{words:?} is not in {}", main.log);
+    }
+    let (_, built) = build(&job, &expression()).await;
+    assert_eq!(job.run(Stage::Post).await.code, 0);
+    assert!(job.agents().await.is_empty());
+    nix::delete(&nix::closure(&built).await).await;
 }
 
 /// The one line says how much there may be and what to do, and the job goes on unless it is strict.

@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use futures_util::{StreamExt as _, stream};
 use larder_protocol::{
     StorePath,
-    api::{API_VERSION, CacheInfo, CacheName, Permission},
+    api::{CacheInfo, CacheName, Permission},
     store_path::STORE_DIR,
 };
 use url::Url;
@@ -15,7 +15,7 @@ use crate::{
     progress::Silent,
     relay::Pass,
     secret::Secret,
-    service::{Granted, Service},
+    service::{Granted, Service, ServiceError, check_description},
 };
 
 /// One question's limit.
@@ -48,6 +48,9 @@ pub enum AskError {
         /// The answer.
         status: reqwest::StatusCode,
     },
+    /// It speaks another version of the API.
+    #[error(transparent)]
+    Version(#[from] ServiceError),
     /// Something that is no service of this kind.
     #[error("{url} does not answer like a Larder service ({reason}); is the input `service` right?")]
     Strange {
@@ -199,10 +202,8 @@ async fn ask_cache_info(
         }
         body.extend_from_slice(&part);
     }
+    check_description(&body)?;
     let info: CacheInfo = serde_json::from_slice(&body).map_err(|error| strange(error.to_string()))?;
-    if info.api != API_VERSION {
-        return Err(strange(format!("it speaks version {} of the API, this client {API_VERSION}", info.api)));
-    }
     if info.name != *cache {
         return Err(strange(format!("it was asked for the cache {cache} and tells of {}", info.name)));
     }

@@ -100,6 +100,15 @@ impl ServiceError {
         }
     }
 
+    /// Whether a service that has no such page, or answers there in another way, may be the reason.
+    pub(super) fn may_be_of_a_version(&self) -> bool {
+        match self {
+            Self::Unreadable { .. } | Self::Foreign { .. } => true,
+            Self::Refused { status, .. } => *status == StatusCode::NOT_FOUND,
+            _ => false,
+        }
+    }
+
     /// Whether the service no longer knows the push, or cannot go on with it.
     pub fn push_is_lost(&self) -> bool {
         matches!(self, Self::Refused { answer, .. }
@@ -123,8 +132,25 @@ pub(super) fn check_version(version: u32) -> Result<(), ServiceError> {
     if version == API_VERSION { Ok(()) } else { Err(ServiceError::Version(version)) }
 }
 
+/// Whether the description of a cache is one of a service that we can talk to. Of another version it says that, and perhaps
+/// nothing else that we know.
+///
+/// # Errors
+/// When it says another version.
+pub(crate) fn check_description(description: &[u8]) -> Result<(), ServiceError> {
+    /// What every version says.
+    #[derive(serde::Deserialize)]
+    struct Version {
+        api: u32,
+    }
+    match serde_json::from_slice(description) {
+        Ok(Version { api }) => check_version(api),
+        Err(_) => Ok(()),
+    }
+}
+
 fn versions(service: u32) -> String {
-    let older = if service < API_VERSION { "service" } else { "client" };
+    let older = if service < API_VERSION { "service" } else { "client (larder, or the action)" };
     format!(
         "the service speaks version {service} of the API, and larder {} speaks {API_VERSION}: update the {older}",
         env!("CARGO_PKG_VERSION")

@@ -14,6 +14,7 @@ use std::time::Duration;
 pub use body::Parts;
 use bytes::Bytes;
 pub use error::ServiceError;
+pub(crate) use error::check_description;
 use http::Method;
 use larder_protocol::{
     ChunkId,
@@ -134,10 +135,8 @@ impl<'a> Service<'a> {
         request.content = Some(Content::Json);
         request.body = Parts::of(vec![json.into()]);
         match self.ask(request).await {
-            Err(error @ (ServiceError::Unreadable { .. } | ServiceError::Foreign { .. })) => {
-                Err(self.other_version().await.unwrap_or(error))
-            }
-            other => other,
+            Err(error) => Err(self.session.explain(error).await),
+            opened => opened,
         }
     }
 
@@ -238,19 +237,6 @@ impl<'a> Service<'a> {
 
     async fn send(&self, request: &Outgoing) -> Result<Bytes, ServiceError> {
         request::send_until_answered(&self.line, request, Some(&self.session), self.progress).await
-    }
-
-    /// Whether the service speaks another version of the API.
-    async fn other_version(&self) -> Option<ServiceError> {
-        let request = Outgoing::new("asking for the service's version", Method::GET, self.url(""), ANSWER);
-        let answer = self.send(&request).await.ok()?;
-        /// What every version says.
-        #[derive(serde::Deserialize)]
-        struct Version {
-            api: u32,
-        }
-        let version: Version = serde_json::from_slice(&answer).ok()?;
-        error::check_version(version.api).err()
     }
 
     fn url(&self, rest: &str) -> Url {

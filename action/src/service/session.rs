@@ -11,7 +11,7 @@ use url::Url;
 use super::{
     body::Parts,
     endpoint,
-    error::{ServiceError, check_version},
+    error::{ServiceError, check_description, check_version},
     request::{Content, Failure, Line, Outgoing, Retries, send_once},
 };
 use crate::{credentials::Credentials, progress::Progress, secret::Secret};
@@ -26,6 +26,7 @@ pub(super) struct Session<'a> {
     line: Line,
     issuer: Line,
     token_url: Url,
+    description_url: Url,
     /// The origin of the URL that the user named: never what a server says.
     audience: String,
     cache: CacheName,
@@ -64,6 +65,7 @@ impl<'a> Session<'a> {
             issuer: line.to_another(),
             line,
             token_url: endpoint(base, "api/v1/token"),
+            description_url: endpoint(base, &format!("api/v1/caches/{cache}")),
             audience: base.origin().ascii_serialization(),
             cache: cache.clone(),
             progress,
@@ -108,8 +110,34 @@ impl<'a> Session<'a> {
                 Err(Failure::Passing { reason, after, .. }) => {
                     retries.wait(self.line.patience(), reason, after).await?
                 }
-                Err(Failure::Final(error) | Failure::Unauthorized(error)) => return Err(error),
+                // What a page of this version answers is of this version.
+                Err(Failure::Final(error @ ServiceError::Unreadable { .. })) => return Err(error),
+                Err(Failure::Final(error) | Failure::Unauthorized(error)) => {
+                    return Err(self.explain_to(None, error).await);
+                }
             }
+        }
+    }
+
+    /// Why a request failed that each version of the API has: the service may speak another one, of which every description
+    /// of a cache tells.
+    pub(super) async fn explain(&self, error: ServiceError) -> ServiceError {
+        let token = match &self.credentials {
+            Credentials::Static(token) => Some(token.clone()),
+            Credentials::Job { .. } => self.active.lock().await.as_ref().map(|active| active.token.clone()),
+        };
+        self.explain_to(token.as_ref(), error).await
+    }
+
+    async fn explain_to(&self, token: Option<&Secret>, error: ServiceError) -> ServiceError {
+        if !error.may_be_of_a_version() {
+            return error;
+        }
+        let url = self.description_url.clone();
+        let request = Outgoing::new("asking for the service's version", Method::GET, url, ANSWER);
+        match send_once(&self.line, &request, token).await {
+            Ok(description) => check_description(&description).err().unwrap_or(error),
+            Err(_) => error,
         }
     }
 
