@@ -30,6 +30,10 @@ use crate::{
 
 /// After so long, who was refused since a chunk is lost comes again.
 const VERIFIED_WITHIN: Duration = Duration::from_secs(5);
+/// A NAR of no more bytes in storage is read with one request, of which most is waiting.
+const SMALL: u64 = 64 << 10;
+/// So many of those are read at once: together they are as much as a part of one large NAR.
+const SMALL_AT_ONCE: usize = 16;
 /// How many names of missing chunks an answer has at most.
 const MISSING_TOLD: usize = 1000;
 
@@ -81,33 +85,39 @@ pub(super) async fn verify(request: &PushRequest, recipes: Vec<Recipe>) -> Resul
 
     let parallel = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let mut verified = Vec::new();
-    let mut results = stream::iter(ready)
-        .map(|(recipe, ingredients)| async move {
-            let addresses = addresses.get(&recipe.nar_hash).map(Vec::as_slice).unwrap_or_default();
-            let nar = ReadBack::from(request.service.as_ref()).nar(&ingredients, addresses).await;
-            let nar = nar.map_err(|error| refuse(&request.service, error))?;
-            Ok::<_, ApiError>(match nar {
-                // Its size is its chunks'.
-                Ok(nar) if nar.hash != recipe.nar_hash => {
-                    Err(rejected(&recipe, "its SHA-256 is another than the push was opened with"))
-                }
-                Ok(nar) => Ok((
-                    VerifiedNar {
-                        hash: recipe.nar_hash,
-                        size: recipe.nar_size,
-                        encoding: nar.encoding,
-                        file_size: nar.file_size,
-                        chunks: ingredients
-                            .into_iter()
-                            .map(|(chunk, hashes)| (chunk.id, hashes.into_vec()))
-                            .collect(),
-                    },
-                    recipe,
-                )),
-                Err(reason) => Err(rejected(&recipe, &reason)),
-            })
+    let read_back = |(recipe, ingredients): (Recipe, Vec<Ingredient>)| async move {
+        let addresses = addresses.get(&recipe.nar_hash).map(Vec::as_slice).unwrap_or_default();
+        let nar = ReadBack::from(request.service.as_ref()).nar(&ingredients, addresses).await;
+        let nar = nar.map_err(|error| refuse(&request.service, error))?;
+        Ok::<_, ApiError>(match nar {
+            // Its size is its chunks'.
+            Ok(nar) if nar.hash != recipe.nar_hash => {
+                Err(rejected(&recipe, "its SHA-256 is another than the push was opened with"))
+            }
+            Ok(nar) => Ok((
+                VerifiedNar {
+                    hash: recipe.nar_hash,
+                    size: recipe.nar_size,
+                    encoding: nar.encoding,
+                    file_size: nar.file_size,
+                    chunks: ingredients
+                        .into_iter()
+                        .map(|(chunk, hashes)| (chunk.id, hashes.into_vec()))
+                        .collect(),
+                },
+                recipe,
+            )),
+            Err(reason) => Err(rejected(&recipe, &reason)),
         })
-        .buffer_unordered(parallel);
+    };
+    let length = |ingredients: &[Ingredient]| {
+        ingredients.iter().map(|(chunk, _)| u64::from(chunk.frame_len)).sum::<u64>()
+    };
+    let (small, large): (Vec<_>, Vec<_>) =
+        ready.into_iter().partition(|(_, ingredients)| length(ingredients) <= SMALL);
+    let large = stream::iter(large).map(read_back).buffer_unordered(parallel);
+    let small = stream::iter(small).map(read_back).buffer_unordered(SMALL_AT_ONCE);
+    let mut results = large.chain(small);
     while let Some(result) = results.next().await {
         match result? {
             Ok(nar) => verified.push(nar),
