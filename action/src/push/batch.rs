@@ -69,6 +69,8 @@ pub(super) struct Body {
 /// A frame, and for which NAR it is sent first.
 pub(super) struct Frame {
     pub nar: usize,
+    /// Which of the NAR's chunks it is of.
+    pub number: usize,
     pub entry: FrameEntry,
     pub bytes: Bytes,
     #[expect(dead_code, reason = "given back to the window when the frame is dropped")]
@@ -82,26 +84,31 @@ impl Body {
     const INDEX: u64 = 4 << 20;
     const LINGER: Duration = Duration::from_millis(250);
 
-    /// Adds a frame, unless the body would become too large.
-    pub(super) fn add(&mut self, frame: Frame, limit: u64) -> Result<(), Frame> {
+    /// Adds a frame; gives it back where the body would become too large.
+    pub(super) fn add(&mut self, frame: Frame, limit: u64) -> Option<Frame> {
         let index = 42 + 8 * frame.entry.holes.len() as u64;
         let len = frame.bytes.len() as u64;
         let full = 12 + self.index + index + self.bytes + len > limit
             || self.frames.len() >= Self::FRAMES
             || self.index + index > Self::INDEX;
         if full && !self.frames.is_empty() {
-            return Err(frame);
+            return Some(frame);
         }
         self.index += index;
         self.bytes += len;
         self.frames.push(frame);
         self.since.get_or_insert_with(Instant::now);
-        Ok(())
+        None
     }
 
     /// When it should be sent even if it is not full.
     pub(super) fn due(&self) -> Option<Instant> {
         self.since.map(|since| since + Self::LINGER)
+    }
+
+    /// Puts the frames in the order in which their NARs are read: then the service reads what lies together.
+    pub(super) fn sort(&mut self) {
+        self.frames.sort_unstable_by_key(|frame| (frame.nar, frame.number));
     }
 
     /// As it is sent.

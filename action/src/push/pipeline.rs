@@ -30,6 +30,8 @@ pub(super) struct Reading {
 /// A chunk to make a frame of.
 pub(super) struct Encoding {
     pub nar: usize,
+    /// Which of the NAR's chunks it is.
+    pub number: usize,
     pub chunk: CutChunk,
     pub held: Held,
 }
@@ -41,7 +43,7 @@ pub(super) enum Made {
     /// A NAR is read to its end, or cannot be.
     Read { nar: usize, result: Result<u64, String> },
     /// A frame.
-    Frame { nar: usize, entry: FrameEntry, frame: Bytes, held: Held },
+    Frame { nar: usize, number: usize, entry: FrameEntry, frame: Bytes, held: Held },
     /// A frame that cannot be.
     NoFrame { id: ChunkId },
 }
@@ -131,13 +133,13 @@ fn read(work: &Reading, window: &Arc<Window>, out: &UnboundedSender<Made>) {
 }
 
 fn encode(encoder: &mut FrameEncoder, work: Encoding) -> Made {
-    let Encoding { nar, chunk, mut held } = work;
+    let Encoding { nar, number, chunk, mut held } = work;
     let mut frame = encoder.encode(&chunk.content, &chunk.holes);
     // The encoder reserves for the worst case.
     frame.bytes.shrink_to_fit();
     held.shrink(frame.bytes.len());
     match FrameEntry::of(chunk.id, chunk.content.len(), &frame) {
-        Some(entry) => Made::Frame { nar, entry, frame: frame.bytes.into(), held },
+        Some(entry) => Made::Frame { nar, number, entry, frame: frame.bytes.into(), held },
         None => Made::NoFrame { id: chunk.id },
     }
 }

@@ -214,7 +214,8 @@ impl Sending<'_> {
                     None => {
                         state.waiting += 1;
                         self.chunks.insert(chunk.id, Chunk::Underway(vec![nar]));
-                        self.question.add(Encoding { nar, chunk, held });
+                        let number = state.chunks.len();
+                        self.question.add(Encoding { nar, number, chunk, held });
                         if self.question.is_full(self.window) {
                             self.ask();
                         }
@@ -222,9 +223,9 @@ impl Sending<'_> {
                 }
             }
             Made::Read { nar, result } => self.finish_reading(nar, result),
-            Made::Frame { nar, entry, frame, held } => {
+            Made::Frame { nar, number, entry, frame, held } => {
                 self.encoding -= 1;
-                self.add_to_body(Frame { nar, entry, bytes: frame, held });
+                self.add_to_body(Frame { nar, number, entry, bytes: frame, held });
             }
             Made::NoFrame { id } => {
                 return Err(PushError::Internal(format!("the frame of chunk {id} is beyond its bounds")));
@@ -264,7 +265,7 @@ impl Sending<'_> {
     }
 
     fn add_to_body(&mut self, frame: Frame) {
-        if let Err(frame) = self.body.add(frame, self.body_limit) {
+        if let Some(frame) = self.body.add(frame, self.body_limit) {
             self.bodies.push(mem::take(&mut self.body));
             // An empty body takes any frame.
             let _ = self.body.add(frame, self.body_limit);
@@ -349,8 +350,9 @@ impl Sending<'_> {
         self.requests.push(request.boxed());
     }
 
-    fn upload(&mut self, body: Body) {
+    fn upload(&mut self, mut body: Body) {
         self.uploads += 1;
+        body.sort();
         let (service, push) = (self.service, self.push);
         let request = async move {
             let parts = body.parts();

@@ -210,17 +210,8 @@ impl Rebuilding<'_> {
         });
         let Some(ingredients) = ingredients.collect::<Option<Vec<Ingredient>>>() else { return Ok(None) };
         let reading = ReadBack { metadata: self.metadata, storage: self.storage, workshop: self.workshop };
-        match reading.nar(&ingredients, &[]).await {
-            Ok(Ok(nar)) if nar.hash == recipe.nar_hash => Ok(Some(VerifiedNar {
-                hash: nar.hash,
-                size: ingredients.iter().map(|(chunk, _)| u64::from(chunk.content_len)).sum(),
-                encoding: nar.encoding,
-                file_size: nar.file_size,
-                chunks: ingredients
-                    .into_iter()
-                    .map(|(chunk, hashes)| (chunk.id, hashes.into_vec()))
-                    .collect(),
-            })),
+        match reading.nar(&ingredients).await {
+            Ok(Ok(nar)) if nar.hash == recipe.nar_hash => Ok(Some(nar.verified(ingredients))),
             Err(ReadBackError::Storage(error)) if !error.is_lost() => Err(error.into()),
             Err(ReadBackError::Metadata(error)) => Err(error.into()),
             _ => {

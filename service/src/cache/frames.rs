@@ -5,14 +5,13 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::{FutureExt as _, StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     Service,
     metadata::{Metadata, StoredNar},
-    storage::{Ingredient, Storage, StorageError, have_moved},
+    storage::{Ingredient, Piece, Storage, StorageError, have_moved},
     verification::suspect,
 };
 
@@ -25,12 +24,25 @@ const PAUSE: Duration = Duration::from_millis(500);
 struct Frames {
     service: Arc<Service>,
     nar: StoredNar,
-    recipe: Vec<Ingredient>,
+    recipe: Arc<[Ingredient]>,
     /// Where in the NAR's recipe this one begins.
     first: usize,
 }
 
 impl Frames {
+    /// What was read; where that failed, what is read now.
+    async fn mend(&self, piece: Piece) -> Result<Bytes, StorageError> {
+        match piece.bytes {
+            Ok(bytes) => Ok(bytes.into()),
+            Err(error) if piece.frames.start > 0 => {
+                tracing::debug!(%error, "a part of a NAR that is being sent is read again");
+                self.read_on(piece.frames).await
+            }
+            Err(error) if error.is_unavailable() => Err(error),
+            Err(_) => self.read(piece.frames).await,
+        }
+    }
+
     /// Reads what follows the first bytes: whoever has those is better off waiting than cut off, though not for ever.
     async fn read_on(&self, batch: Range<usize>) -> Result<Bytes, StorageError> {
         let until = Instant::now() + self.service.storage.patience();
@@ -43,13 +55,6 @@ impl Frames {
                 done => return done,
             }
         }
-    }
-
-    /// The same beside all else, so that it goes on while the reader takes nothing: it is there when he takes more, and a
-    /// slow reader's request to storage is not taken for one that storage does not answer.
-    async fn read_ahead(self: Arc<Self>, batch: Range<usize>) -> Result<Bytes, StorageError> {
-        let reading = tokio::spawn(async move { self.read_on(batch).await });
-        AbortOnDropHandle::new(reading).await?
     }
 
     async fn read(&self, batch: Range<usize>) -> Result<Bytes, StorageError> {
@@ -108,18 +113,15 @@ pub(super) async fn body(
     sent: impl Fn(usize) + Send + 'static,
 ) -> Result<Body, StorageError> {
     let (first, mut skip) = trim(&mut recipe, &range);
-    let (batches, read_ahead) = (service.storage.batches(&recipe), service.storage.read_ahead());
+    let recipe: Arc<[Ingredient]> = recipe.into();
+    let pieces = service.storage.stream(recipe.clone());
     let frames = Arc::new(Frames { service, nar, recipe, first });
-    let mut pieces = stream::iter(batches)
-        .enumerate()
-        .map(move |(number, batch)| {
+    let mut pieces = pieces
+        .then(move |piece| {
             let frames = frames.clone();
-            match number {
-                0 => async move { frames.read(batch).await }.boxed(),
-                _ => frames.read_ahead(batch).boxed(),
-            }
+            async move { frames.mend(piece).await }
         })
-        .buffered(read_ahead);
+        .boxed();
     let Some(first) = pieces.next().await.transpose()? else { return Ok(Body::empty()) };
     let mut left = range.end - range.start;
     let pieces = stream::once(async { Ok(first) }).chain(pieces).map(move |piece| {

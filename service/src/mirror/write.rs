@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
 };
 
+use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use larder_protocol::StorePathHash;
 use tokio::sync::{OnceCell, Semaphore};
@@ -17,6 +18,7 @@ use super::{
 use crate::{
     cache::{NarFile, read_frames, render},
     metadata::StoredPath,
+    storage::{Ingredient, Piece},
 };
 
 /// How many paths are looked at side by side.
@@ -271,12 +273,17 @@ impl Writer<'_> {
         let (mut digest, mut length) = (blake3::Hasher::new(), 0);
         for first in (0..).step_by(CHUNKS) {
             let recipe = metadata.recipe_part(&stored.nar, first..first + CHUNKS).await?;
-            let mut pieces = stream::iter(storage.batches(&recipe))
-                .map(|batch| {
-                    read_frames(metadata, storage, &stored.nar, &recipe[batch.clone()], first + batch.start)
-                })
-                .buffered(storage.read_ahead());
-            while let Some(piece) = pieces.next().await {
+            let recipe: Arc<[Ingredient]> = recipe.into();
+            let mut pieces = storage.stream(recipe.clone());
+            while let Some(Piece { frames, bytes }) = pieces.next().await {
+                let piece = match bytes {
+                    Ok(bytes) => Ok(Bytes::from(bytes)),
+                    // They may have moved.
+                    Err(_) => {
+                        let place = first + frames.start;
+                        read_frames(metadata, storage, &stored.nar, &recipe[frames], place).await
+                    }
+                };
                 if state.is_stopped() {
                     return Err(MirrorError::Stopped);
                 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    num::NonZero,
     sync::Arc,
     time::Duration,
 };
@@ -16,7 +17,7 @@ use larder_protocol::{
 
 use super::{
     PushRequest,
-    verify::{ReadBack, ReadBackError},
+    verify::{Claimed, ReadBack, ReadBackError},
 };
 use crate::{
     Service,
@@ -30,10 +31,10 @@ use crate::{
 
 /// After so long, who was refused since a chunk is lost comes again.
 const VERIFIED_WITHIN: Duration = Duration::from_secs(5);
-/// A NAR of no more bytes in storage is read with one request, of which most is waiting.
-const SMALL: u64 = 64 << 10;
-/// So many of those are read at once: together they are as much as a part of one large NAR.
-const SMALL_AT_ONCE: usize = 16;
+/// So many bytes of storage are worth a request of their own.
+const LEAST_TOGETHER: u64 = 1 << 20;
+/// So many are read one behind the other by one core, before it takes what else there is.
+const MOST_TOGETHER: u64 = 16 << 20;
 /// How many names of missing chunks an answer has at most.
 const MISSING_TOLD: usize = 1000;
 
@@ -83,48 +84,33 @@ pub(super) async fn verify(request: &PushRequest, recipes: Vec<Recipe>) -> Resul
         }
     }
 
-    let parallel = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let mut verified = Vec::new();
-    let read_back = |(recipe, ingredients): (Recipe, Vec<Ingredient>)| async move {
-        let addresses = addresses.get(&recipe.nar_hash).map(Vec::as_slice).unwrap_or_default();
-        let nar = ReadBack::from(request.service.as_ref()).nar(&ingredients, addresses).await;
-        let nar = nar.map_err(|error| refuse(&request.service, error))?;
-        Ok::<_, ApiError>(match nar {
-            // Its size is its chunks'.
-            Ok(nar) if nar.hash != recipe.nar_hash => {
-                Err(rejected(&recipe, "its SHA-256 is another than the push was opened with"))
+    let read_back = |group: Vec<(Recipe, Vec<Ingredient>)>| async move {
+        let claimed: Vec<Claimed<'_>> = group
+            .iter()
+            .map(|(recipe, ingredients)| {
+                let addresses = addresses.get(&recipe.nar_hash).map(Vec::as_slice).unwrap_or_default();
+                (ingredients.as_slice(), addresses)
+            })
+            .collect();
+        let found = ReadBack::from(request.service.as_ref()).nars(&claimed).await;
+        let found = found.map_err(|error| refuse(&request.service, error))?;
+        Ok::<_, ApiError>(group.into_iter().zip(found))
+    };
+    let mut groups = stream::iter(groups(ready)).map(read_back).buffer_unordered(cores());
+    while let Some(group) = groups.next().await {
+        for ((recipe, ingredients), found) in group? {
+            match found {
+                Ok(nar) if nar.hash == recipe.nar_hash => verified.push((nar.verified(ingredients), recipe)),
+                Ok(_) => {
+                    let reason = "its SHA-256 is another than the push was opened with";
+                    answer.rejected.push(rejected(&recipe, reason));
+                }
+                Err(reason) => answer.rejected.push(rejected(&recipe, &reason)),
             }
-            Ok(nar) => Ok((
-                VerifiedNar {
-                    hash: recipe.nar_hash,
-                    size: recipe.nar_size,
-                    encoding: nar.encoding,
-                    file_size: nar.file_size,
-                    chunks: ingredients
-                        .into_iter()
-                        .map(|(chunk, hashes)| (chunk.id, hashes.into_vec()))
-                        .collect(),
-                },
-                recipe,
-            )),
-            Err(reason) => Err(rejected(&recipe, &reason)),
-        })
-    };
-    let length = |ingredients: &[Ingredient]| {
-        ingredients.iter().map(|(chunk, _)| u64::from(chunk.frame_len)).sum::<u64>()
-    };
-    let (small, large): (Vec<_>, Vec<_>) =
-        ready.into_iter().partition(|(_, ingredients)| length(ingredients) <= SMALL);
-    let large = stream::iter(large).map(read_back).buffer_unordered(parallel);
-    let small = stream::iter(small).map(read_back).buffer_unordered(SMALL_AT_ONCE);
-    let mut results = large.chain(small);
-    while let Some(result) = results.next().await {
-        match result? {
-            Ok(nar) => verified.push(nar),
-            Err(rejection) => answer.rejected.push(rejection),
         }
     }
-    drop(results);
+    drop(groups);
 
     if !verified.is_empty() {
         let (nars, recipes): (Vec<_>, Vec<_>) = verified.into_iter().unzip();
@@ -132,6 +118,39 @@ pub(super) async fn verify(request: &PushRequest, recipes: Vec<Recipe>) -> Resul
         answer.verified.extend(nars.iter().map(|nar| nar.hash));
     }
     Ok(answer)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, NonZero::get)
+}
+
+/// NARs that are read back one behind the other, in the order in which they lie in storage: most of what a request has was
+/// sent together. There are some groups for each core, unless they were too small to be worth a request to a bucket.
+fn groups(mut nars: Vec<(Recipe, Vec<Ingredient>)>) -> Vec<Vec<(Recipe, Vec<Ingredient>)>> {
+    let length = |ingredients: &[Ingredient]| {
+        ingredients.iter().map(|(chunk, _)| u64::from(chunk.frame_len)).sum::<u64>()
+    };
+    let all: u64 = nars.iter().map(|(_, ingredients)| length(ingredients)).sum();
+    let enough = (all / (4 * cores() as u64)).clamp(LEAST_TOGETHER, MOST_TOGETHER);
+    nars.sort_by(|(_, one), (_, other)| place(one).cmp(&place(other)));
+    let (mut groups, mut room) = (Vec::<Vec<_>>::new(), 0);
+    for nar in nars {
+        let length = length(&nar.1);
+        match groups.last_mut() {
+            Some(group) if room > 0 => group.push(nar),
+            _ => {
+                groups.push(vec![nar]);
+                room = enough;
+            }
+        }
+        room = room.saturating_sub(length);
+    }
+    groups
+}
+
+/// Where a NAR begins in storage.
+fn place(ingredients: &[Ingredient]) -> Option<(&str, u64)> {
+    ingredients.first().map(|(chunk, _)| (&*chunk.object, chunk.frame_offset))
 }
 
 /// What is lost is verified soon, counts as missing then, and is sent by whoever tries again.

@@ -20,10 +20,12 @@ use crate::config::{BucketConfig, BucketWaits};
 pub(super) const PIECE: u64 = 1 << 20;
 /// So many such pieces are asked for at once: what lies in another object, or far off, does not come later.
 pub(super) const READ_AHEAD: usize = 4;
+/// A piece that goes to and fro between objects more often ends sooner: all of it has one limit of time.
+pub(super) const OBJECTS: usize = 4 * AT_ONCE;
 /// So many objects are asked at once for one piece.
 const AT_ONCE: usize = 8;
 /// What lies between two runs is read with them if it is no longer: cheaper than another request.
-const GAP: u64 = 128 << 10;
+pub(super) const GAP: u64 = 128 << 10;
 
 /// Reading from the hot tier.
 const NEAR: Duration = Duration::from_secs(2);
@@ -142,22 +144,35 @@ impl Bucket {
         let (bucket, key) = (&self, &Key::from(&*object));
         let bytes = match coalesce_ranges(&ranges, |range| bucket.get_range(key, range), GAP).await {
             Ok(bytes) => bytes,
-            // A range behind the end is refused in other words by each.
-            Err(error @ object_store::Error::Generic { .. }) => {
+            Err(error) => {
                 let end = ranges.iter().map(|range| range.end).max().unwrap_or(0);
-                return match self.store.head(key).await {
-                    Ok(found) if found.size < end => Err(StorageError::Short(object.to_string())),
-                    _ => Err(error.into()),
-                };
+                return Err(self.refused(&object, end, error).await);
             }
-            Err(object_store::Error::NotFound { .. }) => {
-                return Err(StorageError::Missing(object.to_string()));
-            }
-            Err(error) => return Err(error.into()),
         };
         match bytes.iter().zip(&ranges).all(|(bytes, range)| bytes.len() as u64 == range.end - range.start) {
             true => Ok(numbers.into_iter().zip(bytes).collect()),
             false => Err(StorageError::Short(object.to_string())),
+        }
+    }
+
+    /// Why a part of an object, up to this end of it, could not be read.
+    pub async fn refused(&self, object: &str, end: u64, error: object_store::Error) -> StorageError {
+        match error {
+            // A range behind the end is refused in other words by each.
+            object_store::Error::Generic { .. } => match self.store.head(&Key::from(object)).await {
+                Ok(found) if found.size < end => StorageError::Short(object.to_owned()),
+                _ => error.into(),
+            },
+            object_store::Error::NotFound { .. } => StorageError::Missing(object.to_owned()),
+            error => error.into(),
+        }
+    }
+
+    /// Whether the hot tier has an object.
+    pub async fn has_near(&self, object: &str) -> bool {
+        match &self.hot_tier {
+            Some(tier) => tokio::time::timeout(NEAR, tier.has(object)).await.unwrap_or(false),
+            None => false,
         }
     }
 
@@ -168,6 +183,14 @@ impl Bucket {
         if let Some(tier) = &self.hot_tier {
             tier.missed(&self.store, key, length, answer.meta.size);
         }
-        answer.bytes().await
+        let bytes = answer.bytes().await?;
+        match bytes.len() as u64 == length {
+            true => Ok(bytes),
+            // Whoever joins ranges counts on all of each.
+            false => Err(object_store::Error::Generic {
+                store: "bucket",
+                source: "less came than was asked for".into(),
+            }),
+        }
     }
 }

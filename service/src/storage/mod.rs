@@ -12,6 +12,7 @@ mod inspect;
 mod object;
 mod parts;
 mod room;
+mod stretch;
 
 use std::{
     fs::File,
@@ -30,7 +31,7 @@ use object_store::{
 use self::{bucket::Bucket, object::Target, parts::Parts};
 
 pub use bucket::connect;
-pub use frames::{Ingredient, have_moved};
+pub use frames::{Ingredient, Piece, have_moved};
 pub use hot_tier::HotTier;
 pub use inspect::IndexedFrame;
 pub use object::ObjectWriter;
@@ -77,6 +78,9 @@ pub enum StorageError {
     /// A thread that read ended.
     #[error("a read ended before its time: {0}")]
     Panicked(#[from] tokio::task::JoinError),
+    /// What read it ended, and left it out.
+    #[error("a part of it was not read")]
+    LeftOut,
     /// A bucket does not answer.
     #[error("storage did not answer within {} seconds", .0.as_secs())]
     Late(Duration),

@@ -30,7 +30,7 @@ impl Verifier<'_> {
             let recipe = metadata.recipe(&nar.stored()).await?;
             let size = recipe.iter().map(|(chunk, _)| u64::from(chunk.content_len)).sum::<u64>();
             let reading = ReadBack { storage: &self.storage, ..self.service.into() };
-            let read = reading.nar(&recipe, &[]).await;
+            let read = reading.nar(&recipe).await;
             let problem = match read {
                 Ok(Ok(contents)) if contents.hash == nar.hash => {
                     self.count(&nar, size, contents.file_size);

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use larder_protocol::upload::FrameEntry;
 use larder_service::{
     metadata::StoredChunk,
-    storage::{Ingredient, ObjectWriter, Storage},
+    storage::{Ingredient, ObjectWriter, Piece, Storage},
 };
 use larder_tests::{
     bucket::Bucket,
@@ -122,6 +122,7 @@ async fn takes_large_objects(storage: &Storage) {
     assert!(storage.read_frames(&ingredients).await.unwrap() == wanted);
     assert!(storage.read_frames(&ingredients[4..6]).await.unwrap()[..1000] == frames[4].bytes[..1000]);
     assert_eq!(storage.index("frames/public/large", length).await.unwrap().unwrap().len(), 14);
+    streams(storage, &frames, &ingredients, length).await;
 
     // Cut off: by whoever writes it, and by what becomes of a service. What is left goes when its object is deleted.
     cut(storage, "frames/public/given-up", &frames).await.abort().await;
@@ -130,6 +131,52 @@ async fn takes_large_objects(storage: &Storage) {
         assert_eq!(storage.size(key).await.unwrap(), None, "{key}");
     }
     storage.delete("frames/public/large").await.unwrap();
+}
+
+/// What is read piece by piece: frames that lie together, with some left out, and there and back.
+async fn streams(storage: &Storage, frames: &[Frame], ingredients: &[Ingredient], length: u64) {
+    let behind_the_end = {
+        let (mut chunk, hashes) = ingredients[13].clone();
+        chunk.frame_offset = length - 10;
+        (chunk, hashes)
+    };
+    let orders: [&[usize]; 5] = [
+        &[],
+        &[3],
+        &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13],
+        &[1, 2, 4, 5, 6, 8, 9],
+        &[9, 0, 1, 2, 3, 4, 4, 13, 2],
+    ];
+    for order in orders {
+        let recipe: Vec<Ingredient> = order.iter().map(|number| ingredients[*number].clone()).collect();
+        let (mut bytes, mut next) = (Vec::new(), 0);
+        let mut pieces = storage.stream(recipe.into());
+        while let Some(piece) = pieces.next().await {
+            assert_eq!(piece.frames.start, next);
+            next = piece.frames.end;
+            bytes.extend(piece.bytes.unwrap());
+        }
+        assert_eq!(next, order.len());
+        assert!(bytes == order.iter().flat_map(|number| frames[*number].bytes.clone()).collect::<Vec<u8>>());
+    }
+    // What cannot be read is not left out, and what follows comes.
+    let recipe: Vec<Ingredient> =
+        ingredients[..6].iter().chain([&behind_the_end]).chain(&ingredients[7..]).cloned().collect();
+    let pieces: Vec<Piece> = storage.stream(recipe.into()).collect().await;
+    assert_eq!(
+        pieces.iter().flat_map(|piece| piece.frames.clone()).collect::<Vec<_>>(),
+        Vec::from_iter(0..14)
+    );
+    for piece in pieces {
+        match piece.bytes {
+            Ok(bytes) => assert!(
+                bytes == piece.frames.flat_map(|number| frames[number].bytes.clone()).collect::<Vec<u8>>()
+            ),
+            Err(error) => {
+                assert!(error.is_lost() && piece.frames.contains(&6), "{:?}: {error}", piece.frames)
+            }
+        }
+    }
 }
 
 /// Writes most of a large object.

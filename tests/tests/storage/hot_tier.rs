@@ -106,9 +106,9 @@ async fn an_object_is_fetched_when_more_was_read_of_it_than_it_has() {
     let [copy] = &copies(folder.path())[..] else { panic!("one object has one copy") };
     let whole = fs::read(copy).unwrap();
     fs::remove_file(copy).unwrap();
-    assert!(assert_reads(&world, &bucket, &package).await > 1);
+    assert!(assert_reads(&world, &bucket, &package).await > 0);
     assert!(copies(folder.path()).is_empty(), "it was read once");
-    assert!(assert_reads(&world, &bucket, &package).await > 1);
+    assert!(assert_reads(&world, &bucket, &package).await > 0);
     while !copy.exists() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

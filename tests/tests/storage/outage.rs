@@ -84,7 +84,7 @@ async fn a_bucket_that_stalls_keeps_everybody_for_some_seconds_only() {
     let scene = Scene { limits: limits(&bucket, ""), change: hurried, ..Scene::default() };
     let world = World::with(scene).await;
     // More than what is read ahead and what connections hold; more than what goes to a bucket at once.
-    let (large, later) = (Package::noise("large", 24_000_000), Package::noise("later", 6_000_000));
+    let (large, later) = (Package::noise("large", 48_000_000), Package::noise("later", 6_000_000));
     let client = world.client().await;
     client.push(&[&large]).await.unwrap();
     let narinfo = world.narinfo(&large.info.path).await.unwrap();
@@ -133,7 +133,7 @@ async fn a_nar_that_is_being_sent_waits_for_its_bucket() {
     let mut bucket = Bucket::start().await;
     let world = world(&bucket).await;
     // More than what is read ahead and what connections hold.
-    let package = Package::noise("package", 24_000_000);
+    let package = Package::noise("package", 48_000_000);
     world.client().await.push(&[&package]).await.unwrap();
     let narinfo = world.narinfo(&package.info.path).await.unwrap();
     let mut answer = world.get(&narinfo.url).await;

@@ -14,6 +14,31 @@ fn length(request: &str) -> u64 {
     last.parse::<u64>().unwrap() + 1 - first.parse::<u64>().unwrap()
 }
 
+/// What the bucket was asked to read of the objects of frames.
+fn frames_asked(bucket: &Bucket) -> Vec<String> {
+    let asked = bucket.take_requests().into_iter();
+    asked.filter(|request| request.starts_with("GET ") && request.contains("/frames/")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_together_is_read_by_one_request() {
+    let bucket = Bucket::start().await;
+    let world = world(&bucket).await;
+    // One large NAR, and many small ones. Each push is one object of less than 16 MiB.
+    let large = Package::noise("large", 12_000_000);
+    let small: Vec<Package> = (0..300).map(|n| Package::noise(&format!("small-{n}"), 3_000)).collect();
+    let client = world.client().await;
+    for push in [vec![&large], small.iter().collect()] {
+        bucket.take_requests();
+        client.push(&push).await.unwrap();
+        let asked = frames_asked(&bucket);
+        assert_eq!(asked.len(), 1, "to verify {} NARs: {asked:?}", push.len());
+    }
+    crate::assert_reads(&world, &large).await;
+    let asked = frames_asked(&bucket);
+    assert_eq!(asked.len(), 1, "for a reader: {asked:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nar_in_several_objects_takes_few_large_requests() {
     let bucket = Bucket::start().await;

@@ -86,6 +86,14 @@ impl HotTier {
         self.folder.join(copy::name(key))
     }
 
+    /// Whether an object is here that is to be read.
+    pub(super) async fn has(&self, key: &str) -> bool {
+        let copy = self.place(key);
+        let is_here = spawn_blocking(move || copy.exists()).await.unwrap_or(false);
+        self.misses.fetch_add(u64::from(!is_here), Relaxed);
+        is_here
+    }
+
     /// Reads those of some runs that are here.
     pub(super) async fn read(
         self: &Arc<Self>,
