@@ -56,14 +56,19 @@ fn around(router: Router, max_head: ByteSize, latencies: Arc<stats::Latencies>) 
         .layer(middleware::from_fn(log::request))
 }
 
-/// A newer client may ask for what a later release has: it is told by whom that is not known.
+/// A newer client may ask for what a later release has: it is told by whom that is not known. Who was given a cache's URL in
+/// place of the service's asks for the API below it.
 async fn no_such_page(uri: Uri) -> ApiError {
-    match uri.path().starts_with("/api/") {
-        true => ApiError::not_found(format!(
+    match uri.path().find("/api/") {
+        Some(0) => ApiError::not_found(format!(
             "there is no such page in version {API_VERSION} of the API, as this larderd speaks it. If the client is newer, \
              update larderd"
         )),
-        false => ApiError::not_found("there is no such page"),
+        Some(_) => ApiError::not_found(
+            "there is no such page: the API is at the service's own URL, without a cache's name behind it. Leave that out \
+             of the service's URL, and name the cache by itself",
+        ),
+        None => ApiError::not_found("there is no such page"),
     }
 }
 

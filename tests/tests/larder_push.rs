@@ -131,6 +131,15 @@ async fn wrong_usage_is_told_with_its_remedy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_caches_url_in_place_of_the_services_is_told_with_its_remedy() {
+    let world = World::new().await;
+    let (token, source) = (token(&world).await, source(1000).await);
+    let cache = format!("{}/main", world.url());
+    let pushed = source.push(Push::with_token(&cache, &token)).run().await;
+    assert_ends(&pushed, 1, &["without a cache's name behind it", "name the cache by itself"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_path_whose_files_changed_is_skipped_and_the_others_are_pushed() {
     let world = World::new().await;
     let (token, source) = (token(&world).await, source(100_000).await);
