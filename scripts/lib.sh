@@ -116,8 +116,8 @@ need_postgres() {
 # What a run leaves behind on its end: its servers, and root's files.
 stop_servers() {
 	[ -z "${postgres:-}" ] || runuser -u postgres -- "$programs/pg_ctl" -D "$postgres/data" -m immediate stop >/dev/null || true
-	[ -z "${s3_process:-}" ] || kill "$s3_process" 2>/dev/null || true
-	rm -rf "${postgres:-}" "${s3:-}"
+	[ -z "${s3_process:-}" ] || { kill "$s3_process" && wait "$s3_process"; } 2>/dev/null || true
+	rm -rf "${postgres:-}" "${s3:-}" ${s3:+"$s3.log"}
 	give_back
 }
 
@@ -199,6 +199,44 @@ print(*(one.getsockname()[1] for one in s))')
 		kill -0 "$s3_process" 2>/dev/null || die "Garage does not start: $(tail -n 5 "$s3/log")"
 		sleep 0.2
 	done
+}
+
+# Azurite, by which those test who use Azure's storage, from npm. Its program is in $azurite.
+need_azurite() {
+	local version=3.37.0 folder
+	folder=${XDG_CACHE_HOME:-$HOME/.cache}/larder/azurite-$version
+	azurite=$folder/node_modules/.bin/azurite-blob
+	need npm=npm
+	[ ! -x "$azurite" ] || return 0
+	say "Installing Azurite $version, once, into $folder (370 MB)"
+	npm install --silent --no-fund --no-audit --ignore-scripts --prefix "$folder" "azurite@$version"
+}
+
+# An Azurite of this run's own, which ends with it, with a container, as Azure calls a bucket.
+start_azurite() {
+	local port
+	s3=$(mktemp -d)
+	trap stop_servers EXIT
+	port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+	"$azurite" --location "$s3" --blobPort "$port" --silent --skipApiVersionCheck --disableTelemetry >"$s3.log" 2>&1 &
+	s3_process=$!
+	export AZURE_STORAGE_USE_EMULATOR=true AZURITE_BLOB_STORAGE_URL=http://127.0.0.1:$port LARDER_TEST_STORAGE=azure://objects
+	until curl -so /dev/null "$AZURITE_BLOB_STORAGE_URL"; do
+		kill -0 "$s3_process" 2>/dev/null || die "Azurite does not start: $(tail -n 5 "$s3.log")"
+		sleep 0.2
+	done
+	# https://learn.microsoft.com/rest/api/storageservices/authorize-with-shared-key, with the account that every emulator has.
+	python3 - "$AZURITE_BLOB_STORAGE_URL" <<-'END'
+		import base64, email.utils, hashlib, hmac, sys, urllib.request
+		account, container, version = "devstoreaccount1", "objects", "2021-12-02"
+		key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+		date = email.utils.formatdate(usegmt=True)
+		text = "PUT" + "\n" * 12 + f"x-ms-date:{date}\nx-ms-version:{version}\n/{account}/{account}/{container}\nrestype:container"
+		signature = base64.b64encode(hmac.digest(base64.b64decode(key), text.encode(), hashlib.sha256)).decode()
+		headers = {"x-ms-date": date, "x-ms-version": version, "Authorization": f"SharedKey {account}:{signature}"}
+		url = f"{sys.argv[1]}/{account}/{container}?restype=container"
+		urllib.request.urlopen(urllib.request.Request(url, method="PUT", headers=headers), timeout=30)
+	END
 }
 
 have_image() { docker image inspect "$1" >/dev/null 2>&1; }

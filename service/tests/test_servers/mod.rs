@@ -52,7 +52,7 @@ pub async fn environment(directory: &Path) -> Vec<(String, String)> {
 
 /// What a program needs in its environment to reach the bucket.
 pub fn credentials() -> impl Iterator<Item = (String, String)> {
-    env::vars().filter(|(name, _)| name.starts_with("AWS_"))
+    env::vars().filter(|(name, _)| ["AWS_", "AZURE_", "AZURITE_"].iter().any(|cloud| name.starts_with(cloud)))
 }
 
 /// Has a service with its data in this directory keep them where it is to.
