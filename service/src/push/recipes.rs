@@ -32,7 +32,7 @@ use crate::{
 /// After so long, who was refused since a chunk is lost comes again.
 const VERIFIED_WITHIN: Duration = Duration::from_secs(5);
 /// So many bytes of storage are worth a request of their own.
-const LEAST_TOGETHER: u64 = 1 << 20;
+const LEAST_TOGETHER: u64 = 4 << 20;
 /// So many are read one behind the other by one core, before it takes what else there is.
 const MOST_TOGETHER: u64 = 16 << 20;
 /// How many names of missing chunks an answer has at most.
@@ -131,7 +131,7 @@ fn groups(mut nars: Vec<(Recipe, Vec<Ingredient>)>) -> Vec<Vec<(Recipe, Vec<Ingr
         ingredients.iter().map(|(chunk, _)| u64::from(chunk.frame_len)).sum::<u64>()
     };
     let all: u64 = nars.iter().map(|(_, ingredients)| length(ingredients)).sum();
-    let enough = (all / (4 * cores() as u64)).clamp(LEAST_TOGETHER, MOST_TOGETHER);
+    let enough = (all / (2 * cores() as u64)).clamp(LEAST_TOGETHER, MOST_TOGETHER);
     nars.sort_by(|(_, one), (_, other)| place(one).cmp(&place(other)));
     let (mut groups, mut room) = (Vec::<Vec<_>>::new(), 0);
     for nar in nars {
